@@ -1,0 +1,1 @@
+"""The recipes travel with the package as `hf_mixup.recipes`."""

@@ -1,0 +1,232 @@
+"""What the user says: `MixupConfig`, and the recipes that name one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
+MODES = ("elem", "batch")
+
+
+@dataclass
+class MixupConfig:
+    """How one training step mixes its batch.
+
+    Args:
+        site (`str`, defaults to `"embeddings"`): where in the network activations are interpolated.
+            `"word_embeddings"`: the token lookup, with the position and segment lookups that go with it;
+            `"embeddings"`: what enters the first block; `"hidden"`: after one of the blocks (manifold mixup,
+            Verma et al. 2019; TMix, Chen et al. 2020); `"pooled"`: what enters the last linear layer
+            (sentence mixup, Guo et al. 2019).
+        layers (`list[int | str]`, *optional*): for site `"hidden"`, the blocks after which to mix; several: one is
+            drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"` means after the 7th of
+            12 blocks, scaled to the depth of the model. Defaults to every block. Decoder blocks follow encoder blocks.
+        alpha (`float`, defaults to 0.4): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the two.
+        beta (`float`, *optional*): second parameter of the Beta distribution, defaults to `alpha`.
+        lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution.
+        dominant (`bool`, defaults to `False`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
+            partner (MixMatch, Berthelot et al. 2019; TMix).
+        mode (`str`, defaults to `"elem"`): `"elem"` draws one lambda per example, `"batch"` one per batch.
+        self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
+        prob (`float`, defaults to 1.0): probability of mixing a batch.
+        off_epoch (`float`, *optional*): the epoch from which batches are no longer mixed.
+        class_weights (`list[float]`, *optional*): factor of each class in the cross-entropy (single-label only). The
+            loss is the mean over examples, not over weights, so that it accumulates exactly.
+
+    Raises:
+        ValueError: for a value that cannot work; the message names the field, the value and what is allowed.
+    """
+
+    site: str = "embeddings"
+    layers: list[int | str] | None = None
+    alpha: float = 0.4
+    beta: float | None = None
+    lam: float | None = None
+    dominant: bool = False
+    mode: str = "elem"
+    self_pairs: bool = True
+    prob: float = 1.0
+    off_epoch: float | None = None
+    class_weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("site", self.site, SITES)
+        _one_of("mode", self.mode, MODES)
+        _number("alpha", self.alpha, low=0, open_low=True)
+        _number("prob", self.prob, low=0, high=1)
+        for name, value, limits in (
+            ("beta", self.beta, {"low": 0, "open_low": True}),
+            ("lam", self.lam, {"low": 0, "high": 1}),
+            ("off_epoch", self.off_epoch, {"low": 0}),
+        ):
+            if value is not None:
+                _number(name, value, **limits)
+        for name in ("dominant", "self_pairs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")
+        if self.layers is not None:
+            self._check_layers()
+        if self.class_weights is not None:
+            if isinstance(self.class_weights, (str, Mapping)) or not isinstance(self.class_weights, Iterable):
+                raise ValueError(f"class_weights={self.class_weights!r}: expected a list of numbers, one per class.")
+            self.class_weights = list(self.class_weights)
+            for weight in self.class_weights:
+                _number("class_weights", weight, low=0)
+
+    def _check_layers(self) -> None:
+        if self.site != "hidden":
+            raise ValueError(f"layers={self.layers!r} needs site='hidden', got site={self.site!r}.")
+        layers = self.layers
+        if isinstance(layers, (int, str)) or not isinstance(layers, Iterable) or not list(layers):
+            raise ValueError(f"layers={layers!r}: expected a list of layer numbers such as [2, 3, -1] or ['7/12'].")
+        self.layers = list(layers)
+        for layer in self.layers:
+            if isinstance(layer, str):
+                _fraction(layer)
+            elif isinstance(layer, bool) or not isinstance(layer, int):
+                raise ValueError(f"layers={layers!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
+
+    def resolve_layers(self, depth: int) -> list[int]:
+        """The layers as numbers in [0, `depth`), for a model of `depth` blocks.
+
+        Raises:
+            ValueError: for a layer out of range.
+        """
+        if self.layers is None:
+            return list(range(depth))
+        resolved = set()
+        for layer in self.layers:
+            if isinstance(layer, str):
+                resolved.add(max(math.floor(_fraction(layer) * depth + Fraction(1, 2)), 1) - 1)
+            elif -depth <= layer < depth:
+                resolved.add(layer % depth)
+            else:
+                raise ValueError(
+                    f"layers={self.layers}: layer {layer} is out of range, the model has {depth} blocks "
+                    f"(allowed: 0 to {depth - 1}, or -1 to -{depth} from the end)."
+                )
+        return sorted(resolved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as plain Python values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MixupConfig:
+        """Raises `ValueError` for an unknown field, with the nearest known one."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"A mixup config is a mapping of field names to values, got {type(values).__name__}.")
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(
+                    f"Unknown mixup field {name!r}.{nearest(str(name), known)} Fields: {', '.join(known)}."
+                )
+        return cls(**values)
+
+    def to_yaml(self) -> str:
+        """The config as YAML text, which `from_file` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def to_json(self) -> str:
+        """The config as JSON text, which `from_file` reads back."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write the config to `path`, as JSON where the name ends in .json, else as YAML."""
+        text = self.to_json() if str(path).endswith(".json") else self.to_yaml()
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> MixupConfig:
+        """Read a YAML or JSON file. Raises `FileNotFoundError`, or `ValueError` where it is not a config."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"No mixup config file at {str(path)!r}.")
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{path}: expected a mapping of mixup fields, got {type(values).__name__}.")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def recipe_names() -> list[str]:
+    """The names that `mixup="..."` accepts."""
+    return sorted(entry.name[: -len(".yaml")] for entry in files("hf_mixup.recipes").iterdir() if ".yaml" in entry.name)
+
+
+def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | None) -> MixupConfig | None:
+    """The config that `mixup=` means.
+
+    Args:
+        spec: a `MixupConfig`, a mapping of its fields, the name of a recipe, the path of a YAML or JSON file, `True`
+            for the default; `None`, `False` or `"none"` for no mixup.
+
+    Returns:
+        `MixupConfig | None`: `None` where mixup is off.
+
+    Raises:
+        ValueError: for an unknown recipe or field, with the nearest spelling.
+        FileNotFoundError: for a path that is not there.
+    """
+    if spec is None or spec is False or spec == "none":
+        return None
+    if isinstance(spec, MixupConfig):
+        return spec
+    if spec is True:
+        spec = "default"
+    if isinstance(spec, Mapping):
+        return MixupConfig.from_dict(spec)
+    if not isinstance(spec, (str, Path)):
+        raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
+    if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):
+        return MixupConfig.from_file(spec)
+    names = recipe_names()
+    if spec not in names:
+        raise ValueError(
+            f"mixup={spec!r}: no such recipe.{nearest(spec, names)} Recipes: {', '.join(names)}; "
+            "or give the path of a .yaml file, or none."
+        )
+    return MixupConfig.from_file(str(files("hf_mixup.recipes") / f"{spec}.yaml"))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}.{nearest(str(value), allowed)}")
+
+
+def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        bounds = f"{'>' if open_low else '>='} {low}" + (f" and <= {high}" if math.isfinite(high) else "")
+        raise ValueError(f"{name}={value!r}: expected a finite number {bounds}.")
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise ValueError(f"layers: {text!r} is not a fraction of the depth in (0, 1], such as '7/12'.")
+    return value

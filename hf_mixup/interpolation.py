@@ -1,0 +1,158 @@
+"""How two examples become one: activations, attention masks and read-outs. Pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# XLNet's kernel subtracts 1e30 (65500 in float16) times a mask that is 1 where nothing may be read.
+SUBTRACTED_SCALE = {torch.float16: 65500.0}
+DEFAULT_SUBTRACTED_SCALE = 1e30
+
+
+def position_weights(lam: Tensor, partner: Tensor, mask: Tensor | None, length: int, read: int | None) -> Tensor:
+    """The weight of the example itself at each position: `(batch, length)`.
+
+    Where both texts have a token, or neither has, the weight is lambda; where only one has, that one counts alone, so
+    padding never enters a mixture. Only a model that reads its result at a padding position takes padding for text:
+    there, in a pair of which one is padded at `read`, the weight is lambda everywhere.
+
+    Args:
+        lam (`torch.Tensor` of shape `(batch,)`): weight of the example itself.
+        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
+        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where there is a token.
+        length (`int`): number of positions.
+        read (`int`, *optional*): the position that the model reads whatever is there; 0 for a first-token head.
+    """
+    every = lam.unsqueeze(1).expand(-1, length)
+    if mask is None:
+        return every
+    mask = mask.bool()
+    other = mask[partner]
+    is_plain = mask == other
+    if read is not None:
+        is_plain = is_plain | ~(mask[:, read] & other[:, read]).unsqueeze(1)
+    return torch.where(is_plain, every, mask.to(lam.dtype))
+
+
+def mix_rows(values: Tensor, partner: Tensor, weights: Tensor, batch_dim: int = 0) -> Tensor:
+    """weights * values + (1 - weights) * values of the partner, exact where a weight is 0 or 1.
+
+    Args:
+        values (`torch.Tensor`): the batch along `batch_dim`, positions along the other of the first two dimensions.
+        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
+        weights (`torch.Tensor` of shape `(batch,)` or `(batch, length)`): weight of the example itself.
+        batch_dim (`int`, defaults to 0): dimension of the batch; 1 for time-major models such as XLNet.
+    """
+    if weights.dim() == 2 and batch_dim == 1:
+        weights, shape = weights.t(), list(weights.t().shape)
+    elif weights.dim() == 2:
+        shape = list(weights.shape)
+    else:
+        shape = [1] * batch_dim + [weights.shape[0]]
+    shape += [1] * (values.dim() - len(shape))
+    return torch.lerp(values.index_select(batch_dim, partner), values, weights.reshape(shape).to(values.dtype))
+
+
+def _shrink(mask: Tensor) -> tuple[Tensor, torch.Size]:
+    """Drop expanded (stride 0) dimensions, so that a mask is mixed once and not once a query."""
+    full = mask.shape
+    for dim, stride in enumerate(mask.stride()):
+        if stride == 0:
+            mask = mask.narrow(dim, 0, 1)
+    return mask, full
+
+
+def _along(lam: Tensor, mask: Tensor, batch_dim: int) -> Tensor:
+    return lam.reshape([1] * batch_dim + [-1] + [1] * (mask.dim() - batch_dim - 1))
+
+
+def mix_bias(bias: Tensor, partner: Tensor, lam: Tensor, batch_dim: int = 0) -> Tensor:
+    """An additive attention mask: log(lam * exp(bias_i) + (1 - lam) * exp(bias_j)), of the same shape."""
+    small, full = _shrink(bias)
+    weight = _along(lam.float(), small, batch_dim)
+    own = small.float() + weight.log()
+    other = small.float().index_select(batch_dim, partner) + (1 - weight).log()
+    return torch.logaddexp(own, other).to(bias.dtype).expand(full)
+
+
+def mix_keep(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, batch_dim: int = 0) -> Tensor:
+    """A boolean attention mask (true: may be read), as the additive mask log(lam * m_i + (1 - lam) * m_j)."""
+    small, full = _shrink(keep)
+    weight = _mean_keep(small, partner, lam, batch_dim)
+    return weight.log().to(dtype).expand(full)
+
+
+def mix_subtracted(drop: Tensor, partner: Tensor, lam: Tensor, batch_dim: int = 0) -> Tensor:
+    """A mask that the kernel multiplies by a large number and subtracts (XLNet): 1 where nothing may be read."""
+    scale = SUBTRACTED_SCALE.get(drop.dtype, DEFAULT_SUBTRACTED_SCALE)
+    return (mix_bias(drop.float() * -scale, partner, lam, batch_dim) / -scale).to(drop.dtype)
+
+
+class SoftMask(torch.Tensor):
+    """A boolean mask for kernels that take nothing else: filled in, it adds log(lam * m_i + (1 - lam) * m_j) instead.
+
+    Kernels such as DeBERTa's call `scores.masked_fill(~mask.bool(), minimum)`. With this tensor in the place of the mask
+    the same call adds the interpolated bias; as an argument of the block it is there again when a checkpointed block
+    is recomputed. A query that may read nothing reads everything evenly, as it does in the unmixed model.
+    """
+
+    log_weight: Tensor
+    log_blind: Tensor
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func in (torch.Tensor.bool, torch.Tensor.to, torch.Tensor.__invert__, torch.Tensor.logical_not):
+            return args[0]
+        if func is torch.Tensor.masked_fill:
+            scores, mask = args[:2]
+            biased = scores + mask.log_weight.to(scores.dtype)
+            return torch.logaddexp(biased, mask.log_blind.to(scores.dtype).expand_as(biased))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def soft_mask(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, batch_dim: int = 0) -> SoftMask:
+    """The boolean mask `keep` (true: may be read) of a kernel that takes no bias, interpolated."""
+    blind = 1 - keep.bool().any(-1, keepdim=True).float()
+    mask = (keep > 0).as_subclass(SoftMask)
+    lowest = torch.finfo(dtype).min
+    mask.log_weight = mix_keep(keep, partner, lam, dtype, batch_dim).clamp_min(lowest)
+    mask.log_blind = mix_keep(blind, partner, lam, dtype, batch_dim).clamp_min(lowest)
+    return mask
+
+
+def _mean_keep(keep: Tensor, partner: Tensor, lam: Tensor, batch_dim: int) -> Tensor:
+    keep = keep.bool().float()
+    return torch.lerp(keep.index_select(batch_dim, partner), keep, _along(lam.float(), keep, batch_dim))
+
+
+def last_token_position(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
+    """Where transformers' last-token heads read: the last position that is not padding, `(batch,)`."""
+    length = input_ids.shape[1]
+    if pad_token_id is None:
+        return torch.full_like(input_ids[:, 0], length - 1)
+    positions = torch.arange(length, device=input_ids.device)
+    return (positions * (input_ids != pad_token_id)).argmax(-1)
+
+
+def read_last_token(hidden: Tensor, position: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+    """Read at the example's last token and at its partner's, and interpolate: `(batch, width)`.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(batch, length, width)`): mixed hidden states.
+        position (`torch.Tensor` of shape `(batch,)`): position of each example's last token.
+        partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
+    """
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    own, other = hidden[rows, position], hidden[rows, position[partner]]
+    return torch.lerp(other, own, lam.unsqueeze(1).to(hidden.dtype))
+
+
+def read_mean(hidden: Tensor, mask: Tensor | None, partner: Tensor, lam: Tensor) -> Tensor:
+    """The mean over positions under the interpolated mask lam * m_i / n_i + (1 - lam) * m_j / n_j: `(batch, width)`."""
+    if mask is None:
+        return hidden.mean(1)
+    share = mask.bool().float()
+    share = share / share.sum(1, keepdim=True).clamp_min(1)
+    share = torch.lerp(share[partner], share, lam.unsqueeze(1).float())
+    return (hidden * share.unsqueeze(-1).to(hidden.dtype)).sum(1)

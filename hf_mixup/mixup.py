@@ -1,0 +1,217 @@
+"""`Mixup`: draw a plan, apply it to a forward pass, compute the loss that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup import targets
+from hf_mixup.anatomy import Anatomy, trace, transformers_model
+from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.sites import Hooks, begin
+
+
+class Mixup:
+    """Mixup of one model, for training loops of one's own.
+
+    ```python
+    mixup = Mixup(model, MixupConfig(site="hidden", alpha=0.4), seed=0)
+    labels = batch.pop("labels")
+    plan = mixup.draw(batch)
+    with mixup.apply(plan, batch):
+        logits = model(**batch).logits
+    loss = mixup.loss(logits, labels, plan)
+    ```
+
+    The model, its class, its config and its state dict stay as they are.
+
+    Args:
+        model (`nn.Module`): a sequence classifier of transformers, also wrapped (DDP, torch.compile, PEFT).
+        config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
+        seed (`int`, defaults to 0): seed of the plans.
+        rank (`int`, defaults to 0): index of this process; processes draw different plans.
+
+    Raises:
+        ValueError: for a config that does not fit the model, or a model whose sites cannot be found.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: MixupConfig | Mapping[str, Any] | str | None = None,
+        seed: int = 0,
+        rank: int = 0,
+    ) -> None:
+        resolved = resolve_config("default" if config is None else config)
+        if resolved is None:
+            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out where it is off.")
+        self.model = model
+        self.config = resolved
+        self.stream = PlanStream(seed, rank)
+        self._hooks: Hooks | None = None
+        self._class_weights: Tensor | None = None
+        self._checked_labels = False
+        self._check_class_weights()
+        if _has_pad_token(model):
+            self.check()
+
+    def _check_class_weights(self) -> None:
+        weights, model_config = self.config.class_weights, transformers_model(self.model).config
+        if weights is None:
+            return
+        if len(weights) != model_config.num_labels or model_config.num_labels == 1:
+            raise ValueError(f"class_weights: {len(weights)} weights for num_labels={model_config.num_labels}.")
+        if model_config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"class_weights need single_label_classification, not {model_config.problem_type}.")
+        self._class_weights = torch.tensor(weights, dtype=torch.float32)
+
+    def check(self) -> None:
+        """As `prepare`, unless the parameters are not all here yet (sharded, or on the meta device)."""
+        if _is_materialised(self.model):
+            self.prepare()
+
+    def prepare(self) -> Anatomy:
+        """Find the sites of the model; done once, at construction where the parameters are there.
+
+        Raises:
+            ValueError: for a model whose sites cannot be found, a layer out of range, a missing pad token.
+        """
+        if self._hooks is None:
+            if not _has_pad_token(self.model):
+                raise ValueError(
+                    "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id."
+                )
+            anatomy = trace(self.model)
+            self.config.resolve_layers(anatomy.depth)
+            if self.config.site == "word_embeddings" and not anatomy.lookups:
+                raise ValueError(f"site='word_embeddings': {type(anatomy.root).__name__} has no nn.Embedding lookup.")
+            self._hooks = Hooks(anatomy)
+        return self._hooks.anatomy
+
+    def draw(self, batch: Mapping[str, Any], epoch: float | None = None) -> MixupPlan:
+        """The plan of a batch: who is mixed with whom, how much and where.
+
+        Args:
+            batch (`Mapping`): model inputs; only the number of examples is read.
+            epoch (`float`, *optional*): progress of training, needed where `config.off_epoch` is set.
+
+        Returns:
+            `MixupPlan`: on the host. Not active for a batch of one, or one that `prob` or `off_epoch` leaves clean.
+        """
+        size = _batch_size(batch)
+        layers: list[int] = []
+        if self.config.site == "hidden" and size > 1:
+            layers = self.config.resolve_layers(self.prepare().depth)
+        return self.stream.draw(self.config, size, layers, epoch)
+
+    @contextmanager
+    def apply(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Mix the forward pass inside the block; the hooks are gone after it, also after an exception.
+
+        Args:
+            plan (`MixupPlan`): from `draw`, or made by hand.
+            batch (`Mapping`): the inputs that the model is called with: `input_ids`, `attention_mask`, ...
+
+        Raises:
+            ValueError: where plan and batch do not fit.
+            RuntimeError: where no forward pass reached the site, or two `apply` are nested.
+        """
+        if not plan.active:
+            yield
+            return
+        self.prepare()
+        assert self._hooks is not None
+        if self._hooks.mixing is not None:
+            raise RuntimeError("apply is already under way on this model; one plan applies to one forward pass.")
+        mixing = begin(self._hooks.anatomy, plan, batch)
+        handles = self._hooks.register(mixing)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._hooks.release()
+        if not mixing.reached:
+            raise RuntimeError(f"No forward pass reached site {plan.site!r} (layer {plan.layer}); nothing was mixed.")
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, plan: MixupPlan | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """The mixed loss, by transformers' rules for the problem type; the model's config is only read.
+
+        Args:
+            logits (`torch.Tensor` of shape `(batch, num_labels)`): from the mixed forward pass.
+            labels (`torch.Tensor`): as the user gave them: class indices `(batch,)`, class probabilities
+                `(batch, num_labels)` under `problem_type="single_label_classification"`, multi-hot vectors
+                `(batch, num_labels)`, or scores `(batch,)` or `(batch, num_labels)`.
+            plan (`MixupPlan`, *optional*): `None` for a clean batch.
+            label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
+
+        Returns:
+            `torch.Tensor`: the mean over the batch, in float32.
+
+        Raises:
+            ValueError: for labels that are missing or outside the model's range (checked on the first batch).
+        """
+        return self.example_losses(logits, labels, plan, label_smoothing).mean()
+
+    def example_losses(
+        self, logits: Tensor, labels: Tensor, plan: MixupPlan | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """As `loss`, one value an example: `(batch,)`."""
+        mixed = self.targets(labels, plan, logits.device)
+        problem_type = self.problem_type(labels)
+        if label_smoothing and problem_type != "single_label_classification":
+            raise ValueError(f"label_smoothing={label_smoothing} needs single_label_classification, not {problem_type}.")
+        if self._class_weights is not None and self._class_weights.device != logits.device:
+            self._class_weights = self._class_weights.to(logits.device)
+        return targets.example_losses(logits, mixed, problem_type, self._class_weights, label_smoothing)
+
+    def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
+        """The mixed targets: `(batch, num_labels)`, float32."""
+        model_config = transformers_model(self.model).config
+        problem_type = self.problem_type(labels)
+        if not self._checked_labels:
+            targets.check_labels(labels, problem_type, model_config.num_labels)
+            self._checked_labels = True
+        labels = labels.to(device) if device is not None else labels
+        clean = targets.to_targets(labels, problem_type, model_config.num_labels)
+        return clean if plan is None else targets.mix_targets(clean, plan)
+
+    def problem_type(self, labels: Tensor | None) -> str:
+        """The problem type of the model, from its config or by transformers' rules from the labels."""
+        if labels is None:
+            raise ValueError("labels: none in this training batch; mixup needs the labels to mix.")
+        return targets.problem_type_of(transformers_model(self.model).config, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the random stream, as plain numbers and strings; for checkpoints."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the random stream from `state`."""
+        self.stream.load_state_dict(state)
+
+
+def _batch_size(batch: Mapping[str, Any]) -> int:
+    for name in ("input_ids", "inputs_embeds"):
+        if name in batch:
+            return batch[name].shape[0]
+    raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
+
+
+def _is_materialised(model: nn.Module) -> bool:
+    """Whether every parameter is a whole tensor here, and not on the meta device or one shard of many."""
+    return all(type(p.data) is Tensor and not p.is_meta and p.numel() for p in model.parameters())
+
+
+def _has_pad_token(model: nn.Module) -> bool:
+    config = getattr(transformers_model(model), "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text_config, "pad_token_id", None) is not None

@@ -1,0 +1,99 @@
+"""`MixupModel`: the way in for somebody else's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup.anatomy import logits_of
+from hf_mixup.config import MixupConfig
+from hf_mixup.mixup import Mixup
+
+
+class MixupModel(nn.Module):
+    """A model that mixes the batches it is trained on: in `train()` its outputs carry the mixed loss.
+
+    ```python
+    model = MixupModel(model, MixupConfig(alpha=0.4))
+    loss = model(**batch).loss
+    ```
+
+    What is returned is the model itself under a class derived from its own: it has the same parameters (shared, not
+    copied), names, config, methods and `forward` signature, so a plain `Trainer` finds its columns and labels, and what
+    is saved is the plain model. In `eval()` it is the plain model.
+
+    Args:
+        model (`nn.Module`): a sequence classifier of transformers, or a PEFT model around one.
+        config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
+        seed (`int`, defaults to 0): seed of the plans.
+        rank (`int`, *optional*): index of this process, by default that of torch.distributed, or 0.
+
+    Raises:
+        ValueError: for a config that does not fit the model; in training, for a batch without labels.
+
+    `model.mixup` is the `Mixup` behind it; set `model.mixup_epoch` as training goes on where the config has an
+    `off_epoch`.
+    """
+
+    mixup: Mixup
+    mixup_epoch: float | None
+
+    def __new__(
+        cls,
+        model: nn.Module | None = None,
+        config: MixupConfig | Mapping[str, Any] | str | None = None,
+        seed: int = 0,
+        rank: int | None = None,
+    ) -> MixupModel:
+        if model is None:  # what copying does before it fills in the attributes
+            return super().__new__(cls)
+        if isinstance(model, MixupModel):
+            raise ValueError("This model is a MixupModel already.")
+        # The name of the model's own class is what save_pretrained writes into the config.
+        derived = type(type(model).__name__, (MixupModel, type(model)), {"__module__": type(model).__module__})
+        mixing = object.__new__(derived)
+        mixing.__dict__.update(model.__dict__)
+        mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
+        mixing.mixup_epoch = None
+        return mixing
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Everything is there already: the attributes are the model's own."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        mixup = self.__dict__.get("mixup")
+        if mixup is None or not self.training:
+            return super().__call__(*args, **kwargs)
+        labels = kwargs.pop("labels", None)
+        if labels is None:
+            raise ValueError(
+                "labels: none in this training batch; MixupModel mixes them itself. (Trainer's label_smoothing_factor "
+                "and compute_loss_func take them away: use MixupTrainer with those.)"
+            )
+        items = kwargs.pop("num_items_in_batch", None)
+        plan = mixup.draw(kwargs, self.mixup_epoch)
+        with mixup.apply(plan, kwargs):
+            outputs = super().__call__(*args, **kwargs)
+        losses = mixup.example_losses(logits_of(outputs), labels, plan)
+        loss = _reduce(losses, labels, items)
+        if isinstance(outputs, dict):
+            outputs["loss"] = loss
+            outputs.move_to_end("loss", last=False)
+            return outputs
+        return (loss, *outputs)
+
+
+def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+    """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
+    if items is None:
+        return losses.mean()
+    per_example = labels.numel() // labels.shape[0]
+    return losses.sum() * per_example / items
+
+
+def _process_index() -> int:
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if is_distributed else 0
