@@ -1,10 +1,33 @@
 """Mixup for transformers: interpolate examples inside any sequence classifier while it is fine-tuned."""
 
-from hf_mixup.config import MixupConfig
-from hf_mixup.mixup import Mixup
-from hf_mixup.model import MixupModel
-from hf_mixup.plan import MixupPlan
-from hf_mixup.trainer import MixupTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_mixup.config import MixupConfig
+    from hf_mixup.mixup import Mixup
+    from hf_mixup.model import MixupModel
+    from hf_mixup.plan import MixupPlan
+    from hf_mixup.trainer import MixupTrainer
 
 __all__ = ["Mixup", "MixupConfig", "MixupModel", "MixupPlan", "MixupTrainer"]
 __version__ = "0.1.0"
+
+# Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
+_MODULES = {
+    "Mixup": "mixup",
+    "MixupConfig": "config",
+    "MixupModel": "model",
+    "MixupPlan": "plan",
+    "MixupTrainer": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -28,11 +28,16 @@ def position_weights(lam: Tensor, partner: Tensor, mask: Tensor | None, length: 
     if mask is None:
         return every
     mask = mask.bool()
-    other = mask[partner]
-    is_plain = mask == other
+    is_plain = mask == mask[partner]
     if read is not None:
-        is_plain = is_plain | ~(mask[:, read] & other[:, read]).unsqueeze(1)
+        is_plain = is_plain | reads_padding(mask, partner, read).unsqueeze(1)
     return torch.where(is_plain, every, mask.to(lam.dtype))
+
+
+def reads_padding(mask: Tensor, partner: Tensor, read: int) -> Tensor:
+    """Whether one of a pair is padded at the position that the model reads: `(batch,)`, boolean."""
+    at_read = mask[:, read].bool()
+    return ~(at_read & at_read[partner])
 
 
 def mix_rows(values: Tensor, partner: Tensor, weights: Tensor, batch_dim: int = 0) -> Tensor:
@@ -89,6 +94,16 @@ def mix_subtracted(drop: Tensor, partner: Tensor, lam: Tensor, batch_dim: int = 
     return (mix_bias(drop.float() * -scale, partner, lam, batch_dim) / -scale).to(drop.dtype)
 
 
+# What kernels do to a mask before they fill it in, and what a reentrant checkpoint does to its inputs.
+_KEEP_SOFT = (
+    torch.Tensor.bool,
+    torch.Tensor.to,
+    torch.Tensor.__invert__,
+    torch.Tensor.logical_not,
+    torch.Tensor.detach,
+)
+
+
 class SoftMask(torch.Tensor):
     """A boolean mask for kernels that take nothing else: filled in, it adds log(lam * m_i + (1 - lam) * m_j) instead.
 
@@ -102,7 +117,7 @@ class SoftMask(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func in (torch.Tensor.bool, torch.Tensor.to, torch.Tensor.__invert__, torch.Tensor.logical_not):
+        if func in _KEEP_SOFT:
             return args[0]
         if func is torch.Tensor.masked_fill:
             scores, mask = args[:2]
@@ -111,13 +126,27 @@ class SoftMask(torch.Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-def soft_mask(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, batch_dim: int = 0) -> SoftMask:
-    """The boolean mask `keep` (true: may be read) of a kernel that takes no bias, interpolated."""
+def soft_mask(
+    keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, blind_counts: Tensor | None = None
+) -> SoftMask:
+    """The boolean mask `keep` (true: may be read) of a kernel that takes no bias, interpolated.
+
+    Args:
+        keep (`torch.Tensor` of shape `(batch, 1, queries, keys)`): the unmixed mask.
+        partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
+        dtype (`torch.dtype`): of the attention scores.
+        blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): pairs in which a query that only one of the two
+            may use still counts for both, because the model reads it (`reads_padding`).
+    """
     blind = 1 - keep.bool().any(-1, keepdim=True).float()
-    mask = (keep > 0).as_subclass(SoftMask)
+    both_blind = torch.minimum(blind, blind[partner])
+    if blind_counts is not None:
+        mixed_blind = torch.lerp(blind[partner], blind, _along(lam.float(), blind, 0))
+        both_blind = torch.where(_along(blind_counts, blind, 0), mixed_blind, both_blind)
     lowest = torch.finfo(dtype).min
-    mask.log_weight = mix_keep(keep, partner, lam, dtype, batch_dim).clamp_min(lowest)
-    mask.log_blind = mix_keep(blind, partner, lam, dtype, batch_dim).clamp_min(lowest)
+    mask = (keep > 0).as_subclass(SoftMask)
+    mask.log_weight = mix_keep(keep, partner, lam, dtype).clamp_min(lowest)
+    mask.log_blind = both_blind.log().clamp_min(lowest).to(dtype)
     return mask
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup import targets
-from hf_mixup.anatomy import Anatomy, trace, transformers_model
+from hf_mixup.anatomy import Anatomy, model_config, text_config
 from hf_mixup.config import MixupConfig, resolve_config
 from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.probe import trace
 from hf_mixup.sites import Hooks, begin
 
 
@@ -61,13 +62,13 @@ class Mixup:
             self.check()
 
     def _check_class_weights(self) -> None:
-        weights, model_config = self.config.class_weights, transformers_model(self.model).config
+        weights, config = self.config.class_weights, model_config(self.model)
         if weights is None:
             return
-        if len(weights) != model_config.num_labels or model_config.num_labels == 1:
-            raise ValueError(f"class_weights: {len(weights)} weights for num_labels={model_config.num_labels}.")
-        if model_config.problem_type not in (None, "single_label_classification"):
-            raise ValueError(f"class_weights need single_label_classification, not {model_config.problem_type}.")
+        if len(weights) != config.num_labels or config.num_labels == 1:
+            raise ValueError(f"class_weights: {len(weights)} weights for num_labels={config.num_labels}.")
+        if config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(f"class_weights need single_label_classification, not {config.problem_type}.")
         self._class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def check(self) -> None:
@@ -168,27 +169,29 @@ class Mixup:
         mixed = self.targets(labels, plan, logits.device)
         problem_type = self.problem_type(labels)
         if label_smoothing and problem_type != "single_label_classification":
-            raise ValueError(f"label_smoothing={label_smoothing} needs single_label_classification, not {problem_type}.")
+            raise ValueError(
+                f"label_smoothing={label_smoothing} needs single_label_classification, not {problem_type}."
+            )
         if self._class_weights is not None and self._class_weights.device != logits.device:
             self._class_weights = self._class_weights.to(logits.device)
         return targets.example_losses(logits, mixed, problem_type, self._class_weights, label_smoothing)
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
         """The mixed targets: `(batch, num_labels)`, float32."""
-        model_config = transformers_model(self.model).config
+        num_labels = model_config(self.model).num_labels
         problem_type = self.problem_type(labels)
         if not self._checked_labels:
-            targets.check_labels(labels, problem_type, model_config.num_labels)
+            targets.check_labels(labels, problem_type, num_labels)
             self._checked_labels = True
         labels = labels.to(device) if device is not None else labels
-        clean = targets.to_targets(labels, problem_type, model_config.num_labels)
+        clean = targets.to_targets(labels, problem_type, num_labels)
         return clean if plan is None else targets.mix_targets(clean, plan)
 
     def problem_type(self, labels: Tensor | None) -> str:
         """The problem type of the model, from its config or by transformers' rules from the labels."""
         if labels is None:
             raise ValueError("labels: none in this training batch; mixup needs the labels to mix.")
-        return targets.problem_type_of(transformers_model(self.model).config, labels)
+        return targets.problem_type_of(model_config(self.model), labels)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random stream, as plain numbers and strings; for checkpoints."""
@@ -212,6 +215,4 @@ def _is_materialised(model: nn.Module) -> bool:
 
 
 def _has_pad_token(model: nn.Module) -> bool:
-    config = getattr(transformers_model(model), "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return getattr(text_config, "pad_token_id", None) is not None
+    return getattr(text_config(model), "pad_token_id", None) is not None

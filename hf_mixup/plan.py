@@ -68,7 +68,9 @@ class PlanStream:
             ValueError: where `config.off_epoch` is set and `epoch` is not given.
         """
         if config.off_epoch is not None and epoch is None:
-            raise ValueError(f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...).")
+            raise ValueError(
+                f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
+            )
         is_off = config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch
         if is_off or batch_size < 2 or (config.prob < 1 and self.generator.random() >= config.prob):
             identity = torch.arange(batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from hf_mixup.anatomy import (
     bind,
     first_tensor,
     logits_of,
+    text_config,
     with_first_tensor,
     with_logits,
 )
@@ -37,6 +38,7 @@ class Mixing:
         plan (`MixupPlan`): on the device of the batch.
         weights (`list[torch.Tensor]`): weight of the example itself at each position, `(batch, length)`, per stack.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
+        reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
         last_token (`torch.Tensor` of shape `(batch,)`, *optional*): position of the last token.
         start (`int`): number of block calls below the site; the first block that sees the mixture.
     """
@@ -44,6 +46,7 @@ class Mixing:
     plan: MixupPlan
     weights: list[Tensor]
     mask: Tensor | None
+    reads_padding: Tensor | None
     last_token: Tensor | None
     start: int
     reached: bool = False
@@ -59,43 +62,48 @@ class Mixing:
         return interpolation.mix_rows(values, self.plan.partner, weights, batch_dim)
 
 
-def begin(anatomy: Anatomy, plan: MixupPlan, batch: dict[str, Any]) -> Mixing:
+def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
     """The state of a forward pass that applies `plan` to `batch`.
 
     Raises:
         ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
     """
-    main = batch.get("input_ids", batch.get("inputs_embeds"))
-    if main is None:
+    tokens = batch.get("input_ids", batch.get("inputs_embeds"))
+    if tokens is None:
         raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
-    if main.shape[0] != plan.lam.shape[0]:
-        raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {main.shape[0]} examples.")
+    if tokens.shape[0] != plan.lam.shape[0]:
+        raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
     mask = batch.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
-    plan = plan.to(main.device)
-    length = main.shape[1]
-    config = getattr(anatomy.root, "config", None)
-    last_token = None
-    if "input_ids" in batch and (anatomy.readout == "last_token"):
-        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        last_token = interpolation.last_token_position(main, getattr(text_config, "pad_token_id", None))
-    elif anatomy.readout == "last_token":
-        last_token = torch.full_like(plan.partner, length - 1)
+    start = _first_mixed_call(anatomy, plan)
+    plan, length = plan.to(tokens.device), tokens.shape[1]
+    fixed = FIXED_READ.get(anatomy.readout)
     text = None if anatomy.readout == "all" else mask
-    weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, FIXED_READ.get(anatomy.readout))]
+    weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
+    padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
+    last_token = None
+    if anatomy.readout == "last_token":
+        last_token = torch.full_like(plan.partner, length - 1)
+        if "input_ids" in batch:
+            last_token = interpolation.last_token_position(tokens, text_config(anatomy.root).pad_token_id)
     if anatomy.calls[-1].stack > 0:
         # A decoder without a mask of its own reads every position up to the one that the head reads.
-        read = None if last_token is None else torch.arange(length, device=main.device) <= last_token.unsqueeze(1)
+        read = None if last_token is None else torch.arange(length, device=tokens.device) <= last_token.unsqueeze(1)
         weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
-    return Mixing(plan, weights, mask, last_token, _first_mixed_call(anatomy, plan))
+    return Mixing(plan, weights, mask, padded, last_token, start)
 
 
 def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
-    if plan.site == "hidden":
-        assert plan.layer is not None
+    if plan.site in ("word_embeddings", "embeddings"):
+        return 0
+    if plan.site == "hidden" and plan.layer is not None and 0 <= plan.layer < anatomy.depth:
         return plan.layer + 1
-    return 0 if plan.site in ("embeddings", "word_embeddings") else anatomy.depth
+    if plan.site != "pooled":
+        raise ValueError(
+            f"This plan's site={plan.site!r} and layer={plan.layer} are not in a model of {anatomy.depth} blocks."
+        )
+    return anatomy.depth
 
 
 class Hooks:
@@ -155,7 +163,9 @@ class Hooks:
         assert self.mixing is not None
         return self.mixing
 
-    def before_block(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def before_block(
+        self, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
         """Mix what enters the first block above the site, and the masks of every block above it."""
         index = self._position(module, self.positions[module])
         mixing = self.current
@@ -164,7 +174,7 @@ class Hooks:
         call = self.anatomy.calls[index]
         arguments = bind(call.names, args, kwargs)
         enters = index == mixing.start or (index in self.first_calls and index > mixing.start)
-        if enters and not (mixing.plan.site == "word_embeddings"):
+        if enters and mixing.plan.site != "word_embeddings":
             name = next(iter(arguments))
             arguments[name] = _on_first(
                 arguments[name], lambda hidden: mixing.mix(hidden, call.stack, self.anatomy.batch_dim)
@@ -207,7 +217,7 @@ class Hooks:
             return interpolation.mix_subtracted(mask, plan.partner, plan.lam, batch_dim)
         if kind.convention == "keep":
             return interpolation.mix_keep(mask, plan.partner, plan.lam, dtype, batch_dim)
-        return interpolation.soft_mask(mask, plan.partner, plan.lam, dtype, batch_dim)
+        return interpolation.soft_mask(mask, plan.partner, plan.lam, dtype, self.current.reads_padding)
 
     def after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """Mix what leaves the last block."""

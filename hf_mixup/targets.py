@@ -93,9 +93,7 @@ def example_losses(
     """
     logits = logits.float().reshape(targets.shape)
     if problem_type == "single_label_classification":
-        return F.cross_entropy(
-            logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="none"
-        )
+        return F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="none")
     if problem_type == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
     return F.mse_loss(logits, targets, reduction="none").mean(-1)

@@ -61,7 +61,7 @@ def toy_model(family: str, attention: str | None = None, **changes: Any) -> PreT
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0, 0.1 if family == "t5" else 0.3, generator=generator)
+                parameter.normal_(0, 0.1 if family == "t5" else 0.2, generator=generator)
             else:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()

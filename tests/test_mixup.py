@@ -1,0 +1,258 @@
+"""`Mixup` against slow references written in plain torch: two forward passes, explicit loops."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_mixup import Mixup, MixupConfig, MixupPlan
+from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
+
+PARTNER = torch.tensor([2, 0, 3, 1])
+LAM = torch.tensor([0.9, 0.25, 0.5, 0.6])
+
+
+def bert_reference(model, batch, layer, partner, lam):
+    """Mixup after `layer` blocks of BERT in its own formula: every text run alone, position by position."""
+    bert = model.bert
+    logits = []
+    for i, j in enumerate(partner.tolist()):
+        ids = [batch["input_ids"][k][batch["attention_mask"][k].bool()] for k in (i, j)]
+        states = [bert.embeddings(text.unsqueeze(0)) for text in ids]
+        for block in bert.encoder.layer[:layer]:
+            states = [block(state) for state in states]
+        lengths = [text.numel() for text in ids]
+        weight = lam[i]
+        hidden, bias = [], []
+        for t in range(max(lengths)):
+            if t < min(lengths):
+                hidden.append(weight * states[0][0, t] + (1 - weight) * states[1][0, t])
+                bias.append(torch.tensor(0.0))
+            elif t < lengths[0]:
+                hidden.append(states[0][0, t])
+                bias.append(weight.log())
+            else:
+                hidden.append(states[1][0, t])
+                bias.append((1 - weight).log())
+        mixed = torch.stack(hidden).unsqueeze(0)
+        for block in bert.encoder.layer[layer:]:
+            mixed = block(mixed, attention_mask=torch.stack(bias).view(1, 1, 1, -1))
+        logits.append(model.classifier(bert.pooler(mixed)))
+    return torch.cat(logits)
+
+
+def two_term_loss(logits, labels, partner, lam, problem_type):
+    total = torch.tensor(0.0)
+    for i, j in enumerate(partner.tolist()):
+        for weight, k in ((lam[i], i), (1 - lam[i], j)):
+            if problem_type == "single_label_classification":
+                total = total - weight * F.log_softmax(logits[i], -1)[labels[k]]
+            else:
+                p = torch.sigmoid(logits[i])
+                total = total - weight * (labels[k] * p.log() + (1 - labels[k]) * (1 - p).log()).mean()
+    return total / len(partner)
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 1])
+def test_mixed_loss_and_gradients_equal_those_of_the_slow_reference(layer):
+    model, slow = toy_model("bert", "eager"), toy_model("bert", "eager")
+    batch, labels = toy_batch(), torch.tensor([0, 2, 1, 1])
+    site = "embeddings" if layer < 0 else "hidden"
+    mixup = Mixup(model, MixupConfig(site=site))
+    plan = MixupPlan(PARTNER, LAM, site, None if layer < 0 else layer)
+    with mixup.apply(plan, batch):
+        logits = model(**batch).logits
+    loss = mixup.loss(logits, labels, plan)
+    loss.backward()
+    slow_logits = bert_reference(slow, batch, layer + 1, PARTNER, LAM)
+    slow_loss = two_term_loss(slow_logits, labels, PARTNER, LAM, "single_label_classification")
+    slow_loss.backward()
+    torch.testing.assert_close(logits, slow_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, slow_loss, rtol=1e-5, atol=1e-6)
+    for (name, parameter), other in zip(model.named_parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels", "problem_type"),
+    [
+        ({}, torch.tensor([0, 2, 1, 1]), "single_label_classification"),
+        ({}, torch.tensor([[1.0, 0, 1], [0, 0, 1], [0, 0, 0], [1, 1, 1]]), "multi_label_classification"),
+    ],
+)
+def test_loss_equals_the_two_terms(changes, labels, problem_type):
+    mixup = Mixup(cached_toy_model("bert"))
+    logits = torch.randn(4, 3)
+    loss = mixup.loss(logits, labels, MixupPlan(PARTNER, LAM, "embeddings"))
+    torch.testing.assert_close(loss, two_term_loss(logits, labels, PARTNER, LAM, problem_type))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_regression_mixes_scores(outputs):
+    mixup = Mixup(toy_model("bert", num_labels=outputs, problem_type="regression"))
+    scores = torch.randn(4, outputs) if outputs > 1 else torch.randn(4)
+    logits = torch.randn(4, outputs)
+    loss = mixup.loss(logits, scores, MixupPlan(PARTNER, LAM, "embeddings"))
+    rows = scores.reshape(4, outputs)
+    expected = sum(((logits[i] - (LAM[i] * rows[i] + (1 - LAM[i]) * rows[PARTNER[i]])) ** 2).mean() for i in range(4))
+    torch.testing.assert_close(loss, expected / 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, torch.tensor([0, 2, 1, 1])),
+        ({}, torch.rand(4, 3).round()),
+        ({"num_labels": 1}, torch.randn(4)),
+        ({"num_labels": 1}, torch.randn(4, 1)),
+        ({"problem_type": "regression"}, torch.randn(4, 3)),
+    ],
+)
+def test_a_clean_batch_has_the_models_own_loss(changes, labels):
+    model, batch = toy_model("bert", **changes), toy_batch()
+    loss = Mixup(model).loss(model(**batch).logits, labels)
+    torch.testing.assert_close(loss, copy.deepcopy(model)(**batch, labels=labels).loss)
+    assert model.config.problem_type == changes.get("problem_type")
+
+
+def test_class_probabilities_are_mixed_as_they_are():
+    mixup = Mixup(toy_model("bert", problem_type="single_label_classification"))
+    probabilities = torch.softmax(torch.randn(4, 3), -1)
+    mixed = mixup.targets(probabilities, MixupPlan(PARTNER, LAM, "embeddings"))
+    for i in range(4):
+        expected = LAM[i] * probabilities[i] + (1 - LAM[i]) * probabilities[PARTNER[i]]
+        torch.testing.assert_close(mixed[i], expected)
+
+
+def test_class_weights_and_label_smoothing_follow_their_definition():
+    weights = [0.5, 2.0, 1.0]
+    mixup = Mixup(cached_toy_model("bert"), MixupConfig(class_weights=weights))
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    loss = mixup.loss(logits, labels, MixupPlan(PARTNER, LAM, "embeddings"), label_smoothing=0.1)
+    expected = 0.0
+    for i, j in enumerate(PARTNER.tolist()):
+        target = torch.zeros(3)
+        target[labels[i]] += LAM[i]
+        target[labels[j]] += 1 - LAM[i]
+        target = 0.9 * target + 0.1 / 3
+        expected = expected - (torch.tensor(weights) * target * F.log_softmax(logits[i], -1)).sum() / 4
+    torch.testing.assert_close(loss, expected)
+
+
+def test_pooled_mixing_is_mixing_what_enters_the_last_layer():
+    model, batch = cached_toy_model("bert"), toy_batch()
+    with Mixup(model, "sent_mixup").apply(plan := MixupPlan(PARTNER, LAM, "pooled"), batch):
+        logits = model(**batch).logits
+    pooled = model.bert(**batch).pooler_output
+    mixed = LAM.unsqueeze(1) * pooled + (1 - LAM).unsqueeze(1) * pooled[plan.partner]
+    torch.testing.assert_close(logits, model.classifier(mixed), rtol=1e-4, atol=1e-5)
+
+
+def test_word_embeddings_are_mixed_before_the_norm_and_embeddings_after():
+    model, batch = cached_toy_model("bert"), toy_batch(lengths=(6, 6, 6, 6))
+    embeddings, lam = model.bert.embeddings, LAM.view(-1, 1, 1)
+    lookup = embeddings.word_embeddings(batch["input_ids"]) + embeddings.position_embeddings.weight[:6]
+    lookup = lookup + embeddings.token_type_embeddings.weight[0]
+    normed = embeddings.LayerNorm(lookup)
+    expected = {
+        "word_embeddings": embeddings.LayerNorm(lam * lookup + (1 - lam) * lookup[PARTNER]),
+        "embeddings": lam * normed + (1 - lam) * normed[PARTNER],
+    }
+    for site in expected:
+        seen = []
+        with Mixup(model, MixupConfig(site=site)).apply(MixupPlan(PARTNER, LAM, site), batch):
+            watch = model.bert.encoder.layer[0].register_forward_pre_hook(
+                lambda m, args, seen=seen: seen.append(args[0])
+            )
+            model(**batch)
+            watch.remove()
+        torch.testing.assert_close(seen[0], expected[site], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("site", ["word_embeddings", "embeddings", "hidden", "pooled"])
+def test_no_site_costs_a_second_forward_pass(site):
+    model, batch = cached_toy_model("bert", "sdpa"), toy_batch()
+    mixup, calls = Mixup(model, MixupConfig(site=site)), []
+    with mixup.apply(MixupPlan(PARTNER, LAM, site, 1 if site == "hidden" else None), batch):
+        watch = model.bert.encoder.layer[0].register_forward_hook(lambda *args: calls.append(tuple(args[2].shape)))
+        model(**batch)
+        watch.remove()
+    assert calls == [(4, 16, WIDTH)]
+
+
+def test_hooks_are_gone_after_the_block_and_after_an_exception():
+    model, batch = toy_model("t5"), toy_batch()
+    mixup = Mixup(model, MixupConfig(site="word_embeddings"))
+    clean = model(**batch).logits
+    plan = MixupPlan(PARTNER, LAM, "word_embeddings")
+    with pytest.raises(KeyError), mixup.apply(plan, batch):
+        raise KeyError("a loop of one's own may fail")
+    with mixup.apply(plan, batch):
+        mixed = model(**batch).logits
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(model(**batch).logits, clean) and not torch.equal(mixed, clean)
+
+
+def test_nested_plans_and_unreached_sites_are_errors():
+    model, batch = toy_model("bert"), toy_batch()
+    mixup = Mixup(model)
+    plan = MixupPlan(PARTNER, LAM, "embeddings")
+    with pytest.raises(RuntimeError, match="already under way"), mixup.apply(plan, batch), mixup.apply(plan, batch):
+        pass
+    with pytest.raises(RuntimeError, match="No forward pass reached site 'embeddings'"), mixup.apply(plan, batch):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("plan_size", "batch", "message"),
+    [
+        (3, toy_batch(), "plan is for a batch of 3, this batch has 4"),
+        (4, {"attention_mask": torch.ones(4, 5)}, "neither input_ids nor inputs_embeds"),
+        (4, toy_batch() | {"attention_mask": torch.ones(4, 1, 16, 16)}, r"attention_mask: shape \(4, 1, 16, 16\)"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(plan_size, batch, message):
+    mixup = Mixup(cached_toy_model("bert"))
+    plan = MixupPlan(torch.arange(plan_size), torch.ones(plan_size) / 2, "embeddings")
+    with pytest.raises(ValueError, match=message), mixup.apply(plan, batch):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 1, 2, 3]), "found 0 to 3, but the model has num_labels=3.*0 to 2"),
+        (torch.tensor([0, 1, 2, -100]), "found -100 to 2"),
+        (torch.zeros(4, 2), r"shape \(4, 2\) for multi_label_classification with num_labels=3"),
+        (None, "labels: none in this training batch"),
+    ],
+)
+def test_labels_that_cannot_be_trained_on_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        Mixup(cached_toy_model("bert")).loss(torch.zeros(4, 3), labels)
+
+
+def test_equal_texts_and_batches_without_padding_or_mask_work():
+    model = cached_toy_model("bert")
+    ids = torch.randint(5, VOCAB, (1, 8)).expand(4, 8)
+    clean = model(input_ids=ids).logits
+    for batch in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": torch.ones(4, 8)}):
+        with Mixup(model).apply(MixupPlan(PARTNER, LAM, "embeddings"), batch):
+            torch.testing.assert_close(model(**batch).logits, clean, rtol=1e-4, atol=1e-5)
+
+
+def test_class_weights_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="class_weights: 2 weights for num_labels=3"):
+        Mixup(cached_toy_model("bert"), MixupConfig(class_weights=[1.0, 2.0]))
+
+
+def test_a_state_continues_the_stream():
+    mixup, batch = Mixup(cached_toy_model("bert"), seed=3), toy_batch()
+    mixup.draw(batch)
+    state = mixup.state_dict()
+    expected = mixup.draw(batch)
+    other = Mixup(cached_toy_model("bert"), seed=4)
+    other.load_state_dict(state)
+    plan = other.draw(batch)
+    assert torch.equal(plan.partner, expected.partner) and torch.equal(plan.lam, expected.lam)
