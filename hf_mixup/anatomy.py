@@ -124,6 +124,13 @@ def with_logits(output: Any, logits: Tensor) -> Any:
     return with_first_tensor(output, logits)
 
 
+def with_loss(output: Any, loss: Tensor) -> Any:
+    """`output` with the loss in front, as a classifier returns it when it is given labels."""
+    if not isinstance(output, dict):
+        return (loss, *output)
+    return type(output)(loss=loss, **{name: value for name, value in output.items() if name != "loss"})
+
+
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
     return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -64,13 +64,12 @@ class MixupConfig:
         _one_of("mode", self.mode, MODES)
         _number("alpha", self.alpha, low=0, open_low=True)
         _number("prob", self.prob, low=0, high=1)
-        for name, value, limits in (
-            ("beta", self.beta, {"low": 0, "open_low": True}),
-            ("lam", self.lam, {"low": 0, "high": 1}),
-            ("off_epoch", self.off_epoch, {"low": 0}),
-        ):
-            if value is not None:
-                _number(name, value, **limits)
+        if self.beta is not None:
+            _number("beta", self.beta, low=0, open_low=True)
+        if self.lam is not None:
+            _number("lam", self.lam, low=0, high=1)
+        if self.off_epoch is not None:
+            _number("off_epoch", self.off_epoch, low=0)
         for name in ("dominant", "self_pairs"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")

@@ -107,9 +107,9 @@ _KEEP_SOFT = (
 class SoftMask(torch.Tensor):
     """A boolean mask for kernels that take nothing else: filled in, it adds log(lam * m_i + (1 - lam) * m_j) instead.
 
-    Kernels such as DeBERTa's call `scores.masked_fill(~mask.bool(), minimum)`. With this tensor in the place of the mask
-    the same call adds the interpolated bias; as an argument of the block it is there again when a checkpointed block
-    is recomputed. A query that may read nothing reads everything evenly, as it does in the unmixed model.
+    Kernels such as DeBERTa's call `scores.masked_fill(~mask.bool(), minimum)`. With this tensor as the mask the same
+    call adds the interpolated bias; as an argument of the block it is there again when a checkpointed block is
+    recomputed. A query that may read nothing reads everything evenly, as it does in the unmixed model.
     """
 
     log_weight: Tensor

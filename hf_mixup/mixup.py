@@ -158,7 +158,8 @@ class Mixup:
             `torch.Tensor`: the mean over the batch, in float32.
 
         Raises:
-            ValueError: for labels that are missing or outside the model's range (checked on the first batch).
+            ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
+                first batch only).
         """
         return self.example_losses(logits, labels, plan, label_smoothing).mean()
 
@@ -180,7 +181,8 @@ class Mixup:
         """The mixed targets: `(batch, num_labels)`, float32."""
         num_labels = model_config(self.model).num_labels
         problem_type = self.problem_type(labels)
-        if not self._checked_labels:
+        # On an accelerator reading the values means waiting for it, so it is done once.
+        if labels.device.type == "cpu" or not self._checked_labels:
             targets.check_labels(labels, problem_type, num_labels)
             self._checked_labels = True
         labels = labels.to(device) if device is not None else labels

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.anatomy import logits_of
+from hf_mixup.anatomy import bind, logits_of, with_loss
 from hf_mixup.config import MixupConfig
 from hf_mixup.mixup import Mixup
 
@@ -54,7 +55,7 @@ class MixupModel(nn.Module):
             raise ValueError("This model is a MixupModel already.")
         # The name of the model's own class is what save_pretrained writes into the config.
         derived = type(type(model).__name__, (MixupModel, type(model)), {"__module__": type(model).__module__})
-        mixing = object.__new__(derived)
+        mixing: MixupModel = object.__new__(derived)
         mixing.__dict__.update(model.__dict__)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
         mixing.mixup_epoch = None
@@ -67,23 +68,19 @@ class MixupModel(nn.Module):
         mixup = self.__dict__.get("mixup")
         if mixup is None or not self.training:
             return super().__call__(*args, **kwargs)
-        labels = kwargs.pop("labels", None)
+        inputs = bind(list(inspect.signature(self.forward).parameters), args, kwargs)
+        labels = inputs.pop("labels", None)
         if labels is None:
             raise ValueError(
                 "labels: none in this training batch; MixupModel mixes them itself. (Trainer's label_smoothing_factor "
                 "and compute_loss_func take them away: use MixupTrainer with those.)"
             )
-        items = kwargs.pop("num_items_in_batch", None)
-        plan = mixup.draw(kwargs, self.mixup_epoch)
-        with mixup.apply(plan, kwargs):
-            outputs = super().__call__(*args, **kwargs)
+        items = inputs.pop("num_items_in_batch", None)
+        plan = mixup.draw(inputs, self.mixup_epoch)
+        with mixup.apply(plan, inputs):
+            outputs = super().__call__(**inputs)
         losses = mixup.example_losses(logits_of(outputs), labels, plan)
-        loss = _reduce(losses, labels, items)
-        if isinstance(outputs, dict):
-            outputs["loss"] = loss
-            outputs.move_to_end("loss", last=False)
-            return outputs
-        return (loss, *outputs)
+        return with_loss(outputs, _reduce(losses, labels, items))
 
 
 def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:

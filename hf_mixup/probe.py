@@ -53,7 +53,7 @@ def trace(model: nn.Module) -> Anatomy:
             mixup cannot follow.
     """
     root = transformers_model(model)
-    refuse_unsupported(root)
+    refuse_unsupported(model, root)
     backbone = getattr(root, getattr(root, "base_model_prefix", "") or "", root)
     block_lists = find_block_lists(backbone)
     if not block_lists:
@@ -81,9 +81,15 @@ def _checked_logits(root: nn.Module, output: Any) -> Tensor:
     return logits
 
 
-def refuse_unsupported(root: nn.Module) -> None:
+def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
     """Raise `ValueError` for settings under which a mixture would not be exact."""
     config = model_config(root)
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        raise ValueError(
+            f"peft_type={adapter.peft_type.value!r}: learned prompts lengthen the texts inside the model, where mixup "
+            "does not see them; use an adapter such as LoRA."
+        )
     attention = getattr(config, "_attn_implementation", None)
     if attention is not None and attention not in SUPPORTED_ATTENTION:
         raise ValueError(

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import find_batch_size
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
-from hf_mixup import targets
-from hf_mixup.anatomy import logits_of, transformers_model
+from hf_mixup.anatomy import logits_of, model_config, with_loss
 from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.model import MixupModel
-from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.plan import PlanStream
+from hf_mixup.targets import check_labels, example_losses, problem_type_of
 
 logger = logging.get_logger(__name__)
 
@@ -31,8 +34,8 @@ class MixupTrainer(Trainer):
 
     Args:
         *args, **kwargs: exactly Trainer's.
-        mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to mix
-            and how much; `None` turns mixup off.
+        mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
+            mix and how much; `None` turns mixup off.
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it.
@@ -45,7 +48,8 @@ class MixupTrainer(Trainer):
     `mixup_accuracy`: the mean mass of the mixed target on the predicted class.
     """
 
-    # The loss is a mean per batch, which Trainer then has to divide by the number of accumulated batches.
+    # False: a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says True where
+    # it returns the batch's share of the mean over all examples of the step already.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -53,33 +57,39 @@ class MixupTrainer(Trainer):
     ) -> None:
         config = resolve_config(mixup)
         super().__init__(*args, **kwargs)
-        if config is not None and isinstance(self.model, MixupModel):
-            raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
         self.mixup: Mixup | None = None
-        self._logs = _MixupLogs()
+        self._logs = MixupLogs()
+        self._step_examples: int | None = None
         if config is None:
             return
+        self._refuse_what_cannot_be_mixed(config)
+        self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
+        if self.args.train_batch_size > 1:
+            self.mixup.check()
+        else:
+            logger.warning("per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed.")
+
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _refuse_what_cannot_be_mixed(self, config: MixupConfig) -> None:
+        if isinstance(self.model, MixupModel):
+            raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
                 "drawn. Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0."
             )
-        self.mixup = Mixup(self.model, config, self.args.seed, self.args.process_index)
-        self._check_loss_options()
-        if self.args.train_batch_size > 1:
-            self.mixup.check()
-
-    def _check_loss_options(self) -> None:
-        assert self.mixup is not None
-        model_config = transformers_model(self.model).config
-        problem_type = model_config.problem_type
-        is_single_label = model_config.num_labels > 1 and problem_type in (None, "single_label_classification")
+        num_labels, problem_type = model_config(self._module).num_labels, model_config(self._module).problem_type
+        is_single_label = num_labels > 1 and problem_type in (None, "single_label_classification")
         if self.args.label_smoothing_factor and not is_single_label:
             raise ValueError(
                 f"label_smoothing_factor={self.args.label_smoothing_factor} needs single-label classification; "
-                f"this model has num_labels={model_config.num_labels}, problem_type={problem_type!r}."
+                f"this model has num_labels={num_labels}, problem_type={problem_type!r}."
             )
-        if self.mixup.config.class_weights is not None and self.compute_loss_func is not None:
+        if config.class_weights is not None and self.compute_loss_func is not None:
             raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
 
     # ---- Loss ----
@@ -93,49 +103,62 @@ class MixupTrainer(Trainer):
     ) -> Any:
         """Trainer's own loss in evaluation and where mixup is off, else that of the mixed batch."""
         if self.mixup is None or not model.training:
-            return self._plain_loss(model, inputs, return_outputs, num_items_in_batch)
+            return self._clean_loss(model, inputs, return_outputs, num_items_in_batch)
         mixup = self._mixup_of_current_model()
         inputs = dict(inputs)
         labels = inputs.pop("labels", None)
-        mixup.problem_type(labels)
+        problem_type = mixup.problem_type(labels)
+        assert labels is not None
         drawn = mixup.draw(inputs, self.state.epoch or 0.0)
         plan = drawn.to(labels.device)
         with mixup.apply(plan, inputs):
             outputs = model(**inputs)
         logits = logits_of(outputs)
         mixed = mixup.targets(labels, plan, logits.device)
-        self.loss_is_scaled_for_ga = self.compute_loss_func is not None
         if self.compute_loss_func is not None:
+            self.loss_is_scaled_for_ga = True
             loss = self._users_loss(outputs, mixed, labels, num_items_in_batch)
         else:
-            loss = mixup.loss(logits, labels, plan, self.args.label_smoothing_factor)
-        self._logs.add(drawn, logits.detach(), mixed, mixup.problem_type(labels))
+            loss = self._share_of_step(mixup.loss(logits, labels, plan, self.args.label_smoothing_factor), labels)
+        self._logs.add(drawn, logits.detach(), mixed, problem_type)
         return (loss, outputs) if return_outputs else loss
 
-    def _plain_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Tensor | int | None
+    def _clean_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Tensor | int | None
     ) -> Any:
-        is_normalised = self.compute_loss_func is not None or (
-            self.label_smoother is not None and num_items_in_batch is not None
-        )
-        self.loss_is_scaled_for_ga = is_normalised
         labels = inputs.get("labels")
-        is_distribution = (
-            labels is not None
-            and labels.dtype.is_floating_point
-            and transformers_model(self.model).config.problem_type == "single_label_classification"
-        )
-        if not is_distribution or is_normalised:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # transformers' heads flatten their labels, so class probabilities never reach the model.
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        logits = logits_of(outputs)
-        loss = targets.example_losses(logits, labels.to(logits), "single_label_classification").mean()
-        if isinstance(outputs, dict):
-            outputs["loss"] = loss
+        is_users = self.compute_loss_func is not None
+        if labels is None or is_users or not self._are_probabilities(labels):
+            # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
+            is_normalised = is_users or (self.label_smoother is not None and items is not None)
+            loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
         else:
-            outputs = (loss, *outputs)
+            # transformers' heads flatten their labels, so class probabilities never reach the model.
+            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+            logits, smoothing = logits_of(outputs), self.args.label_smoothing_factor
+            problem_type = "single_label_classification"
+            loss = example_losses(logits, labels.to(logits), problem_type, label_smoothing=smoothing).mean()
+            outputs = with_loss(outputs, loss)
+            is_normalised = False
+        self.loss_is_scaled_for_ga = is_normalised
+        if model.training and labels is not None and not is_normalised:
+            loss = self._share_of_step(loss, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _are_probabilities(self, labels: Tensor) -> bool:
+        is_single_label = model_config(self._module).problem_type == "single_label_classification"
+        return is_single_label and labels.dtype.is_floating_point
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, counting the examples that one optimiser step averages over."""
+        samples, items = super().get_batch_samples(*args, **kwargs)
+        self._step_examples = sum(find_batch_size(sample) or 0 for sample in samples)
+        return samples, items
+
+    def _share_of_step(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """The part of a batch's mean loss in the mean over all examples of the optimiser step."""
+        self.loss_is_scaled_for_ga = bool(self._step_examples)
+        return loss * (labels.shape[0] / self._step_examples) if self._step_examples else loss
 
     def _users_loss(
         self, outputs: Any, mixed: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
@@ -143,7 +166,10 @@ class MixupTrainer(Trainer):
         if mixed.shape[-1] == 1:
             mixed = mixed.reshape(labels.shape)
         try:
+            assert self.compute_loss_func is not None
             loss = self.compute_loss_func(outputs, mixed, num_items_in_batch=num_items_in_batch)
+        except torch.OutOfMemoryError:
+            raise
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"compute_loss_func failed on the mixed targets, floats of shape {tuple(mixed.shape)}: {error}. "
@@ -158,7 +184,7 @@ class MixupTrainer(Trainer):
         assert self.mixup is not None
         if self.mixup.model is not self.model:
             state = self.mixup.state_dict()
-            self.mixup = Mixup(self.model, self.mixup.config, self.args.seed, self.args.process_index)
+            self.mixup = Mixup(self._module, self.mixup.config, self.args.seed, self.args.process_index)
             self.mixup.load_state_dict(state)
         return self.mixup
 
@@ -168,8 +194,19 @@ class MixupTrainer(Trainer):
         """As Trainer's. Every training starts the random stream of mixup anew, and a resumed one continues it."""
         if self.mixup is not None:
             self.mixup.stream = PlanStream(self.args.seed, self.args.process_index)
-        self._logs = _MixupLogs()
+            self._check_label_column(model_config(self.mixup.model))
+        self._logs, self._step_examples = MixupLogs(), None
         return super().train(*args, **kwargs)
+
+    def _check_label_column(self, config: Any) -> None:
+        """Refuse class indices that the model does not have before the first step, wherever they are in the data."""
+        data = self.train_dataset
+        if not isinstance(data, Dataset) or config.num_labels == 1:
+            return
+        name = next((name for name in ("labels", "label") if name in data.column_names), None)
+        if name is not None and data.features[name].dtype.startswith(("int", "uint")):
+            labels = torch.as_tensor(data.with_format(None)[name][:])
+            check_labels(labels, problem_type_of(config, labels), config.num_labels)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Names in a search space that are fields of `MixupConfig` go there, the others to the training arguments."""
@@ -182,12 +219,12 @@ class MixupTrainer(Trainer):
         own = {field.name for field in fields(MixupConfig)}
         chosen = {name: params.pop(name) for name in own & set(params)}
         config = MixupConfig.from_dict({**self.mixup.config.to_dict(), **chosen})
-        self.mixup = Mixup(self.model, config, self.args.seed, self.args.process_index)
         try:
             self.hp_space = lambda _: params
             super()._hp_search_setup(trial if is_optuna else params)
         finally:
             self.hp_space, self._trial = space, trial
+        self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
 
     # ---- Logs ----
 
@@ -202,7 +239,7 @@ class MixupTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.mixup is not None and self.args.should_save:
-            self.mixup.config.save(Path(output_dir or self.args.output_dir) / CONFIG_NAME)
+            self.mixup.config.save(Path(output_dir or self.args.output_dir or ".") / CONFIG_NAME)
 
     def _state_file(self, folder: str) -> Path:
         return Path(folder) / f"mixup_state_{self.args.process_index}.json"
@@ -225,40 +262,8 @@ class MixupTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with the mixup config."""
         super().create_model_card(*args, **kwargs)
-        path = Path(self.args.output_dir) / "README.md"
+        path = Path(self.args.output_dir or ".") / "README.md"
         if self.mixup is None or not self.is_world_process_zero() or not path.is_file():
             return
-        card = path.read_text(encoding="utf-8")
-        if "### Mixup" not in card:
-            card += f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{self.mixup.config.to_yaml()}```\n"
-            path.write_text(card, encoding="utf-8")
-
-
-class _MixupLogs:
-    """Sums of what mixup did between two logs; kept on the device, read when they are logged."""
-
-    def __init__(self) -> None:
-        self.batches = self.mixed = 0
-        self.weight = 0.0
-        self.accuracy: Tensor | None = None
-        self.sites: dict[str, None] = {}
-
-    def add(self, plan: MixupPlan, logits: Tensor, mixed: Tensor, problem_type: str) -> None:
-        self.batches += 1
-        if plan.active:
-            self.mixed += 1
-            self.weight += float(plan.lam.mean())
-            self.sites[plan.site if plan.layer is None else f"{plan.site} {plan.layer}"] = None
-        if problem_type == "single_label_classification":
-            accuracy = targets.mixed_accuracy(logits, mixed)
-            self.accuracy = accuracy if self.accuracy is None else self.accuracy + accuracy
-
-    def drain(self) -> dict[str, Any]:
-        logs: dict[str, Any] = {}
-        if self.mixed:
-            logs["mixup_lambda"] = round(self.weight / self.mixed, 4)
-            logs["mixup_site"] = ", ".join(sorted(self.sites))
-        if self.accuracy is not None:
-            logs["mixup_accuracy"] = round(self.accuracy.item() / self.batches, 4)
-        self.__init__()  # type: ignore[misc]
-        return logs
+        with path.open("a", encoding="utf-8") as card:
+            card.write(f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{self.mixup.config.to_yaml()}```\n")

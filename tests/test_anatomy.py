@@ -159,7 +159,9 @@ def test_models_that_are_no_sequence_classifiers_are_refused():
         Mixup(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="BertForSequenceClassification: no list of blocks"):
         trace(toy_model("bert", num_hidden_layers=0))
-    with pytest.raises(ValueError, match=r"BertModel returns \(11, 13, 32\) for 11 texts, not logits of shape \(11, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"BertModel returns \(11, 13, 32\) for 11 texts, not logits of shape \(11, 3\)"
+    ):
         Mixup(toy_model("bert").bert)
 
 
