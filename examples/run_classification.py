@@ -1,0 +1,50 @@
+"""Fine-tune a text classifier with mixup on a hub dataset or on files of your own.
+
+    python examples/run_classification.py \
+        --model_name_or_path bert-base-uncased --train_file train.csv --validation_file dev.csv --test_file test.csv \
+        --text_column_names sentence1,sentence2 --label_column_name label --mixup tmix --output_dir outputs/bert
+
+    python examples/run_classification.py configs/quickstart.yaml
+
+At the end: a table, and the same in results.json in the output folder. `hf-mixup train` runs the same steps.
+"""
+
+import sys
+
+from transformers import DataCollatorWithPadding, set_seed
+
+from hf_mixup import MixupTrainer
+from hf_mixup.arguments import parse
+from hf_mixup.classification import build_model, check_output_dir, encode, load_data, report
+from hf_mixup.config import resolve_config
+from hf_mixup.evaluation import compute_metrics_for
+
+
+def main() -> None:
+    model_args, data_args, training_args = parse(sys.argv[1:])
+    mixup = resolve_config(model_args.mixup)
+    checkpoint = check_output_dir(training_args, data_args.overwrite_output_dir)
+    set_seed(training_args.seed)
+
+    with training_args.main_process_first(desc="preparing the data"):
+        data = load_data(model_args, data_args, training_args)
+        model, tokenizer = build_model(model_args, data)
+        splits = encode(data, tokenizer, data_args)
+
+    trainer = MixupTrainer(
+        model=model,
+        args=training_args,
+        mixup=mixup,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics_for(data.problem_type),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    report(trainer, data, splits, mixup)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The fields of a training run, and how a YAML file and a command line become them."""
+
+import json
+from argparse import Action
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_mixup.config import nearest, resolve_config
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is fine-tuned, and with which mixup. The help of each field says what it means."""
+
+    model_name_or_path: str | None = _help(None, "A folder, a hub name, or demo:minilm (needs the demo extra).")
+    config_name: str | None = _help(None, "Folder or hub name of the config, if not the model's.")
+    tokenizer_name: str | None = _help(None, "Folder or hub name of the tokenizer, if not the model's.")
+    cache_dir: str | None = _help(None, "Folder for downloaded models and for the data as read.")
+    model_revision: str = _help("main", "Branch, tag or commit of a hub model.")
+    token: str | None = _help(None, "Token for private hub repositories.")
+    trust_remote_code: bool = _help(False, "Run model code that comes from the hub.")
+    ignore_mismatched_sizes: bool = _help(False, "Give a model that already is a classifier a new head.")
+    mixup: dict[str, Any] | str | None = _help(
+        "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is missing: a folder, a hub name, or demo:minilm.")
+
+
+@dataclass
+class DataArguments:
+    """What is trained and evaluated on. The help of each field says what it means."""
+
+    dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes (needs the demo extra).")
+    dataset_config_name: str | None = _help(None, "Configuration of the dataset.")
+    train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
+    validation_file: str | None = _help(None, "File for evaluation during training; else 10 % are held out.")
+    test_file: str | None = _help(None, "File for the evaluation at the end; else the validation data serve.")
+    train_split_name: str | None = _help(None, "Split of dataset_name to train on; train by default.")
+    validation_split_name: str | None = _help(None, "Split of dataset_name; validation by default, if there is one.")
+    test_split_name: str | None = _help(None, "Split of dataset_name; test by default, if there is one.")
+    text_column_names: str | None = _help(None, "Text column, or two, comma separated, for pairs; text by default.")
+    label_column_name: str | None = _help(None, "Label column; label or labels by default.")
+    label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
+    do_regression: bool | None = _help(None, "Labels are numbers to predict; true by default for decimal labels.")
+    max_seq_length: int = _help(128, "Longer texts are truncated to this many tokens.")
+    pad_to_max_length: bool = _help(False, "Pad to max_seq_length, not to the longest text of a batch.")
+    max_train_samples: int | None = _help(None, "Train on the first n rows only.")
+    max_eval_samples: int | None = _help(None, "Validate on the first n rows only.")
+    max_predict_samples: int | None = _help(None, "Test on the first n rows only.")
+    shuffle_train_dataset: bool = _help(False, "Shuffle the training rows before max_train_samples are taken.")
+    shuffle_seed: int = _help(42, "Seed of that shuffle, and of the rows that are held out.")
+    overwrite_cache: bool = _help(False, "Tokenise again, even if the tokenised data are cached.")
+    overwrite_output_dir: bool = _help(False, "Allow an output_dir that is not empty.")
+
+    def __post_init__(self) -> None:
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise ValueError("dataset_name, train_file: give one of the two.")
+        if self.dataset_name is not None and (self.validation_file or self.test_file):
+            raise ValueError("validation_file and test_file go with train_file, not with dataset_name.")
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected an integer >= 1.")
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Read the fields of a run from a YAML file, a command line, or both.
+
+    Args:
+        argv (`Sequence[str]`): optionally the path of a YAML file first, then `--field value` pairs, which win.
+            `--mixup.alpha 0.2` sets one field of the mixup config.
+
+    Returns:
+        `tuple[ModelArguments, DataArguments, TrainingArguments]`: the `mixup` of the first is a recipe, a path,
+        `"none"` or a dict of `MixupConfig` fields.
+
+    Raises:
+        ValueError: for an unknown field, a value of the wrong type, or a file that is not a mapping.
+        FileNotFoundError: for a missing YAML file.
+    """
+    argv = list(argv)
+    values = read_yaml(argv.pop(0)) if argv and not argv[0].startswith("-") else {}
+    groups: list[Any] = [ModelArguments, DataArguments, TrainingArguments]
+    parser = _Parser(groups, prog="hf-mixup train", allow_abbrev=False)
+    known = {option[2:]: action for action in parser._actions for option in action.option_strings}
+    argv, mixup_options = _split_mixup(argv)
+    _check_names([*values, *_option_names(argv)], known)
+    mixup = _merge_mixup(values.pop("mixup", "default"), mixup_options)
+    arguments = [part for name, value in values.items() for part in _to_argv(name, value, known[name])]
+    model_args, data_args, training_args = parser.parse_args_into_dataclasses(
+        arguments + argv, look_for_args_file=False
+    )
+    model_args.mixup = mixup
+    return model_args, data_args, training_args
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` where it is not a mapping."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the YAML file of a run.")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{path}: expected a mapping of field names to values, got {type(values).__name__}.")
+    return {str(name): value for name, value in values.items()}
+
+
+def _option_names(argv: Sequence[str]) -> list[str]:
+    return [part[2:].partition("=")[0] for part in argv if part.startswith("--")]
+
+
+def _check_names(names: Sequence[str], known: Mapping[str, Action]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown field {name!r}.{nearest(name, known)}")
+
+
+def _to_argv(name: str, value: Any, action: Action) -> list[str]:
+    """One YAML value as command-line words, so that argparse gives it the type of its field."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        words = [_word(item) for item in value]
+        return [f"--{name}", *words] if action.nargs == "+" else [f"--{name}={','.join(words)}"]
+    # YAML reads an unquoted no as false.
+    if value is False and "no" in (action.choices or ()):
+        value = "no"
+    return [f"--{name}={_word(value)}"]
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (Mapping, bool)) else str(value)
+
+
+def _split_mixup(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take `--mixup VALUE` and `--mixup.field VALUE` out of the command line, in their order."""
+    rest: list[str] = []
+    options: list[tuple[str, str]] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--mixup" and not name.startswith("--mixup."):
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+        if value.startswith("--"):
+            raise ValueError(f"{name[2:]}: expected a value after {name}.")
+        options.append((name.removeprefix("--mixup").removeprefix("."), value))
+    return rest, options
+
+
+def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
+    """The mixup of the file, or the last `--mixup`, with the fields of `--mixup.field` on top."""
+    spec = next((value for name, value in reversed(options) if not name), spec)
+    changes = {name: _yaml_value(f"mixup.{name}", value) for name, value in options if name}
+    if not changes:
+        return spec
+    config = resolve_config(spec)
+    if config is None:
+        raise ValueError(f"mixup.{next(iter(changes))}: mixup is none; choose one with --mixup, for example default.")
+    return {**config.to_dict(), **changes}
+
+
+def _yaml_value(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}={text!r}: not a YAML value.") from error

