@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import find_batch_size
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import HPSearchBackend
@@ -204,7 +204,8 @@ class MixupTrainer(Trainer):
         if not isinstance(data, Dataset) or config.num_labels == 1:
             return
         name = next((name for name in ("labels", "label") if name in data.column_names), None)
-        if name is not None and data.features[name].dtype.startswith(("int", "uint")):
+        feature = None if name is None else data.features[name]
+        if isinstance(feature, (Value, ClassLabel)) and feature.dtype.startswith(("int", "uint")):
             labels = torch.as_tensor(data.with_format(None)[name][:])
             check_labels(labels, problem_type_of(config, labels), config.num_labels)
 
