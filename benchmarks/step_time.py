@@ -2,8 +2,8 @@
 
     python benchmarks/step_time.py --rounds 30 --batch_size 32 --length 64
 
-Every round times one step of every contender on the same batch, in an order drawn anew, so that a machine that slows down
-slows all of them. Printed is the median over rounds of the ratio to plain Trainer, with its quartiles.
+Every round times one step of every contender on the same batch, in an order drawn anew, so that a machine that slows
+down slows all of them. Printed is the median over rounds of the ratio to plain Trainer, with its quartiles.
 """
 
 from __future__ import annotations

@@ -76,6 +76,9 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     mask = batch.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
+        if batch.get(name) is not None:
+            raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
     start = _first_mixed_call(anatomy, plan)
     plan, length = plan.to(tokens.device), tokens.shape[1]
     fixed = FIXED_READ.get(anatomy.readout)

@@ -194,9 +194,14 @@ def test_errors_leave_status_two_and_no_traceback(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
-# What is clearly better than a constant answer: STS-B 0, TREC and SST-2 about 0.25 and 0.5, GoEmotions 0.17.
+# Clearly better than a constant answer, which gives 0, 0.25 and 0.5. GoEmotions needs far more than a few hundred rows:
+# its 28 rare labels get as far as their frequencies here, from 0.69 at the start.
 SETS = {
-    "stsb": ({"label_column_name": "score"}, "regression", lambda metrics: metrics["pearson"] > 0.4),
+    "stsb": (
+        {"label_column_name": "score", "max_train_samples": 600, "num_train_epochs": 6},
+        "regression",
+        lambda metrics: metrics["pearson"] > 0.4,
+    ),
     "trec": ({}, "single_label_classification", lambda metrics: metrics["accuracy"] > 0.5),
     "sst2": ({}, "single_label_classification", lambda metrics: metrics["accuracy"] > 0.65),
     "goemotions": ({"label_delimiter": " "}, "multi_label_classification", lambda metrics: metrics["nll"] < 0.165),
@@ -211,26 +216,25 @@ def test_real_sets_train(name, toy_config, tmp_path):
     if not folder.is_dir():
         pytest.skip("needs the benchmark data in ../shared/data")
     options, problem_type, is_learnt = SETS[name]
-    config = toy_config(
-        model_name_or_path="demo:minilm",
-        train_file=str(folder / f"{name}_train.csv"),
-        test_file=str(folder / f"{name}_test.csv"),
-        shuffle_train_dataset=True,
-        max_train_samples=400,
-        max_predict_samples=200,
-        max_seq_length=48,
-        per_device_train_batch_size=16,
-        max_steps=None,
-        num_train_epochs=4,
-        learning_rate=3e-4,
-        warmup_steps=10,
-        mixup="default",
-        **options,
-    )
-    assert main(["train", config]) == 0
+    settings = {
+        "model_name_or_path": "demo:minilm",
+        "train_file": str(folder / f"{name}_train.csv"),
+        "test_file": str(folder / f"{name}_test.csv"),
+        "shuffle_train_dataset": True,
+        "max_train_samples": 400,
+        "max_predict_samples": 200,
+        "max_seq_length": 48,
+        "per_device_train_batch_size": 16,
+        "max_steps": None,
+        "num_train_epochs": 4,
+        "learning_rate": 3e-4,
+        "warmup_steps": 10,
+        "mixup": "default",
+    }
+    assert main(["train", toy_config(**settings | options)]) == 0
     results = results_of(tmp_path / "out")
     assert results["problem_type"] == problem_type
-    assert results["rows"] == {"train": 400, "test": 200}
+    assert results["rows"] == {"train": options.get("max_train_samples", 400), "test": 200}
     assert is_learnt(results["metrics"]), results["metrics"]
 
 
@@ -247,11 +251,22 @@ def test_text_pairs_reach_both_segments(toy_config, tmp_path):
 
 
 def test_several_labels_a_text(toy_config, tmp_path):
-    rows = [("a fine film", "joy love"), ("the dull plot", "anger"), ("a film", ""), ("a poor film", "anger fear")] * 10
+    rows = [
+        ("a fine film", "joy love"),
+        ("the dull plot", "anger"),
+        ("the plot", ""),
+        ("a poor film", "anger fear"),
+    ] * 10
     train_file = write_csv(tmp_path / "emotions.csv", ["text", "labels"], rows)
-    assert main(["train", toy_config(train_file=train_file, test_file=None), "--label_delimiter", " "]) == 0
+    assert (
+        main(
+            ["train", toy_config(train_file=train_file, test_file=None), "--label_delimiter", " ", "--max_steps", "80"]
+        )
+        == 0
+    )
     results = results_of(tmp_path / "out")
     assert results["problem_type"] == "multi_label_classification"
+    assert results["metrics"]["micro_f1"] > 0.7
     assert set(results["metrics"]) >= {"micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier"}
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert list(model.config.label2id) == ["anger", "fear", "joy", "love"]

@@ -204,6 +204,16 @@ def test_nested_plans_and_unreached_sites_are_errors():
         pass
 
 
+def test_a_decoder_text_of_ones_own_is_refused():
+    mixup, batch = Mixup(cached_toy_model("t5")), toy_batch()
+    batch["decoder_input_ids"] = batch["input_ids"]
+    with (
+        pytest.raises(ValueError, match="decoder_input_ids: leave it out"),
+        mixup.apply(MixupPlan(PARTNER, LAM, "embeddings"), batch),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     ("plan_size", "batch", "message"),
     [
