@@ -18,8 +18,8 @@ class MaskKind:
     """How a block takes an attention mask.
 
     Args:
-        convention (`str`): `"bias"`: added to the scores; `"keep"`: boolean, where the kernel takes a bias as well;
-            `"keep_only"`: boolean, nothing else understood; `"subtract"`: 1 where nothing may be read.
+        convention (`str`): `"bias"`: added to the scores, or boolean where the kernel takes both; `"keep_only"`: true
+            where something may be read, nothing else understood; `"subtract"`: 1 where nothing may be read.
         batch_dim (`int`): the dimension of the batch.
     """
 
@@ -48,8 +48,9 @@ class Anatomy:
         lookups (`list[tuple[nn.Module, int]]`): token, position and segment embeddings, each with its stack.
         lookup_masks (`list[tuple[nn.Module, str]]`): embedding modules that multiply by a mask, and its argument.
         batch_dim (`int`): dimension of the batch in hidden states.
-        readout (`str`): where the head reads: `"first"`, `"last"`, `"last_token"`, `"mean"` or `"all"`.
+        readout (`str`): where the head reads: `"first"`, `"last"`, `"last_token"`, `"last_eos"`, `"mean"` or `"all"`.
         read_at (`nn.Module`): the module whose output the head reads.
+        attention (`str`): the attention kernel, as transformers names it.
     """
 
     root: nn.Module
@@ -60,6 +61,7 @@ class Anatomy:
     batch_dim: int
     readout: str
     read_at: nn.Module
+    attention: str
 
     @property
     def depth(self) -> int:

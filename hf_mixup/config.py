@@ -6,9 +6,10 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from importlib.resources import files
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -62,38 +63,38 @@ class MixupConfig:
     def __post_init__(self) -> None:
         _one_of("site", self.site, SITES)
         _one_of("mode", self.mode, MODES)
-        _number("alpha", self.alpha, low=0, open_low=True)
-        _number("prob", self.prob, low=0, high=1)
+        self.alpha = _number("alpha", self.alpha, low=0, open_low=True)
+        self.prob = _number("prob", self.prob, low=0, high=1)
         if self.beta is not None:
-            _number("beta", self.beta, low=0, open_low=True)
+            self.beta = _number("beta", self.beta, low=0, open_low=True)
         if self.lam is not None:
-            _number("lam", self.lam, low=0, high=1)
+            self.lam = _number("lam", self.lam, low=0, high=1)
         if self.off_epoch is not None:
-            _number("off_epoch", self.off_epoch, low=0)
+            self.off_epoch = _number("off_epoch", self.off_epoch, low=0)
         for name in ("dominant", "self_pairs"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")
         if self.layers is not None:
-            self._check_layers()
+            self.layers = self._checked_layers(self.layers)
         if self.class_weights is not None:
             if isinstance(self.class_weights, (str, Mapping)) or not isinstance(self.class_weights, Iterable):
                 raise ValueError(f"class_weights={self.class_weights!r}: expected a list of numbers, one per class.")
-            self.class_weights = list(self.class_weights)
-            for weight in self.class_weights:
-                _number("class_weights", weight, low=0)
+            self.class_weights = [_number("class_weights", weight, low=0) for weight in self.class_weights]
+            if not any(self.class_weights):
+                raise ValueError(f"class_weights={self.class_weights!r}: at least one must be > 0.")
 
-    def _check_layers(self) -> None:
+    def _checked_layers(self, layers: Any) -> list[int | str]:
         if self.site != "hidden":
-            raise ValueError(f"layers={self.layers!r} needs site='hidden', got site={self.site!r}.")
-        layers = self.layers
-        if isinstance(layers, (int, str)) or not isinstance(layers, Iterable) or not list(layers):
+            raise ValueError(f"layers={layers!r} needs site='hidden', got site={self.site!r}.")
+        items = [] if isinstance(layers, (int, str)) or not isinstance(layers, Iterable) else list(layers)
+        if not items:
             raise ValueError(f"layers={layers!r}: expected a list of layer numbers such as [2, 3, -1] or ['7/12'].")
-        self.layers = list(layers)
-        for layer in self.layers:
+        for layer in items:
             if isinstance(layer, str):
                 _fraction(layer)
-            elif isinstance(layer, bool) or not isinstance(layer, int):
-                raise ValueError(f"layers={layers!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
+            elif isinstance(layer, bool) or not isinstance(layer, Integral):
+                raise ValueError(f"layers={items!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
+        return [layer if isinstance(layer, str) else int(layer) for layer in items]
 
     def resolve_layers(self, depth: int) -> list[int]:
         """The layers as numbers in [0, `depth`), for a model of `depth` blocks.
@@ -185,7 +186,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
     if spec is None or spec is False or spec == "none":
         return None
     if isinstance(spec, MixupConfig):
-        return spec
+        return replace(spec)
     if spec is True:
         spec = "default"
     if isinstance(spec, Mapping):
@@ -214,11 +215,12 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}.{nearest(str(value), allowed)}")
 
 
-def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
         bounds = f"{'>' if open_low else '>='} {low}" + (f" and <= {high}" if math.isfinite(high) else "")
         raise ValueError(f"{name}={value!r}: expected a finite number {bounds}.")
+    return float(value)
 
 
 def _fraction(text: str) -> Fraction:

@@ -121,20 +121,19 @@ class SoftMask(torch.Tensor):
             return args[0]
         if func is torch.Tensor.masked_fill:
             scores, mask = args[:2]
-            biased = scores + mask.log_weight.to(scores.dtype)
-            return torch.logaddexp(biased, mask.log_blind.to(scores.dtype).expand_as(biased))
+            # Under autocast the scores are in half precision, where the mask's own lowest value would be -inf.
+            lowest = torch.finfo(scores.dtype).min
+            biased = scores + mask.log_weight.clamp_min(lowest).to(scores.dtype)
+            return torch.logaddexp(biased, mask.log_blind.clamp_min(lowest).to(scores.dtype).expand_as(biased))
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
-def soft_mask(
-    keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, blind_counts: Tensor | None = None
-) -> SoftMask:
+def soft_mask(keep: Tensor, partner: Tensor, lam: Tensor, blind_counts: Tensor | None = None) -> SoftMask:
     """The boolean mask `keep` (true: may be read) of a kernel that takes no bias, interpolated.
 
     Args:
         keep (`torch.Tensor` of shape `(batch, 1, queries, keys)`): the unmixed mask.
         partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
-        dtype (`torch.dtype`): of the attention scores.
         blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): pairs in which a query that only one of the two
             may use still counts for both, because the model reads it (`reads_padding`).
     """
@@ -143,10 +142,9 @@ def soft_mask(
     if blind_counts is not None:
         mixed_blind = torch.lerp(blind[partner], blind, _along(lam.float(), blind, 0))
         both_blind = torch.where(_along(blind_counts, blind, 0), mixed_blind, both_blind)
-    lowest = torch.finfo(dtype).min
     mask = (keep > 0).as_subclass(SoftMask)
-    mask.log_weight = mix_keep(keep, partner, lam, dtype).clamp_min(lowest)
-    mask.log_blind = both_blind.log().clamp_min(lowest).to(dtype)
+    mask.log_weight = mix_keep(keep, partner, lam, torch.float32)
+    mask.log_blind = both_blind.log()
     return mask
 
 
@@ -155,13 +153,18 @@ def _mean_keep(keep: Tensor, partner: Tensor, lam: Tensor, batch_dim: int) -> Te
     return torch.lerp(keep.index_select(batch_dim, partner), keep, _along(lam.float(), keep, batch_dim))
 
 
-def last_token_position(input_ids: Tensor, pad_token_id: int | None) -> Tensor:
-    """Where transformers' last-token heads read: the last position that is not padding, `(batch,)`."""
-    length = input_ids.shape[1]
-    if pad_token_id is None:
-        return torch.full_like(input_ids[:, 0], length - 1)
-    positions = torch.arange(length, device=input_ids.device)
-    return (positions * (input_ids != pad_token_id)).argmax(-1)
+def last_token_position(input_ids: Tensor, pad_token_id: int) -> Tensor:
+    """The last position that is not padding, where the heads of decoders read: `(batch,)`."""
+    return _last(input_ids != pad_token_id)
+
+
+def last_eos_position(input_ids: Tensor, eos_token_id: int) -> Tensor:
+    """The last end-of-text token, where the heads of encoder-decoders read: `(batch,)`."""
+    return _last(input_ids == eos_token_id)
+
+
+def _last(found: Tensor) -> Tensor:
+    return (torch.arange(found.shape[1], device=found.device) * found).argmax(-1)
 
 
 def read_last_token(hidden: Tensor, position: Tensor, partner: Tensor, lam: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,13 @@ from torch import Tensor, nn
 from hf_mixup import targets
 from hf_mixup.anatomy import Anatomy, model_config, text_config
 from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.exactness import check_endpoints
 from hf_mixup.plan import MixupPlan, PlanStream
 from hf_mixup.probe import trace
 from hf_mixup.sites import Hooks, begin
+
+# Models with a plan applied to them right now.
+_IN_USE: WeakSet[nn.Module] = WeakSet()
 
 
 class Mixup:
@@ -82,7 +87,7 @@ class Mixup:
         Raises:
             ValueError: for a model whose sites cannot be found, a layer out of range, a missing pad token.
         """
-        if self._hooks is None:
+        if self._hooks is None or self._hooks.anatomy.attention != model_config(self.model)._attn_implementation:
             if not _has_pad_token(self.model):
                 raise ValueError(
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
@@ -93,6 +98,7 @@ class Mixup:
             if self.config.site == "word_embeddings" and not anatomy.lookups:
                 raise ValueError(f"site='word_embeddings': {type(anatomy.root).__name__} has no nn.Embedding lookup.")
             self._hooks = Hooks(anatomy)
+            check_endpoints(anatomy, self.config, self._mixing)
         return self._hooks.anatomy
 
     def draw(self, batch: Mapping[str, Any], epoch: float | None = None) -> MixupPlan:
@@ -127,14 +133,22 @@ class Mixup:
             yield
             return
         self.prepare()
+        with self._mixing(plan, batch):
+            yield
+
+    @contextmanager
+    def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
         assert self._hooks is not None
-        if self._hooks.mixing is not None:
+        root = self._hooks.anatomy.root
+        if root in _IN_USE:
             raise RuntimeError("apply is already under way on this model; one plan applies to one forward pass.")
         mixing = begin(self._hooks.anatomy, plan, batch)
         handles = self._hooks.register(mixing)
+        _IN_USE.add(root)
         try:
             yield
         finally:
+            _IN_USE.discard(root)
             for handle in handles:
                 handle.remove()
             self._hooks.release()
@@ -206,7 +220,7 @@ class Mixup:
 
 def _batch_size(batch: Mapping[str, Any]) -> int:
     for name in ("input_ids", "inputs_embeds"):
-        if name in batch:
+        if batch.get(name) is not None:
             return batch[name].shape[0]
     raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
 

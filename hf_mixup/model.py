@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,13 +32,14 @@ class MixupModel(nn.Module):
         model (`nn.Module`): a sequence classifier of transformers, or a PEFT model around one.
         config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
         seed (`int`, defaults to 0): seed of the plans.
-        rank (`int`, *optional*): index of this process, by default that of torch.distributed, or 0.
+        rank (`int`, *optional*): index of this process, by default that of torch.distributed or its launcher, or 0.
 
     Raises:
         ValueError: for a config that does not fit the model; in training, for a batch without labels.
 
-    `model.mixup` is the `Mixup` behind it; set `model.mixup_epoch` as training goes on where the config has an
-    `off_epoch`.
+    `model.mixup` is the `Mixup` behind it. Set `model.mixup_epoch` as training goes on where the config has an
+    `off_epoch`. To resume with the same plans, save `model.mixup.state_dict()` with the checkpoint: a plain Trainer
+    does not know of it (MixupTrainer does it by itself).
     """
 
     mixup: Mixup
@@ -44,18 +47,14 @@ class MixupModel(nn.Module):
 
     def __new__(
         cls,
-        model: nn.Module | None = None,
+        model: nn.Module,
         config: MixupConfig | Mapping[str, Any] | str | None = None,
         seed: int = 0,
         rank: int | None = None,
     ) -> MixupModel:
-        if model is None:  # what copying does before it fills in the attributes
-            return super().__new__(cls)
         if isinstance(model, MixupModel):
             raise ValueError("This model is a MixupModel already.")
-        # The name of the model's own class is what save_pretrained writes into the config.
-        derived = type(type(model).__name__, (MixupModel, type(model)), {"__module__": type(model).__module__})
-        mixing: MixupModel = object.__new__(derived)
+        mixing: MixupModel = object.__new__(_derive(type(model)))
         mixing.__dict__.update(model.__dict__)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
         mixing.mixup_epoch = None
@@ -63,6 +62,10 @@ class MixupModel(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Everything is there already: the attributes are the model's own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied as its own class and attributes; the derived class is made anew."""
+        return _rebuild, (type(self).__mro__[2],), self.__dict__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         mixup = self.__dict__.get("mixup")
@@ -83,6 +86,16 @@ class MixupModel(nn.Module):
         return with_loss(outputs, _reduce(losses, labels, items))
 
 
+@cache
+def _derive(base: Any) -> type[MixupModel]:
+    # The name of the model's own class is what save_pretrained writes into the config.
+    return type(base.__name__, (MixupModel, base), {"__module__": base.__module__})
+
+
+def _rebuild(base: type[nn.Module]) -> MixupModel:
+    return object.__new__(_derive(base))
+
+
 def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
     """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
     if items is None:
@@ -92,5 +105,7 @@ def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tenso
 
 
 def _process_index() -> int:
-    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if is_distributed else 0
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    # Launchers say it before the process group is there.
+    return int(os.environ.get("RANK", 0))

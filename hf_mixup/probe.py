@@ -28,6 +28,7 @@ from hf_mixup.anatomy import (
     transformers_model,
     with_first_tensor,
 )
+from hf_mixup.readout import find_readout, nonzero_parameters
 
 # Prime sizes, so that a dimension is recognised by its size.
 PROBE_BATCH, PROBE_LENGTH, SHORTEST = 11, 13, 8
@@ -60,13 +61,17 @@ def trace(model: nn.Module) -> Anatomy:
         raise ValueError(f"{type(root).__name__}: no list of blocks (nn.ModuleList) found, so no site to mix at.")
     batch = probe_batch(root, next(root.parameters()).device)
     record = _Record(backbone, block_lists, batch)
-    with _evaluation_mode(root), record.watching():
+    with evaluation_mode(root), nonzero_parameters(root, backbone), record.watching():
         try:
             output = root(**batch)
         except Exception as error:
             raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {error}") from error
         logits = _checked_logits(root, output)
-        readout, read_at = find_readout(record, logits, batch)
+        outputs = [
+            (backbone, record.backbone_output, 0),
+            (record.calls[-1].module, record.block_output, record.batch_dim),
+        ]
+        readout, read_at = find_readout(logits, outputs, batch, text_config(root).eos_token_id)
     return record.anatomy(root, readout, read_at)
 
 
@@ -123,14 +128,16 @@ def probe_batch(root: nn.Module, device: torch.device) -> dict[str, Tensor]:
         start = PROBE_LENGTH - length if row % 2 else 0
         tokens = torch.tensor([ordinary[(3 * row + 7 * t) % len(ordinary)] for t in range(length)])
         if isinstance(eos, int) and eos != pad:
-            tokens[-1] = eos
+            # Not always at the end, so that a head that looks for it is told from one that reads the last token.
+            tokens[-2 if row % 3 == 2 else -1] = eos
         input_ids[row, start : start + length] = tokens
         mask[row, start : start + length] = 1
     return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
 
 
 @contextmanager
-def _evaluation_mode(root: nn.Module) -> Iterator[None]:
+def evaluation_mode(root: nn.Module) -> Iterator[None]:
+    """`root` in evaluation mode, each module's own mode restored after."""
     training = [module for module in root.modules() if module.training]
     root.eval()
     try:
@@ -166,7 +173,7 @@ class _Record:
                 continue
             if isinstance(module, nn.Embedding):
                 if module.embedding_dim in widths:
-                    handles.append(module.register_forward_hook(self.after_lookup))
+                    handles.append(_with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
             elif not set(self.stack_of) & set(module.modules()):
                 handles.append(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
         try:
@@ -187,9 +194,7 @@ class _Record:
 
     def mask_kind(self, mask: Tensor) -> MaskKind:
         batch_dim = list(mask.shape).index(PROBE_BATCH)
-        if mask.dtype == torch.bool:
-            return MaskKind("keep", batch_dim)
-        if mask.is_floating_point() and mask.min() < -1:
+        if mask.dtype == torch.bool or (mask.is_floating_point() and mask.min() < -1):
             return MaskKind("bias", batch_dim)
         unpadded_text_may_be_read = bool(mask.select(batch_dim, 0).max() > 0)
         return MaskKind("keep_only" if unpadded_text_may_be_read else "subtract", batch_dim)
@@ -206,8 +211,7 @@ class _Record:
         return with_first_tensor(output, self.backbone_output)
 
     def after_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        if PROBE_BATCH in output.shape[:2]:
-            self.lookups.append((module, 1 if self.calls else 0))
+        self.lookups.append((module, 1 if self.calls else 0))
 
     def before_other(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.calls or not any(isinstance(child, nn.Embedding) for child in module.modules()):
@@ -222,7 +226,18 @@ class _Record:
         for call in self.calls:
             call.stack = order.index(call.stack)
         lookups = [(module, min(stack, len(order) - 1)) for module, stack in self.lookups]
-        return Anatomy(root, self.backbone, self.calls, lookups, self.lookup_masks, self.batch_dim, readout, read_at)
+        attention = model_config(root)._attn_implementation
+        return Anatomy(
+            root, self.backbone, self.calls, lookups, self.lookup_masks, self.batch_dim, readout, read_at, attention
+        )
+
+
+def _with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
+    """The PEFT layer around an embedding, whose output is what the model goes on with; else the embedding itself."""
+    parents = {child: parent for parent in backbone.modules() for child in parent.children()}
+    while type(parents.get(module)).__module__.startswith("peft."):
+        module = parents[module]
+    return module
 
 
 def _input_embeddings(backbone: nn.Module) -> nn.Embedding | None:
@@ -230,43 +245,3 @@ def _input_embeddings(backbone: nn.Module) -> nn.Embedding | None:
     if isinstance(embeddings, nn.Embedding):
         return embeddings
     return next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
-
-
-def find_readout(record: _Record, logits: Tensor, batch: dict[str, Tensor]) -> tuple[str, nn.Module]:
-    """Where the head reads the hidden states: the positions on which the logits' gradient is not zero."""
-    objective = (logits.float() * torch.arange(1, logits.shape[-1] + 1, device=logits.device)).sum()
-    sources = [
-        (record.backbone, record.backbone_output, 0),
-        (record.calls[-1].module, record.block_output, record.batch_dim),
-    ]
-    sources = [source for source in sources if source[1].requires_grad]
-    gradients = torch.autograd.grad(objective, [output for _, output, _ in sources], allow_unused=True)
-    for (module, _, batch_dim), gradient in zip(sources, gradients, strict=True):
-        if gradient is not None and gradient.dim() == 3 and gradient.abs().max() > 0:
-            by_position = gradient.transpose(0, batch_dim)
-            return _name_readout(by_position, batch["attention_mask"].bool(), module), module
-    raise ValueError("The logits do not depend on the output of the last block, so there is nothing to mix.")
-
-
-def _name_readout(gradient: Tensor, mask: Tensor, module: nn.Module) -> str:
-    read = gradient.abs().amax(-1) > 0
-    positions = torch.arange(PROBE_LENGTH, device=mask.device)
-    last_token = (positions * mask).argmax(-1, keepdim=True)
-    patterns = {
-        "first": (positions == 0).expand_as(mask),
-        "last": (positions == PROBE_LENGTH - 1).expand_as(mask),
-        "last_token": positions == last_token,
-        "mean": mask,
-        "all": torch.ones_like(mask),
-    }
-    name = next((name for name, pattern in patterns.items() if torch.equal(read, pattern)), None)
-    if name == "mean":
-        counts = mask.sum(1).view(-1, 1, 1)
-        even = (gradient.sum(1, keepdim=True) / counts) * mask.unsqueeze(-1)
-        name = "mean" if torch.allclose(gradient, even, rtol=1e-2, atol=1e-6) else None
-    if name is None:
-        raise ValueError(
-            f"The head reads the output of {type(module).__name__} at positions that follow no known rule "
-            "(first, last, last token, mean); mixup cannot interpolate what it reads."
-        )
-    return name

@@ -28,6 +28,8 @@ from hf_mixup.plan import MixupPlan
 
 # The position of heads that read the same one in every text.
 FIXED_READ = {"first": 0, "last": -1}
+# Heads that find the position in the tokens of each text.
+FOUND_IN_TEXT = ("last_token", "last_eos")
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Mixing:
         weights (`list[torch.Tensor]`): weight of the example itself at each position, `(batch, length)`, per stack.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
         reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
-        last_token (`torch.Tensor` of shape `(batch,)`, *optional*): position of the last token.
+        read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
         start (`int`): number of block calls below the site; the first block that sees the mixture.
     """
 
@@ -47,7 +49,7 @@ class Mixing:
     weights: list[Tensor]
     mask: Tensor | None
     reads_padding: Tensor | None
-    last_token: Tensor | None
+    read_position: Tensor | None
     start: int
     reached: bool = False
     seen: dict[nn.Module, int] = field(default_factory=dict)
@@ -68,11 +70,14 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     Raises:
         ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
     """
-    tokens = batch.get("input_ids", batch.get("inputs_embeds"))
+    ids = batch.get("input_ids")
+    tokens = batch.get("inputs_embeds") if ids is None else ids
     if tokens is None:
         raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
     if tokens.shape[0] != plan.lam.shape[0]:
         raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
+    if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
+        raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
     mask = batch.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
@@ -85,16 +90,23 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     text = None if anatomy.readout == "all" else mask
     weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
     padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
-    last_token = None
-    if anatomy.readout == "last_token":
-        last_token = torch.full_like(plan.partner, length - 1)
-        if "input_ids" in batch:
-            last_token = interpolation.last_token_position(tokens, text_config(anatomy.root).pad_token_id)
+    read_position = _read_position(anatomy, ids)
     if anatomy.calls[-1].stack > 0:
         # A decoder without a mask of its own reads every position up to the one that the head reads.
-        read = None if last_token is None else torch.arange(length, device=tokens.device) <= last_token.unsqueeze(1)
+        positions = torch.arange(length, device=tokens.device)
+        read = None if read_position is None else positions <= read_position.unsqueeze(1)
         weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
-    return Mixing(plan, weights, mask, padded, last_token, start)
+    return Mixing(plan, weights, mask, padded, read_position, start)
+
+
+def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:
+    """Where the head reads each text, for heads that find the position in the text."""
+    if ids is None or anatomy.readout not in FOUND_IN_TEXT:
+        return None
+    config = text_config(anatomy.root)
+    if anatomy.readout == "last_eos":
+        return interpolation.last_eos_position(ids, config.eos_token_id)
+    return interpolation.last_token_position(ids, config.pad_token_id)
 
 
 def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
@@ -138,15 +150,19 @@ class Hooks:
         for module, positions in self.positions.items():
             if positions[-1] >= mixing.start:
                 handles.append(module.register_forward_pre_hook(self.before_block, with_kwargs=True))
-        if mixing.start == anatomy.depth:
-            handles.append(anatomy.calls[-1].module.register_forward_hook(self.after_block))
+        if self._ends_a_stack(mixing.start - 1):
+            handles.append(anatomy.calls[mixing.start - 1].module.register_forward_hook(self.after_block))
         if mixing.plan.site == "word_embeddings":
             handles += [module.register_forward_hook(self.mix_lookup) for module in self.lookup_stacks]
             for module in self.lookup_mask_names:
                 handles.append(module.register_forward_pre_hook(self.before_lookup, with_kwargs=True))
-        if anatomy.readout in ("last_token", "mean"):
+        if anatomy.readout in (*FOUND_IN_TEXT, "mean"):
             handles.append(anatomy.read_at.register_forward_hook(self.mix_readout))
         return handles
+
+    def _ends_a_stack(self, index: int) -> bool:
+        calls = self.anatomy.calls
+        return index >= 0 and (index == len(calls) - 1 or calls[index + 1].stack != calls[index].stack)
 
     def release(self) -> None:
         """Forget the current forward pass."""
@@ -194,7 +210,7 @@ class Hooks:
             return tuple(self._mix_argument(name, part, call, dtype) for part in value)
         if not isinstance(value, Tensor):
             return value
-        if name == ENCODER_STATES and mixing.start >= anatomy.first_call(call.stack):
+        if name == ENCODER_STATES and mixing.start > anatomy.first_call(call.stack):
             return _once(mixing, value, lambda states: mixing.mix(states, 0, anatomy.batch_dim))
         if name in LINEAR_ARGUMENTS:
             return _once(mixing, value, self._mix_line)
@@ -214,22 +230,21 @@ class Hooks:
         is_shared = mask.shape[batch_dim] == 1 or mask.stride(batch_dim) == 0
         if is_shared:
             return mask
-        if kind.convention == "bias":
-            return interpolation.mix_bias(mask, plan.partner, plan.lam, batch_dim)
+        if kind.convention == "keep_only":
+            return interpolation.soft_mask(mask, plan.partner, plan.lam, self.current.reads_padding)
         if kind.convention == "subtract":
             return interpolation.mix_subtracted(mask, plan.partner, plan.lam, batch_dim)
-        if kind.convention == "keep":
+        if mask.dtype == torch.bool:
             return interpolation.mix_keep(mask, plan.partner, plan.lam, dtype, batch_dim)
-        return interpolation.soft_mask(mask, plan.partner, plan.lam, dtype, self.current.reads_padding)
+        return interpolation.mix_bias(mask, plan.partner, plan.lam, batch_dim)
 
     def after_block(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Mix what leaves the last block."""
-        mixing = self.current
-        if self._position(module, self.positions[module]) < self.anatomy.depth - 1:
+        """Mix what leaves the last block of a stack."""
+        mixing, last = self.current, self.current.start - 1
+        if self._position(module, self.positions[module]) != last:
             return None
-        hidden = first_tensor(output)
-        stack = self.anatomy.calls[-1].stack
-        return with_first_tensor(output, mixing.mix(hidden, stack, self.anatomy.batch_dim))
+        stack = self.anatomy.calls[last].stack
+        return with_first_tensor(output, mixing.mix(first_tensor(output), stack, self.anatomy.batch_dim))
 
     def mix_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Mix token, position and segment embeddings."""
@@ -253,8 +268,8 @@ class Hooks:
         """Put what the head would read of the mixture wherever it may look."""
         mixing, plan = self.current, self.current.plan
         hidden = first_tensor(output)
-        if mixing.last_token is not None:
-            read = interpolation.read_last_token(hidden, mixing.last_token, plan.partner, plan.lam)
+        if mixing.read_position is not None:
+            read = interpolation.read_last_token(hidden, mixing.read_position, plan.partner, plan.lam)
         else:
             read = interpolation.read_mean(hidden, mixing.mask, plan.partner, plan.lam)
         return with_first_tensor(output, read.unsqueeze(1).expand_as(hidden))

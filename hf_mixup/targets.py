@@ -28,14 +28,12 @@ def problem_type_of(config: Any, labels: Tensor) -> str:
     return "multi_label_classification" if is_float else "single_label_classification"
 
 
-def check_labels(labels: Tensor | None, problem_type: str, num_labels: int) -> None:
+def check_labels(labels: Tensor, problem_type: str, num_labels: int) -> None:
     """Refuse labels that cannot be trained on. Reads their values, so call it once, before the first step.
 
     Raises:
-        ValueError: for missing labels, a wrong shape, or classes outside [0, `num_labels`).
+        ValueError: for a wrong shape, or classes outside [0, `num_labels`).
     """
-    if labels is None:
-        raise ValueError("labels: none in this training batch; mixup needs the labels to mix.")
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type={problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}.")
     per_example = labels.numel() // max(labels.shape[0], 1)

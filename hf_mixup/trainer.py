@@ -107,8 +107,9 @@ class MixupTrainer(Trainer):
         mixup = self._mixup_of_current_model()
         inputs = dict(inputs)
         labels = inputs.pop("labels", None)
+        if labels is None:
+            raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
         problem_type = mixup.problem_type(labels)
-        assert labels is not None
         drawn = mixup.draw(inputs, self.state.epoch or 0.0)
         plan = drawn.to(labels.device)
         with mixup.apply(plan, inputs):
@@ -195,8 +196,11 @@ class MixupTrainer(Trainer):
         if self.mixup is not None:
             self.mixup.stream = PlanStream(self.args.seed, self.args.process_index)
             self._check_label_column(model_config(self.mixup.model))
-        self._logs, self._step_examples = MixupLogs(), None
-        return super().train(*args, **kwargs)
+        self._logs = MixupLogs()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._step_examples = None
 
     def _check_label_column(self, config: Any) -> None:
         """Refuse class indices that the model does not have before the first step, wherever they are in the data."""

@@ -128,30 +128,114 @@ def test_mean_pooling_is_interpolated(pooling):
     assert relative_difference(mixed_logits(model, batch, "hidden", 1, 1e-6), clean[PARTNER]) < 0.01
 
 
-def test_position_ids_of_one_text_follow_it_into_the_mixture():
-    model = cached_toy_model("llama")
-    batch = toy_batch(side="left")
-    batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0) * 2
-    clean = logits_of(model, batch)
-    assert relative_difference(mixed_logits(model, batch, "hidden", 0, 0.0), clean[PARTNER]) < 1e-4
-
-
-@pytest.mark.parametrize(
-    "broken",
-    ["mix_bias", "mix_keep", "read_last_token"],
-)
+@pytest.mark.parametrize("broken", ["mix_bias", "mix_keep", "read_last_token"])
 def test_exactness_needs_the_masks_and_the_read_out(monkeypatch, broken):
-    """The control for the tests above: without the rule, the same comparison fails."""
+    """The control for the tests above: without the rule, the same comparison fails, and the model is refused."""
     unmixed = {
         "mix_bias": lambda bias, *rest: bias,
         "mix_keep": lambda keep, *rest: keep,
-        "read_last_token": lambda hidden, position, partner, lam: hidden[torch.arange(4), position],
+        "read_last_token": lambda hidden, position, partner, lam: hidden[torch.arange(len(lam)), position],
     }
     monkeypatch.setattr(interpolation_module, broken, unmixed[broken])
     model = cached_toy_model("llama", "eager" if broken == "mix_bias" else "sdpa")
+    with pytest.raises(ValueError, match="site='hidden 0': in LlamaForSequenceClassification the logits .* differ"):
+        Mixup(model, MixupConfig(site="hidden"))
+    monkeypatch.setattr("hf_mixup.mixup.check_endpoints", lambda *args: None)
     batch = toy_batch()
     clean = logits_of(model, batch)
     assert relative_difference(mixed_logits(model, batch, "hidden", 0, 0.0), clean[PARTNER]) > 1e-2
+
+
+@pytest.mark.parametrize("family", ["bert", "electra", "gpt2", "llama"])
+@pytest.mark.parametrize("site", ["word_embeddings", "embeddings", "hidden"])
+def test_positions_that_the_user_gives_follow_their_text(family, site):
+    model, batch = cached_toy_model(family), toy_batch(side="left")
+    batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0) * 2
+    clean = logits_of(model, batch)
+    layer = 0 if site == "hidden" else None
+    if family in ("bert", "electra"):
+        # What these read at position 0 is padding, so only rows of full length are compared.
+        batch, clean = toy_batch((16,) * 4), None
+        batch["position_ids"] = torch.stack([torch.arange(16) + 3 * row for row in range(4)])
+        clean = logits_of(model, batch)
+    assert relative_difference(mixed_logits(model, batch, site, layer, 0.0), clean[PARTNER]) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("site", SITES)
+def test_encoder_decoders_are_read_at_the_end_of_text_wherever_it_is(family, site):
+    model, batch = cached_toy_model(family), toy_batch()
+    for row, length in enumerate(batch["attention_mask"].sum(1)):
+        batch["input_ids"][row, length - 3], batch["input_ids"][row, length - 1] = 2, 9
+    clean = logits_of(model, batch)
+    for layer in layers_of(model, site):
+        for lam, expected in ((1.0, clean), (0.0, clean[PARTNER])):
+            assert relative_difference(mixed_logits(model, batch, site, layer, lam), expected) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+def test_adapters_on_the_embedding_are_mixed_with_it(family):
+    peft = pytest.importorskip("peft", reason="peft is an optional package")
+    name = {"roberta": "word_embeddings", "bert": "word_embeddings", "gpt2": "wte", "llama": "embed_tokens"}[family]
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=[name])
+    model = peft.get_peft_model(toy_model(family), config).eval()
+    with torch.no_grad():
+        for parameter in (p for n, p in model.named_parameters() if "lora_" in n):
+            parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    batch = toy_batch()
+    clean = logits_of(model, batch)
+    assert relative_difference(mixed_logits(model, batch, "word_embeddings", None, 0.0), clean[PARTNER]) < 1e-4
+
+
+@pytest.mark.parametrize(("before", "after"), [("sdpa", "eager"), ("eager", "sdpa")])
+def test_an_attention_kernel_may_change_later(before, after):
+    model, batch = toy_model("bert", before), toy_batch()
+    mixup = Mixup(model, MixupConfig(site="hidden"))
+    model.set_attn_implementation(after)
+    with mixup.apply(MixupPlan(PARTNER, torch.zeros(4), "hidden", 0), batch):
+        mixed = logits_of(model, batch)
+    assert relative_difference(mixed, logits_of(model, batch)[PARTNER]) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_head_that_starts_at_zero_is_read_all_the_same(family):
+    model = toy_model(family)
+    head = model.classifier if family == "bert" else model.score
+    torch.nn.init.zeros_(head.weight)
+    assert trace(model).readout == {"bert": "first", "llama": "last_token"}[family]
+    assert not head.weight.any()
+
+
+def test_the_last_encoder_block_is_mixed_before_the_norm_behind_it():
+    model, batch, seen = cached_toy_model("t5"), toy_batch((9, 9, 9, 9)), {}
+    blocks = model.transformer.encoder.block
+    with Mixup(model, MixupConfig(site="hidden")).apply(
+        plan := MixupPlan(PARTNER, torch.full((4,), 0.3), "hidden", 2), batch
+    ):
+        handles = [
+            blocks[1].register_forward_hook(lambda m, args, output: seen.update(below=output[0])),
+            model.transformer.encoder.final_layer_norm.register_forward_pre_hook(
+                lambda m, args: seen.update(norm=args[0])
+            ),
+        ]
+        logits_of(model, batch)
+    [handle.remove() for handle in handles]
+    with torch.no_grad():
+        bias = blocks[0].layer[0].SelfAttention.compute_bias(9, 9)
+        output = blocks[2](seen["below"], None, bias)[0]
+    torch.testing.assert_close(seen["norm"], 0.3 * output + 0.7 * output[plan.partner], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "xlnet", "llama"])
+def test_gradients_are_finite_under_autocast(family, side, lam):
+    model, batch = toy_model(family), toy_batch(side=side)
+    plan = MixupPlan(PARTNER, torch.full((4,), lam), "embeddings")
+    with torch.autocast("cpu", torch.bfloat16), Mixup(model).apply(plan, batch):
+        logits = model(**batch).logits
+    logits.float().square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
 def test_models_that_are_no_sequence_classifiers_are_refused():

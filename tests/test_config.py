@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -32,6 +33,7 @@ from hf_mixup.config import recipe_names, resolve_config
         ({"site": "hidden", "layers": ["13/12"]}, r"'13/12' is not a fraction of the depth in \(0, 1\]"),
         ({"site": "hidden", "layers": ["x"]}, r"'x' is not a fraction"),
         ({"class_weights": [1.0, -1.0]}, r"class_weights=-1.0: .* >= 0"),
+        ({"class_weights": [0.0, 0.0]}, r"class_weights=\[0.0, 0.0\]: at least one must be > 0"),
         ({"class_weights": "12"}, r"class_weights='12': expected a list of numbers"),
         ({"aplha": 0.2}, r"Unknown mixup field 'aplha'. Did you mean 'alpha'\? Fields: site, layers, alpha"),
     ],
@@ -63,6 +65,14 @@ def test_layers_out_of_range_are_named(layer):
         ValueError, match=rf"layer {layer} is out of range, the model has 4 blocks .*0 to 3, or -1 to -4"
     ):
         MixupConfig(site="hidden", layers=[layer]).resolve_layers(4)
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    weights = np.array([1.0, 2.0], dtype=np.float32)
+    config = MixupConfig(site="hidden", layers=iter(np.array([1, 2])), alpha=np.float32(0.5), class_weights=weights)
+    config.save(tmp_path / "mixup.yaml")
+    assert MixupConfig.from_file(tmp_path / "mixup.yaml") == config
+    assert (config.layers, config.alpha, config.class_weights) == ([1, 2], 0.5, [1.0, 2.0])
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])

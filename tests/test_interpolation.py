@@ -83,7 +83,7 @@ def test_the_bias_of_a_relative_position_is_kept():
 def test_a_soft_mask_fills_in_the_interpolated_bias():
     keep = (MASK.unsqueeze(2) & MASK.unsqueeze(1)).unsqueeze(1).long()
     scores = torch.randn(3, 2, 4, 4)
-    mask = soft_mask(keep, PARTNER, LAM, torch.float32)
+    mask = soft_mask(keep, PARTNER, LAM)
     probabilities = scores.masked_fill(~mask.bool(), torch.finfo(torch.float32).min).softmax(-1)
     assert type(probabilities) is torch.Tensor
     for i in range(3):
@@ -102,7 +102,7 @@ def test_a_soft_mask_fills_in_the_interpolated_bias():
 def test_the_last_token_is_the_last_that_is_not_padding():
     ids = torch.tensor([[5, 6, 1, 1], [1, 1, 7, 8], [5, 1, 6, 1]])
     assert interpolation.last_token_position(ids, 1).tolist() == [1, 3, 2]
-    assert interpolation.last_token_position(ids, None).tolist() == [3, 3, 3]
+    assert interpolation.last_eos_position(ids, 6).tolist() == [1, 0, 2]
 
 
 def test_means_are_interpolated():

@@ -196,9 +196,9 @@ def test_hooks_are_gone_after_the_block_and_after_an_exception():
 
 def test_nested_plans_and_unreached_sites_are_errors():
     model, batch = toy_model("bert"), toy_batch()
-    mixup = Mixup(model)
+    mixup, other = Mixup(model), Mixup(model)
     plan = MixupPlan(PARTNER, LAM, "embeddings")
-    with pytest.raises(RuntimeError, match="already under way"), mixup.apply(plan, batch), mixup.apply(plan, batch):
+    with pytest.raises(RuntimeError, match="already under way"), mixup.apply(plan, batch), other.apply(plan, batch):
         pass
     with pytest.raises(RuntimeError, match="No forward pass reached site 'embeddings'"), mixup.apply(plan, batch):
         pass
@@ -219,6 +219,7 @@ def test_a_decoder_text_of_ones_own_is_refused():
     [
         (3, toy_batch(), "plan is for a batch of 3, this batch has 4"),
         (4, {"attention_mask": torch.ones(4, 5)}, "neither input_ids nor inputs_embeds"),
+        (4, {"input_ids": None, "attention_mask": torch.ones(4, 5)}, "neither input_ids nor inputs_embeds"),
         (4, toy_batch() | {"attention_mask": torch.ones(4, 1, 16, 16)}, r"attention_mask: shape \(4, 1, 16, 16\)"),
     ],
 )
@@ -266,3 +267,29 @@ def test_a_state_continues_the_stream():
     other.load_state_dict(state)
     plan = other.draw(batch)
     assert torch.equal(plan.partner, expected.partner) and torch.equal(plan.lam, expected.lam)
+
+
+@pytest.mark.parametrize(("family", "site"), [("bert", "word_embeddings"), ("llama", "embeddings"), ("gpt2", "pooled")])
+def test_embeddings_given_by_the_user_are_refused_where_the_tokens_are_needed(family, site):
+    batch = {"inputs_embeds": torch.randn(4, 6, WIDTH), "attention_mask": torch.ones(4, 6)}
+    mixup = Mixup(cached_toy_model(family), MixupConfig(site=site))
+    with (
+        pytest.raises(ValueError, match=f"inputs_embeds: site '{site}' of this model needs input_ids"),
+        mixup.apply(MixupPlan(PARTNER, LAM, site), batch),
+    ):
+        pass
+
+
+def test_embeddings_given_by_the_user_are_mixed_where_they_suffice():
+    model = cached_toy_model("bert")
+    batch = {"inputs_embeds": torch.randn(4, 6, WIDTH), "attention_mask": torch.ones(4, 6)}
+    clean = model(**batch).logits
+    with Mixup(model).apply(MixupPlan(PARTNER, torch.zeros(4), "embeddings"), batch):
+        torch.testing.assert_close(model(**batch).logits, clean[PARTNER], rtol=1e-4, atol=1e-5)
+
+
+def test_a_config_changed_by_the_user_later_does_not_change_the_mixup():
+    config = MixupConfig()
+    mixup = Mixup(cached_toy_model("bert"), config)
+    config.prob = 0.0
+    assert mixup.draw(toy_batch()).active

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -307,3 +308,20 @@ def test_what_cannot_be_mixed_is_refused():
         MixupModel(steady_bert(), "manifol")
     with pytest.raises(ValueError, match="layer 7 is out of range"):
         MixupModel(steady_bert(), {"site": "hidden", "layers": [7]})
+
+
+def test_processes_draw_different_plans_before_their_group_exists(monkeypatch):
+    batch, drawn = toy_batch(), []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        drawn.append(MixupModel(toy_model("bert")).mixup.draw(batch).lam)
+    assert not torch.equal(*drawn)
+
+
+def test_a_pickled_model_is_the_same_again():
+    model, batch = MixupModel(toy_model("bert"), seed=3), toy_batch()
+    other = pickle.loads(pickle.dumps(model))
+    assert isinstance(other, MixupModel) and type(other) is type(model)
+    expected, found = model.mixup.draw(batch), other.mixup.draw(batch)
+    assert torch.equal(expected.partner, found.partner) and torch.equal(expected.lam, found.lam)
+    assert torch.equal(other.eval()(**batch).logits, model.eval()(**batch).logits)

@@ -691,3 +691,12 @@ def test_a_batch_size_of_one_is_warned_about(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="transformers"):
         make_trainer(tmp_path, mixup="default", per_device_train_batch_size=1)
     assert "a batch of one has no partners" in caplog.text
+
+
+def test_a_loss_computed_after_training_is_a_mean_again(tmp_path):
+    trainer = make_trainer(tmp_path, gradient_accumulation_steps=2, per_device_train_batch_size=4)
+    inputs = training_inputs()
+    trainer.train()
+    expected = F.cross_entropy(clean_logits(trainer.model.eval(), inputs), inputs["labels"])
+    trainer.model.train()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, inputs), expected)
