@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from importlib.resources import files
@@ -32,9 +33,10 @@ class MixupConfig:
         layers (`list[int | str]`, *optional*): for site `"hidden"`, the blocks after which to mix; several: one is
             drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"` means after the 7th of
             12 blocks, scaled to the depth of the model. Defaults to every block. Decoder blocks follow encoder blocks.
+            A single layer, or text such as `"2,3"`, will do.
         alpha (`float`, defaults to 0.4): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the two.
         beta (`float`, *optional*): second parameter of the Beta distribution, defaults to `alpha`.
-        lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution.
+        lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution, whose alpha is not used.
         dominant (`bool`, defaults to `False`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
             partner (MixMatch, Berthelot et al. 2019; TMix).
         mode (`str`, defaults to `"elem"`): `"elem"` draws one lambda per example, `"batch"` one per batch.
@@ -86,7 +88,9 @@ class MixupConfig:
     def _checked_layers(self, layers: Any) -> list[int | str]:
         if self.site != "hidden":
             raise ValueError(f"layers={layers!r} needs site='hidden', got site={self.site!r}.")
-        items = [] if isinstance(layers, (int, str)) or not isinstance(layers, Iterable) else list(layers)
+        if isinstance(layers, str):
+            layers = [int(part) if _is_integer(part) else part.strip() for part in layers.split(",")]
+        items = [layers] if isinstance(layers, Integral) else list(layers) if isinstance(layers, Iterable) else []
         if not items:
             raise ValueError(f"layers={layers!r}: expected a list of layer numbers such as [2, 3, -1] or ['7/12'].")
         for layer in items:
@@ -216,11 +220,19 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> float:
+    if isinstance(value, str):
+        # YAML reads 1e-1 as text.
+        with suppress(ValueError):
+            value = float(value)
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
         bounds = f"{'>' if open_low else '>='} {low}" + (f" and <= {high}" if math.isfinite(high) else "")
         raise ValueError(f"{name}={value!r}: expected a finite number {bounds}.")
     return float(value)
+
+
+def _is_integer(text: str) -> bool:
+    return text.strip().lstrip("-").isdigit()
 
 
 def _fraction(text: str) -> Fraction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +44,8 @@ class Mixup:
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
 
     Raises:
-        ValueError: for a config that does not fit the model, or a model whose sites cannot be found.
+        ValueError: for a config that does not fit the model, or a model whose sites cannot be found. A decoder without
+            a pad token is refused only when a batch of several texts is to be mixed.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Mixup:
         seed: int = 0,
         rank: int = 0,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model={model!r}: expected a model (torch.nn.Module), not its name.")
         resolved = resolve_config("default" if config is None else config)
         if resolved is None:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out where it is off.")
@@ -62,6 +66,7 @@ class Mixup:
         self._hooks: Hooks | None = None
         self._class_weights: Tensor | None = None
         self._checked_labels = False
+        self._applied: MixupPlan | None = None
         self._check_class_weights()
         if _has_pad_token(model):
             self.check()
@@ -135,6 +140,7 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch):
             yield
+        self._applied = plan
 
     @contextmanager
     def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
@@ -181,6 +187,8 @@ class Mixup:
         self, logits: Tensor, labels: Tensor, plan: MixupPlan | None = None, label_smoothing: float = 0.0
     ) -> Tensor:
         """As `loss`, one value an example: `(batch,)`."""
+        if plan is not None and plan.active and plan is not self._applied:
+            warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
         mixed = self.targets(labels, plan, logits.device)
         problem_type = self.problem_type(labels)
         if label_smoothing and problem_type != "single_label_classification":
@@ -192,9 +200,10 @@ class Mixup:
         return targets.example_losses(logits, mixed, problem_type, self._class_weights, label_smoothing)
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
-        """The mixed targets: `(batch, num_labels)`, float32."""
-        num_labels = model_config(self.model).num_labels
-        problem_type = self.problem_type(labels)
+        """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
+        num_labels, problem_type = model_config(self.model).num_labels, self.problem_type(labels)
+        if plan is not None and labels.shape[:1] != plan.lam.shape:
+            raise ValueError(f"labels: shape {tuple(labels.shape)} for a plan of {plan.lam.shape[0]} examples.")
         # On an accelerator reading the values means waiting for it, so it is done once.
         if labels.device.type == "cpu" or not self._checked_labels:
             targets.check_labels(labels, problem_type, num_labels)
@@ -207,6 +216,8 @@ class Mixup:
         """The problem type of the model, from its config or by transformers' rules from the labels."""
         if labels is None:
             raise ValueError("labels: none in this training batch; mixup needs the labels to mix.")
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}.")
         return targets.problem_type_of(model_config(self.model), labels)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -86,10 +85,14 @@ class MixupModel(nn.Module):
         return with_loss(outputs, _reduce(losses, labels, items))
 
 
-@cache
-def _derive(base: Any) -> type[MixupModel]:
-    # The name of the model's own class is what save_pretrained writes into the config.
-    return type(base.__name__, (MixupModel, base), {"__module__": base.__module__})
+_DERIVED: dict[Any, Any] = {}
+
+
+def _derive(base: type[nn.Module]) -> Any:
+    if base not in _DERIVED:
+        # The name of the model's own class is what save_pretrained writes into the config.
+        _DERIVED[base] = type(base.__name__, (MixupModel, base), {"__module__": base.__module__})
+    return _DERIVED[base]
 
 
 def _rebuild(base: type[nn.Module]) -> MixupModel:

@@ -19,7 +19,7 @@ from hf_mixup.config import recipe_names, resolve_config
         ({"alpha": -1.0}, r"alpha=-1.0: .* > 0"),
         ({"alpha": float("nan")}, r"alpha=nan: expected a finite number"),
         ({"alpha": float("inf")}, r"alpha=inf: expected a finite number"),
-        ({"alpha": "0.4"}, r"alpha='0.4': expected a finite number"),
+        ({"alpha": "much"}, r"alpha='much': expected a finite number"),
         ({"beta": 0.0}, r"beta=0.0: .* > 0"),
         ({"lam": 1.5}, r"lam=1.5: .* >= 0 and <= 1"),
         ({"prob": -0.1}, r"prob=-0.1: .* >= 0 and <= 1"),
@@ -28,7 +28,8 @@ from hf_mixup.config import recipe_names, resolve_config
         ({"dominant": "yes"}, r"dominant='yes': expected true or false"),
         ({"layers": [1]}, r"layers=\[1\] needs site='hidden', got site='embeddings'"),
         ({"site": "hidden", "layers": []}, r"layers=\[\]: expected a list of layer numbers"),
-        ({"site": "hidden", "layers": 3}, r"layers=3: expected a list"),
+        ({"site": "hidden", "layers": 1.5}, r"layers=1.5: expected a list"),
+        ({"site": "hidden", "layers": True}, r"True is neither an integer nor a fraction"),
         ({"site": "hidden", "layers": [1.5]}, r"1.5 is neither an integer nor a fraction"),
         ({"site": "hidden", "layers": ["13/12"]}, r"'13/12' is not a fraction of the depth in \(0, 1\]"),
         ({"site": "hidden", "layers": ["x"]}, r"'x' is not a fraction"),
@@ -65,6 +66,17 @@ def test_layers_out_of_range_are_named(layer):
         ValueError, match=rf"layer {layer} is out of range, the model has 4 blocks .*0 to 3, or -1 to -4"
     ):
         MixupConfig(site="hidden", layers=[layer]).resolve_layers(4)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(1, [1]), ("1", [1]), ("2, -1", [2, -1]), ("7/12", ["7/12"]), ((0, "1/2"), [0, "1/2"])]
+)
+def test_layers_may_be_said_in_short(layers, expected):
+    assert MixupConfig(site="hidden", layers=layers).layers == expected
+
+
+def test_numbers_may_be_text_as_yaml_reads_them():
+    assert MixupConfig(**yaml.safe_load("{alpha: 4e-1, prob: 1e0}")) == MixupConfig(alpha=0.4, prob=1.0)
 
 
 def test_numbers_of_numpy_become_plain_ones(tmp_path):

@@ -1,6 +1,7 @@
 """`Mixup` against slow references written in plain torch: two forward passes, explicit loops."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -237,6 +238,7 @@ def test_a_batch_that_does_not_fit_is_refused(plan_size, batch, message):
         (torch.tensor([0, 1, 2, -100]), "found -100 to 2"),
         (torch.zeros(4, 2), r"shape \(4, 2\) for multi_label_classification with num_labels=3"),
         (None, "labels: none in this training batch"),
+        ([0, 1, 2, 0], "labels: expected a tensor, got list"),
     ],
 )
 def test_labels_that_cannot_be_trained_on_are_refused(labels, message):
@@ -293,3 +295,23 @@ def test_a_config_changed_by_the_user_later_does_not_change_the_mixup():
     mixup = Mixup(cached_toy_model("bert"), config)
     config.prob = 0.0
     assert mixup.draw(toy_batch()).active
+
+
+def test_labels_for_another_batch_and_names_for_a_model_are_refused():
+    with pytest.raises(ValueError, match=r"labels: shape \(3,\) for a plan of 4 examples"):
+        Mixup(cached_toy_model("bert")).targets(torch.tensor([0, 1, 2]), MixupPlan(PARTNER, LAM, "embeddings"))
+    with pytest.raises(ValueError, match="model='bert-base': expected a model"):
+        Mixup("bert-base")
+
+
+def test_mixed_labels_without_a_mixed_forward_pass_are_warned_about():
+    model, batch, labels = cached_toy_model("bert"), toy_batch(), torch.tensor([0, 2, 1, 1])
+    mixup = Mixup(model)
+    plan = mixup.draw(batch)
+    with pytest.warns(UserWarning, match="no forward pass was run under apply"):
+        mixup.loss(model(**batch).logits, labels, plan)
+    with mixup.apply(plan, batch):
+        logits = model(**batch).logits
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixup.loss(logits, labels, plan)
