@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupConfig, MixupPlan, interpolation
 from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
 
 PARTNER = torch.tensor([2, 0, 3, 1])
@@ -315,3 +315,25 @@ def test_mixed_labels_without_a_mixed_forward_pass_are_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mixup.loss(logits, labels, plan)
+
+
+@pytest.mark.parametrize(("site", "depth"), [("embeddings", 3), ("hidden", 24)])
+def test_a_mask_is_mixed_once_a_batch_and_not_once_a_layer(monkeypatch, site, depth):
+    model, batch, calls = toy_model("bert", "sdpa", num_hidden_layers=depth), toy_batch(), []
+    mixup = Mixup(model, MixupConfig(site=site))
+    original = interpolation.mix_keep
+    monkeypatch.setattr(interpolation, "mix_keep", lambda *args: calls.append(args[0].shape) or original(*args))
+    with mixup.apply(MixupPlan(PARTNER, LAM, site, 1 if site == "hidden" else None), batch):
+        model(**batch)
+    assert len(calls) == 1
+
+
+def test_a_kernel_that_takes_no_bias_is_refused_also_when_it_is_set_later():
+    model, batch = toy_model("bert", "sdpa"), toy_batch()
+    mixup = Mixup(model)
+    model.config._attn_implementation = "flash_attention_2"
+    with (
+        pytest.raises(ValueError, match="attn_implementation='flash_attention_2'"),
+        mixup.apply(MixupPlan(PARTNER, LAM, "embeddings"), batch),
+    ):
+        pass
