@@ -14,36 +14,46 @@ import sys
 from transformers import DataCollatorWithPadding, set_seed
 
 from hf_mixup import MixupTrainer
-from hf_mixup.arguments import parse
-from hf_mixup.classification import build_model, check_output_dir, encode, load_data, report
+from hf_mixup.arguments import mixup_errors, parse
+from hf_mixup.checkpoints import check_output_dir
+from hf_mixup.classification import build_model, encode, load_data, quiet_other_processes, report
 from hf_mixup.config import resolve_config
 from hf_mixup.evaluation import compute_metrics_for
+from hf_mixup.evaluation.metrics import first_output
+from hf_mixup.reporting import interruptible, one_line_errors
 
 
 def main() -> None:
-    model_args, data_args, training_args = parse(sys.argv[1:])
-    mixup = resolve_config(model_args.mixup)
-    checkpoint = check_output_dir(training_args, data_args.overwrite_output_dir)
-    set_seed(training_args.seed)
+    with one_line_errors(), mixup_errors():
+        model_args, data_args, training_args = parse(sys.argv[1:])
+        quiet_other_processes(training_args)
+        mixup = resolve_config(model_args.mixup)
+        checkpoint = check_output_dir(training_args, data_args.overwrite_output_dir)
+        set_seed(training_args.seed)
 
-    with training_args.main_process_first(desc="preparing the data"):
-        data = load_data(model_args, data_args, training_args)
+        with training_args.main_process_first(desc="reading the data"):
+            data = load_data(model_args, data_args, training_args)
         model, tokenizer = build_model(model_args, data)
-        splits = encode(data, tokenizer, data_args)
+        with training_args.main_process_first(desc="tokenising the data"):
+            splits = encode(data, tokenizer, data_args)
 
-    trainer = MixupTrainer(
-        model=model,
-        args=training_args,
-        mixup=mixup,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics_for(data.problem_type),
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    report(trainer, data, splits, mixup)
+        trainer = MixupTrainer(
+            model=model,
+            args=training_args,
+            mixup=mixup,
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute_metrics_for(data.problem_type),
+            preprocess_logits_for_metrics=first_output,
+        )
+
+    with interruptible(training_args.output_dir):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        report(trainer, data, splits, mixup)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """The fields of a training run, and how a YAML file and a command line become them."""
 
 import json
-from argparse import Action
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_mixup.config import nearest, resolve_config
+from hf_mixup.config import MixupConfig, nearest, resolve_config
+from hf_mixup.mixup_help import mixup_help
 
 
 def _help(default: Any, text: str) -> Any:
@@ -29,6 +33,7 @@ class ModelArguments:
     token: str | None = _help(None, "Token for private hub repositories.")
     trust_remote_code: bool = _help(False, "Run model code that comes from the hub.")
     ignore_mismatched_sizes: bool = _help(False, "Give a model that already is a classifier a new head.")
+    attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )
@@ -45,15 +50,17 @@ class DataArguments:
     dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes (needs the demo extra).")
     dataset_config_name: str | None = _help(None, "Configuration of the dataset.")
     train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
-    validation_file: str | None = _help(None, "File for evaluation during training; else 10 % are held out.")
+    validation_file: str | None = _help(None, "File for evaluation during training; else a tenth is held out.")
     test_file: str | None = _help(None, "File for the evaluation at the end; else the validation data serve.")
     train_split_name: str | None = _help(None, "Split of dataset_name to train on; train by default.")
     validation_split_name: str | None = _help(None, "Split of dataset_name; validation by default, if there is one.")
     test_split_name: str | None = _help(None, "Split of dataset_name; test by default, if there is one.")
-    text_column_names: str | None = _help(None, "Text column, or two, comma separated, for pairs; text by default.")
+    text_column_names: str | None = _help(
+        None, "Text column, or two for pairs: left,right or a YAML list; text by default."
+    )
     label_column_name: str | None = _help(None, "Label column; label or labels by default.")
     label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
-    do_regression: bool | None = _help(None, "Labels are numbers to predict; true by default for decimal labels.")
+    do_regression: bool | None = _help(None, "Labels are numbers to predict; by default if some are decimal.")
     max_seq_length: int = _help(128, "Longer texts are truncated to this many tokens.")
     pad_to_max_length: bool = _help(False, "Pad to max_seq_length, not to the longest text of a batch.")
     max_train_samples: int | None = _help(None, "Train on the first n rows only.")
@@ -73,6 +80,20 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected an integer >= 1.")
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    pass
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for key, _ in node.value:
+            if str(key.value) in names:
+                raise ValueError(f"{key.value!r} is given twice, again in line {key.start_mark.line + 1}.")
+            names.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 class _Parser(HfArgumentParser):
@@ -98,16 +119,28 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     argv = list(argv)
     values = read_yaml(argv.pop(0)) if argv and not argv[0].startswith("-") else {}
     groups: list[Any] = [ModelArguments, DataArguments, TrainingArguments]
-    parser = _Parser(groups, prog="hf-mixup train", allow_abbrev=False)
+    parser = _Parser(
+        groups,
+        usage="hf-mixup train CONFIG.yaml [--any_field value ...]",
+        description=mixup_help(),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
     known = {option[2:]: action for action in parser._actions for option in action.option_strings}
     argv, mixup_options = _split_mixup(argv)
     _check_names([*values, *_option_names(argv)], known)
     mixup = _merge_mixup(values.pop("mixup", "default"), mixup_options)
     arguments = [part for name, value in values.items() for part in _to_argv(name, value, known[name])]
-    model_args, data_args, training_args = parser.parse_args_into_dataclasses(
-        arguments + argv, look_for_args_file=False
+    model_args, data_args, training_args, extra = parser.parse_args_into_dataclasses(
+        arguments + argv, look_for_args_file=False, return_remaining_strings=True
     )
+    if extra:
+        raise ValueError(f"unexpected {extra[0]!r}; after the YAML file, options are written --field value.")
     model_args.mixup = mixup
+    given = {name.replace("-", "_") for name in [*values, *_option_names(argv)]}
+    # Without an accelerator there is nothing to pin memory for, and PyTorch warns.
+    if "dataloader_pin_memory" not in given and not torch.accelerator.is_available():
+        training_args.dataloader_pin_memory = False
     return model_args, data_args, training_args
 
 
@@ -116,12 +149,24 @@ def read_yaml(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the YAML file of a run.")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: expected a mapping of field names to values, got {type(values).__name__}.")
     return {str(name): value for name, value in values.items()}
+
+
+@contextmanager
+def mixup_errors() -> Iterator[None]:
+    """Errors about a field of `MixupConfig` name it as a run does: `mixup.alpha`."""
+    try:
+        yield
+    except ValueError as error:
+        starts = [field.name for field in fields(MixupConfig) if re.match(rf"{field.name}\b", str(error))]
+        if not starts:
+            raise
+        raise ValueError(f"mixup.{error}") from error
 
 
 def _option_names(argv: Sequence[str]) -> list[str]:
@@ -175,7 +220,8 @@ def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
     changes = {name: _yaml_value(f"mixup.{name}", value) for name, value in options if name}
     if not changes:
         return spec
-    config = resolve_config(spec)
+    with mixup_errors():
+        config = resolve_config(spec)
     if config is None:
         raise ValueError(f"mixup.{next(iter(changes))}: mixup is none; choose one with --mixup, for example default.")
     return {**config.to_dict(), **changes}

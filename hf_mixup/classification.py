@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,15 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import set_verbosity_error
 
 from hf_mixup import MixupTrainer, demo
-from hf_mixup.arguments import DataArguments, ModelArguments
+from hf_mixup.arguments import DataArguments, ModelArguments, mixup_errors
+from hf_mixup.checkpoints import check_output_dir
 from hf_mixup.config import MixupConfig, resolve_config
 from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.evaluation.metrics import first_output
+from hf_mixup.evaluation.metrics import check_metric_name, first_output
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +67,9 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
         ValueError: for input that cannot work; the message names the field, the value and what is allowed.
         FileNotFoundError: for a missing file.
     """
-    if args.process_index != 0:
-        logging.getLogger("hf_mixup").setLevel(logging.ERROR)
-        set_verbosity_error()
-    mixup = resolve_config(model_args.mixup)
+    quiet_other_processes(args)
+    with mixup_errors():
+        mixup = resolve_config(model_args.mixup)
     checkpoint = check_output_dir(args, data_args.overwrite_output_dir)
     set_seed(args.seed)
     with args.main_process_first(desc="reading the data"):
@@ -76,17 +77,18 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     model, tokenizer = build_model(model_args, data)
     with args.main_process_first(desc="tokenising the data"):
         splits = encode(data, tokenizer, data_args)
-    trainer = MixupTrainer(
-        model=model,
-        args=args,
-        mixup=mixup,
-        train_dataset=splits["train"],
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics_for(data.problem_type),
-        preprocess_logits_for_metrics=first_output,
-    )
+    with mixup_errors():
+        trainer = MixupTrainer(
+            model=model,
+            args=args,
+            mixup=mixup,
+            train_dataset=splits["train"],
+            eval_dataset=splits.get("validation"),
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute_metrics_for(data.problem_type),
+            preprocess_logits_for_metrics=first_output,
+        )
     return Run(trainer, data, splits, mixup, checkpoint)
 
 
@@ -138,56 +140,36 @@ def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: 
     return results
 
 
-def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
-    """Refuse to write over earlier work.
-
-    Args:
-        args (`TrainingArguments`): `resume_from_checkpoint` is a folder, or `"true"` for the last one in `output_dir`.
-        overwrite (`bool`): whether an `output_dir` that is not empty is allowed.
-
-    Returns:
-        `str | None`: the checkpoint folder to resume from.
-
-    Raises:
-        ValueError: for an `output_dir` that is not empty without `overwrite` or a checkpoint to resume from.
-        FileNotFoundError: for a checkpoint that is not there.
-    """
-    folder, resume = Path(str(args.output_dir)), str(args.resume_from_checkpoint or "false")
-    if resume.lower() == "true":
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if last is None:
-            raise FileNotFoundError(f"resume_from_checkpoint={resume!r}: no checkpoint in output_dir={str(folder)!r}.")
-        return last
-    if resume.lower() != "false":
-        if not Path(resume).is_dir():
-            raise FileNotFoundError(f"resume_from_checkpoint={resume!r}: no such folder; expected one, or true.")
-        return resume
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
-        raise ValueError(
-            f"output_dir={str(folder)!r} is not empty; choose another, resume with --resume_from_checkpoint true, "
-            "or give --overwrite_output_dir true."
-        )
-    return None
+def quiet_other_processes(args: TrainingArguments) -> None:
+    """Only the first process of several speaks."""
+    if args.process_index != 0:
+        logging.getLogger("hf_mixup").setLevel(logging.ERROR)
+        set_verbosity_error()
 
 
 def load_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
     """The checked splits of a run, with class indices in the order of the model's own head where it has one.
 
     Raises:
-        ValueError: for data that cannot be trained on; the message names the field, the value and what is allowed.
+        ValueError: for data that cannot be trained on, or a `metric_for_best_model` that they do not have; the message
+            names the field, the value and what is allowed.
     """
-    return load_splits(
+    data = load_splits(
         data_args,
         cache_dir=model_args.cache_dir,
         token=model_args.token,
         known_labels=head_labels(model_args),
         needs_validation=args.eval_strategy != "no",
     )
+    if args.metric_for_best_model:
+        check_metric_name(data.problem_type, args.metric_for_best_model)
+    return data
 
 
 def head_labels(model_args: ModelArguments) -> list[str] | None:
     """The class names of a model that already is a classifier; `None` for one that gets a new head."""
-    config = AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
+    with _naming("config_name" if model_args.config_name else "model_name_or_path", _config_path(model_args)):
+        config = AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
     is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
     if not is_classifier or model_args.ignore_mismatched_sizes or config.num_labels < 2:
         return None
@@ -214,10 +196,13 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
         problem_type=data.problem_type,
         **_loading(model_args),
     )
-    tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or path, **_loading(model_args))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        path, config=config, ignore_mismatched_sizes=model_args.ignore_mismatched_sizes, **_loading(model_args)
-    )
+    with _naming("tokenizer_name", model_args.tokenizer_name or path):
+        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or path, **_loading(model_args))
+    options = _loading(model_args) | {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
+    if model_args.attn_implementation:
+        options["attn_implementation"] = model_args.attn_implementation
+    with _naming("model_name_or_path", path):
+        model = AutoModelForSequenceClassification.from_pretrained(path, config=config, **options)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"tokenizer_name={model_args.tokenizer_name or path!r}: no pad token, nor an eos token.")
@@ -284,6 +269,16 @@ def _loading(model_args: ModelArguments) -> dict[str, Any]:
         "token": model_args.token,
         "trust_remote_code": model_args.trust_remote_code,
     }
+
+
+@contextmanager
+def _naming(field: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        where = "" if Path(path).is_dir() else "no such folder, and the hub cannot be reached or has no such model: "
+        raise FileNotFoundError(f"{field}={path!r}: {where}{reason}") from error
 
 
 def _finite(value: Any) -> Any:

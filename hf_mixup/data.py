@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from hf_mixup import demo
 from hf_mixup.arguments import DataArguments
 from hf_mixup.config import nearest
-from hf_mixup.labels import check_two_classes, encode_classes, encode_scores, problem_type_of, some
+from hf_mixup.labels import check_two_classes, encode_classes, encode_scores, problem_type_of, some, task_line
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,15 @@ def load_splits(
     for name, split in raw.items():
         _check_columns(split, name, [*texts, label])
     kept, dropped = _drop_missing_texts(raw, texts)
-    feature, delimiter = kept["train"].features[label], data_args.label_delimiter
-    problem_type = problem_type_of(feature, label, data_args.do_regression, delimiter)
+    delimiter = data_args.label_delimiter
+    problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter)
     names: list[str] = []
     if problem_type == "regression":
         encoded = {name: encode_scores(split, name, label, dropped[name]) for name, split in kept.items()}
     else:
         multi_label = problem_type == "multi_label_classification"
         encoded, names = encode_classes(kept, label, delimiter, multi_label, known_labels, dropped)
+    logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = _hold_out(encoded, problem_type, data_args.shuffle_seed)
     splits = _limit(encoded, data_args)
@@ -98,7 +99,9 @@ def _read_file(field: str, path: str, cache_dir: str | None) -> Dataset:
     if suffix not in FORMATS:
         raise ValueError(f"{field}={path!r}: expected a file named {', '.join(FORMATS)}.{nearest(suffix, FORMATS)}")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{field}={path!r}: no such file.")
+        folder = Path(path).parent
+        siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        raise FileNotFoundError(f"{field}={path!r}: no such file.{nearest(Path(path).name, siblings)}")
     # Only an empty cell is missing: pandas would also drop texts and labels such as "None" or "NA".
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if FORMATS[suffix] == "csv" else {}
     if suffix == ".tsv":
@@ -111,9 +114,9 @@ def _read_file(field: str, path: str, cache_dir: str | None) -> Dataset:
         reason = error.__cause__ or error
         raise ValueError(f"{field}={path!r}: cannot be read as {suffix[1:]}: {reason}") from error
     except ValueError as error:
-        if "corresponds to no data" not in str(error):
-            raise
-        raise ValueError(f"{field}={path!r}: the file has no rows.") from error
+        is_empty = "corresponds to no data" in str(error)
+        problem = "the file has no rows." if is_empty else f"cannot be read as {suffix[1:]}: {error}"
+        raise ValueError(f"{field}={path!r}: {problem}") from error
 
 
 def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | None) -> DatasetDict:

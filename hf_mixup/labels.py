@@ -14,25 +14,42 @@ from hf_mixup.config import nearest
 logger = logging.getLogger(__name__)
 
 CLASS_DTYPES = ("string", "large_string", "int", "uint", "bool")
+# More whole numbers than this in a column of floats are scores.
+MOST_WHOLE_CLASSES = 100
 
 
-def problem_type_of(feature: Any, label: str, do_regression: bool | None, delimiter: str | None) -> str:
+def problem_type_of(train: Dataset, label: str, do_regression: bool | None, delimiter: str | None) -> str:
     """What kind of labels a column holds, in the words of a transformers config.
+
+    Whole numbers are classes even where the column is one of floats: pandas writes 1.0 and 0.0 when a label is missing.
 
     Raises:
         ValueError: for a column that holds neither classes nor numbers.
     """
+    feature = train.features[label]
     inner = getattr(feature, "feature", None)
-    item = inner or feature
-    dtype = str(getattr(item, "dtype", "nested"))
-    if inner is None and (do_regression or (do_regression is None and dtype.startswith("float"))):
+    dtype = str(getattr(inner or feature, "dtype", "nested"))
+    is_float = inner is None and dtype.startswith("float")
+    if inner is None and (do_regression or (do_regression is None and is_float and _has_scores(train[label]))):
         return "regression"
-    if do_regression or not dtype.startswith(CLASS_DTYPES):
+    if do_regression or not (is_float or dtype.startswith(CLASS_DTYPES)):
         raise ValueError(
             f"label_column_name={label!r}: {'lists of ' if inner else ''}{dtype} labels with "
             f"do_regression={do_regression}; expected strings or integers, lists of these, or numbers for regression."
         )
     return "multi_label_classification" if inner or delimiter else "single_label_classification"
+
+
+def task_line(
+    label: str, problem_type: str, names: Sequence[str], labels: Sequence[Any], do_regression: bool | None
+) -> str:
+    """What was made of the label column, in one line."""
+    if problem_type == "regression":
+        line = f"numbers from {min(labels):g} to {max(labels):g}: regression"
+        inferred = "" if do_regression else "; --do_regression false makes them classes"
+        return f"label column {label!r}: {'decimal ' if inferred else ''}{line}{inferred}"
+    several = ", several a row" if problem_type == "multi_label_classification" else ""
+    return f"label column {label!r}: {len(names)} classes{several} ({some(names, 10)})"
 
 
 def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int]) -> Dataset:
@@ -45,6 +62,7 @@ def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int
         scores = np.array(split[label], dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"label_column_name={label!r}: {name} labels are not numbers ({error}).") from error
+    _check_present(label, name, ~np.isnan(scores), "a label", dropped)
     _check_present(label, name, np.isfinite(scores), "a finite number", dropped)
     return _with_labels(split, label, scores, Value("float32"))
 
@@ -80,6 +98,8 @@ def encode_classes(
         logger.warning("test: no row has a label, so the test data are left out.")
         del cells["test"]
     names = _order(cells["train"], splits["train"].features[label])
+    if not multi_label:
+        _warn_of_joined_names(label, names)
     if known is not None:
         names = _in_model_order(label, names, known)
     index = {name: number for number, name in enumerate(names)}
@@ -118,7 +138,23 @@ def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
 
 def some(items: Sequence[Any], count: int = 5) -> str:
     """The first `count` items, for a message."""
-    return ", ".join(str(item) for item in items[:count]) + (", ..." if len(items) > count else "")
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(str(item) for item in items[:count]) + more
+
+
+def _has_scores(values: Iterable[float | None]) -> bool:
+    distinct = {value for value in values if value is not None and value == value}
+    return len(distinct) > MOST_WHOLE_CLASSES or any(not value.is_integer() for value in distinct)
+
+
+def _warn_of_joined_names(label: str, names: Sequence[str]) -> None:
+    for delimiter in "|;,":
+        if len(names) > 1 and sum(delimiter in name for name in names) >= 0.8 * len(names):
+            logger.warning(
+                "label column %r: nearly all class names hold %r (%s); if a cell names several classes, give "
+                "--label_delimiter %r.",
+                *(label, delimiter, some(names, 3), delimiter),
+            )
 
 
 def _class_names(split: Dataset, label: str, delimiter: str | None) -> list[list[str]]:
@@ -132,17 +168,23 @@ def _class_names(split: Dataset, label: str, delimiter: str | None) -> list[list
         if isinstance(cell, str) and delimiter:
             return [part.strip() for part in cell.split(delimiter) if part.strip()]
         values = [value for value in (cell if isinstance(cell, list) else [cell]) if value not in absent]
-        return [inner.int2str(value) if is_class else str(value) for value in values]
+        if is_class:
+            return [inner.int2str(value) for value in values]
+        return [_plain(value) for value in values if value == value]
 
     return [names(cell) for cell in split[label]]
+
+
+def _plain(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _order(rows: Iterable[Sequence[str]], feature: Any) -> list[str]:
     inner = getattr(feature, "feature", feature)
     if isinstance(inner, ClassLabel):
         return list(inner.names)
-    is_integer = inner.dtype.startswith(("int", "uint"))
-    return sorted({item for row in rows for item in row}, key=int if is_integer else None)
+    is_number = inner.dtype.startswith(("int", "uint", "float"))
+    return sorted({item for row in rows for item in row}, key=float if is_number else None)
 
 
 def _in_model_order(label: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -172,4 +214,7 @@ def _check_present(
     kept = (number for number in range(1, len(present) + len(dropped) + 1) if number not in dropped)
     missing = [number for number, fine in zip(kept, present, strict=True) if not fine]
     if missing:
-        raise ValueError(f"label_column_name={label!r}: {len(missing)} {name} rows lack {what}: row {some(missing)}.")
+        raise ValueError(
+            f"label_column_name={label!r}: {len(missing)} {name} rows lack {what}: row {some(missing)}, "
+            "counted from 1 without the header."
+        )

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from hf_mixup.arguments import parse
 from hf_mixup.classification import build_model, encode, finish, load_data, prepare
+from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "run_classification.py"
@@ -142,6 +144,29 @@ def test_the_example_script_runs(arguments, tmp_path):
     assert "accuracy" in done.stdout
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["mixup"] is not None and results["split"] == "validation"
+    assert (tmp_path / "out/trainer_state.json").is_file()
+
+
+def test_the_example_script_ends_with_one_line_on_bad_input(arguments):
+    command = [sys.executable, str(EXAMPLE), *arguments("--mixup.alpha", "0")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: mixup.alpha=0") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_attn_implementation_reaches_the_model(arguments, kind):
+    run = prepare(*parse(arguments("--attn_implementation", kind)))
+    assert run.trainer.model.config._attn_implementation == kind
+
+
+def test_metric_names_are_those_of_the_metrics():
+    scores = {
+        "single_label_classification": (np.eye(2), np.arange(2)),
+        "multi_label_classification": (np.eye(2), np.eye(2)),
+        "regression": (np.arange(2.0), np.arange(2.0)),
+    }
+    assert {name: tuple(METRICS[name](*pair)) for name, pair in scores.items()} == METRIC_NAMES
 
 
 def test_two_processes_print_and_write_once(arguments, tmp_path):

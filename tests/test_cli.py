@@ -1,15 +1,18 @@
 import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_mixup import __version__
 from hf_mixup.arguments import parse
 from hf_mixup.cli import main
-from hf_mixup.config import resolve_config
+from hf_mixup.config import MixupConfig, recipe_names, resolve_config
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
 
@@ -93,6 +96,51 @@ def test_resume_continues_from_the_last_checkpoint(toy_config, tmp_path):
     assert (tmp_path / "out/checkpoint-4").is_dir()
 
 
+def half_written(folder):
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("")
+    return str(folder)
+
+
+def test_resume_skips_half_a_checkpoint(toy_config, tmp_path, caplog):
+    config = toy_config(save_strategy="steps", save_steps=2, max_steps=4)
+    assert main(["train", config, "--max_steps", "2"]) == 0
+    half_written(tmp_path / "out/checkpoint-10")
+    assert main(["train", config, "--resume_from_checkpoint", "true"]) == 0
+    assert "Skipped checkpoint-10, written in part only; resuming from" in caplog.text
+    assert json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"][-1]["step"] == 4
+
+
+def test_half_a_checkpoint_alone_is_refused(toy_config, tmp_path, capsys):
+    half = half_written(tmp_path / "out/checkpoint-2")
+    for given in ("true", half):
+        message = error_of(capsys, toy_config(resume_from_checkpoint=given))
+        assert "checkpoint-2" in message and "trainer_state.json is missing" in message
+    assert "resume" not in error_of(capsys, toy_config())
+    (tmp_path / "out/checkpoint-2/trainer_state.json").write_text("{}")
+    assert "resume with --resume_from_checkpoint true" in error_of(capsys, toy_config())
+
+
+def test_output_dir_that_is_a_file(toy_config, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    for given in ([], ["--overwrite_output_dir"]):
+        assert "is a file; choose a folder" in error_of(capsys, toy_config(), *given)
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_ctrl_c_is_one_line(toy_config, tmp_path, capsys, monkeypatch, has_checkpoint):
+    def interrupt(run):
+        if has_checkpoint:
+            half_written(tmp_path / "out/checkpoint-2")
+            (tmp_path / "out/checkpoint-2/trainer_state.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_mixup.classification.finish", interrupt)
+    assert main(["train", toy_config()]) == 130
+    advice = "; continue with --resume_from_checkpoint true" if has_checkpoint else ""
+    assert capsys.readouterr().err.splitlines()[-1] == f"interrupted{advice}"
+
+
 def error_of(capsys, *arguments):
     assert main(["train", *arguments]) == 2
     printed = capsys.readouterr()
@@ -106,7 +154,12 @@ BAD_FIELDS = [
     ({"max_steps": "many"}, "argument --max_steps/--max-steps: invalid int value: 'many'"),
     ({"mixup": "tmx"}, "mixup='tmx': no such recipe. Did you mean 'tmix'?"),
     ({"mixup": {"sit": "hidden"}}, "'sit'. Did you mean 'site'?"),
-    ({"mixup": {"alpha": -1}}, "alpha=-1"),
+    ({"mixup": {"alpha": -1}}, "error: mixup.alpha=-1"),
+    ({"mixup": {"site": "hidden", "layers": [7]}}, "error: mixup.layers=[7]"),
+    ({"model_name_or_path": "nomodel"}, "model_name_or_path='nomodel': no such folder, and the hub cannot be reached"),
+    ({"tokenizer_name": "notokens"}, "tokenizer_name='notokens': no such folder, and the hub cannot be reached"),
+    ({"metric_for_best_model": "eval_acuracy"}, "metric_for_best_model='eval_acuracy': no such metric of single label"),
+    ({"metric_for_best_model": "acuracy"}, "Did you mean 'accuracy'? Metrics: loss, accuracy, macro_f1"),
     ({"train_file": "absent.csv"}, "train_file='absent.csv': no such file."),
     ({"train_file": None}, "dataset_name, train_file: give one of the two."),
     ({"model_name_or_path": None}, "model_name_or_path is missing"),
@@ -130,6 +183,8 @@ def test_bad_command_lines(toy_config, tmp_path, capsys):
     assert "'alpa'. Did you mean 'alpha'?" in error_of(capsys, config, "--mixup.alpa", "1")
     assert "mixup.alpha: mixup is none" in error_of(capsys, config, "--mixup", "none", "--mixup.alpha", "1")
     assert "mixup: expected a value after --mixup." in error_of(capsys, config, "--mixup")
+    assert "unexpected 'extra'" in error_of(capsys, config, "--max_steps", "1", "extra")
+    assert "error: mixup.alpha=0" in error_of(capsys, config, "--mixup.alpha", "0")
     assert "mixup.layers='[1': not a YAML value." in error_of(capsys, config, "--mixup.layers", "[1")
     assert "no such file; expected the YAML file" in error_of(capsys, str(tmp_path / "absent.yaml"))
 
@@ -140,6 +195,8 @@ def test_bad_command_lines(toy_config, tmp_path, capsys):
         ("- a\n- b\n", "expected a mapping of field names to values, got list"),
         ("a: [", "not valid YAML"),
         ("", "NoneType"),
+        ("seed: 1\nmixup: none\nseed: 2\n", "'seed' is given twice, again in line 3"),
+        ("mixup:\n  alpha: 1\n  alpha: 2\n", "'alpha' is given twice, again in line 3"),
     ],
 )
 def test_yaml_that_is_no_mapping(tmp_path, capsys, text, message):
@@ -171,6 +228,42 @@ def test_mixup_options_in_their_order():
     assert parse([*rest, "--mixup", "tmix", "--mixup", "embed_mix"])[0].mixup == "embed_mix"
     changed = parse([*rest, "--mixup.alpha", "0.7", "--mixup", "tmix", "--mixup.layers=[0, -1]"])[0].mixup
     assert changed == resolve_config("tmix").to_dict() | {"alpha": 0.7, "layers": [0, -1]}
+
+
+def test_the_whole_help(toy_config, capsys):
+    assert main(["train", toy_config(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "option_strings" not in printed
+    places = [printed.index(name) for name in ("  self_pairs ", "--validation_file", "--learning_rate")]
+    assert places == sorted(places)
+
+
+def test_short_help_has_mixup_fields_and_recipes(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    for name in (*MixupConfig().to_dict(), *recipe_names()):
+        assert re.search(rf"^  {name} +\S.{{20}}", printed, re.MULTILINE), name
+    assert " ".join(printed.split()).count("Default: ") == len(fields(MixupConfig))
+
+
+def test_version_and_usage(capsys):
+    for words, code, text in ((["--version"], 0, __version__), (["train"], 2, "required: CONFIG.yaml\n")):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        printed = capsys.readouterr()
+        assert end.value.code == code
+        assert text in printed.out + printed.err
+
+
+def test_memory_is_pinned_for_an_accelerator_only(monkeypatch):
+    rest = ["--model_name_or_path", "m", "--train_file", "t.csv"]
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert not parse(rest)[2].dataloader_pin_memory
+    assert parse([*rest, "--dataloader-pin-memory", "true"])[2].dataloader_pin_memory
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert parse(rest)[2].dataloader_pin_memory
 
 
 def test_help_needs_no_torch():

@@ -43,6 +43,36 @@ def test_decimal_labels_mean_regression(load):
     assert set(data.splits["train"]["labels"]) == {0.5, 2.5}
 
 
+def test_whole_numbers_written_as_floats_are_classes(tmp_path, load, caplog):
+    validation_file = write_csv(tmp_path / "dev.csv", ["text", "label"], [("a film", 1), ("the film", 0)])
+    with caplog.at_level(logging.WARNING):
+        data = load([("a film", "1.0"), ("the film", "0.0")] * 5, validation_file=validation_file)
+    assert (data.problem_type, data.label_names) == ("single_label_classification", ["0", "1"])
+    assert data.splits["validation"]["labels"][:] == [1, 0]
+    assert "label column 'label': 2 classes (0, 1)" in caplog.text
+    assert load([("a film", float(score)) for score in range(200)]).problem_type == "regression"
+
+
+def test_decimal_labels_are_named_as_regression(load, caplog):
+    rows = [("a film", 0.0), ("the film", 2.5), ("the plot", 5.0)] * 5
+    with caplog.at_level(logging.WARNING):
+        assert load(rows).problem_type == "regression"
+    assert (
+        "label column 'label': decimal numbers from 0 to 5: regression; --do_regression false makes them classes"
+        in caplog.text
+    )
+    assert load(rows, do_regression=False).label_names == ["0", "2.5", "5"]
+
+
+def test_joined_class_names_suggest_a_delimiter(load, caplog):
+    with caplog.at_level(logging.WARNING):
+        load([("a film", "joy|love"), ("the film", "fear|anger")] * 5)
+    assert "give --label_delimiter '|'" in caplog.text
+    caplog.clear()
+    load()
+    assert "label_delimiter" not in caplog.text
+
+
 def test_integer_scores_with_do_regression(load):
     data = load([("a film", 1), ("the film", 5)] * 5, do_regression=True)
     assert data.problem_type == "regression"
@@ -171,7 +201,8 @@ BAD_INPUT = {
     "number as text": ({"rows": [(1, "good"), (2, "bad")]}, r"text_column_names='text'.*int64.*expected text"),
     "word as score": ({"do_regression": True}, r"label_column_name='label': train labels are not numbers"),
     "infinite score": ({"rows": [("a", 1.5), ("b", "inf")] * 5}, r"5 train rows lack a finite number: row 2, 4, 6"),
-    "decimal class": ({"rows": [("a", 1.5)] * 5, "do_regression": False}, r"float64 labels with do_regression=False"),
+    "no score": ({"rows": [("a", 1.5), ("b", "")] * 7}, r"7 train rows lack a label: row 2, 4, 6, 8, 10 and 2 more, c"),
+    "no number": ({"rows": [("a", 1), ("b", 0), ("c", "")] * 2}, r"lack a label: row 3, 6, counted from 1 without the"),
     "outside model": ({"known_labels": ["god", "bat"]}, r"outside of the model's 2: bad, good.*Did you mean 'bat'"),
     "beyond model": (
         {"rows": [("a", 0), ("b", 5)] * 5, "known_labels": ["LABEL_0", "LABEL_1", "LABEL_2"]},
@@ -190,6 +221,12 @@ def test_bad_input_is_one_clear_error(load, case):
 def test_missing_empty_and_unknown_files(tmp_path, load):
     with pytest.raises(FileNotFoundError, match=r"train_file='.*absent.csv': no such file"):
         load(train_file=str(tmp_path / "absent.csv"))
+    (tmp_path / "vaild.csv").write_text("text,label")
+    with pytest.raises(FileNotFoundError, match=r"train_file='.*valid.csv': no such file. Did you mean 'vaild.csv'"):
+        load(train_file=str(tmp_path / "valid.csv"))
+    (tmp_path / "broken.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"train_file='.*broken.parquet': cannot be read as parquet"):
+        load(train_file=str(tmp_path / "broken.parquet"))
     with pytest.raises(ValueError, match=r"train_file='data.pkl': expected a file named .csv, .tsv, .json, .jsonl"):
         load(train_file="data.pkl")
     with pytest.raises(ValueError, match=r"train_file='data.jsn'.*Did you mean '.json'"):

@@ -119,6 +119,23 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 }
 
 
+METRIC_NAMES = {
+    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece"),
+    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier"),
+    "regression": ("pearson", "spearman", "rmse"),
+}
+
+
+def check_metric_name(problem_type: str, name: str) -> None:
+    """Raises `ValueError` where `name`, with or without `eval_`, is not what an evaluation returns."""
+    names = ("loss", *METRIC_NAMES[problem_type])
+    if name.removeprefix("eval_") not in names:
+        raise ValueError(
+            f"metric_for_best_model={name!r}: no such metric of {problem_type.replace('_', ' ')}."
+            f"{nearest(name.removeprefix('eval_'), names)} Metrics: {', '.join(names)}."
+        )
+
+
 def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
     """The `compute_metrics` for a `Trainer`.
 
