@@ -104,8 +104,6 @@ def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
     for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
         if getattr(config, name, 0):
             raise ValueError(f"{name}={getattr(config, name)}: a dropped block may hold the site; set it to 0.0.")
-    if getattr(config, "conv_kernel_size", 0) and getattr(config, "model_type", "") == "deberta-v2":
-        raise ValueError(f"conv_kernel_size={config.conv_kernel_size}: DeBERTa-v2's convolution is not supported.")
 
 
 def probe_batch(root: nn.Module, device: torch.device) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
 from hf_mixup import interpolation as interpolation_module
 from hf_mixup.probe import trace
-from tests.zoo import DEPTH, FAMILIES, NO_SDPA, cached_toy_model, toy_batch, toy_model
+from tests.zoo import COMMON, DEPTH, FAMILIES, NO_SDPA, cached_toy_model, toy_batch, toy_model
 
 SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
 PARTNER = torch.tensor([2, 0, 3, 1])
@@ -254,6 +254,19 @@ def test_an_attention_kernel_without_bias_is_refused():
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attn_implementation='flash_attention_2'.*eager, sdpa"):
         Mixup(model)
+
+
+def test_deberta_with_its_convolution_is_mixed_above_it_and_refused_below():
+    config = AutoConfig.for_model("deberta-v2", **COMMON, **FAMILIES["deberta-v2"], conv_kernel_size=3)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        [p.normal_(0, 0.2, generator=torch.Generator().manual_seed(0)) for p in model.parameters() if p.dim() > 1]
+    with pytest.raises(ValueError, match="site='embeddings': in DebertaV2ForSequenceClassification the logits"):
+        Mixup(model)
+    batch = toy_batch()
+    clean = logits_of(model, batch)
+    for layer in range(DEPTH):
+        assert relative_difference(mixed_logits(model, batch, "hidden", layer, 0.0), clean[PARTNER]) < 1e-4
 
 
 def test_layerdrop_is_refused():
