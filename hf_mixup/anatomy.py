@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-# Block arguments, by the names that transformers gives them, that belong to an example and follow it into the mixture.
+# Block arguments, by the names that transformers gives them, that a batch may bring and the probe does not: they belong
+# to an example and follow it into the mixture.
 LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")
-ENCODER_STATES = "encoder_hidden_states"
 
 
 @dataclass(frozen=True)
-class MaskKind:
-    """How a block takes an attention mask.
+class Argument:
+    """What a block is given besides the hidden states that the block before it returned.
 
     Args:
-        convention (`str`): `"bias"`: added to the scores, or boolean where the kernel takes both; `"keep_only"`: true
-            where something may be read, nothing else understood; `"subtract"`: 1 where nothing may be read.
+        kind (`str`): `"bias"`: added to the attention scores, or boolean where the kernel takes both; `"mask"`: zeros
+            and ones, of which the kernel makes what it likes (`SoftMask`); `"states"`: values that mix on a line.
         batch_dim (`int`): the dimension of the batch.
+        by_position (`bool`): whether the other of the first two dimensions runs along the tokens of the text.
+        origin (`int`, *optional*): the block call that it was computed from, `None` where it is there from the start.
+        keeps (`bool`): of masks: true where something may be read, not where it may not.
+        merged (`bool`): the first dimension is batch times heads.
+        compared (`bool`): of biases: the kernel asks where it is zero, and does not add it.
     """
 
-    convention: str
+    kind: str
     batch_dim: int
+    by_position: bool = False
+    origin: int | None = None
+    keeps: bool = True
+    merged: bool = False
+    compared: bool = False
 
 
 @dataclass
 class BlockCall:
-    """One call of a block in a forward pass: the module, its stack (0: encoder or only stack), its argument names."""
+    """One call of a block in a forward pass.
+
+    Args:
+        module (`nn.Module`): the block.
+        stack (`int`): 0 for the encoder or the only stack.
+        names (`list[str]`): its argument names.
+        arguments (`dict[str, Argument]`): those that differ from example to example, by name; parts of a tuple as
+            `"name.0"`.
+        seen (`set[str]`): every tensor that it was given in the probe.
+        output (`Argument`): the hidden states that it returns.
+    """
 
     module: nn.Module
     stack: int
     names: list[str]
-    masks: dict[str, MaskKind] = field(default_factory=dict)
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    output: Argument = Argument("states", 0)
 
 
 @dataclass
@@ -43,17 +66,22 @@ class Anatomy:
 
     Args:
         root (`nn.Module`): the model whose output holds the logits.
+        input_name (`str`): the input that holds the examples.
         backbone (`nn.Module`): the part without the classification head.
         calls (`list[BlockCall]`): the blocks, in the order in which they run.
         lookups (`list[tuple[nn.Module, int]]`): token, position and segment embeddings, each with its stack.
         lookup_masks (`list[tuple[nn.Module, str]]`): embedding modules that multiply by a mask, and its argument.
         batch_dim (`int`): dimension of the batch in hidden states.
-        readout (`str`): where the head reads: `"first"`, `"last"`, `"last_token"`, `"last_eos"`, `"mean"` or `"all"`.
+        readout (`str`): where the head reads: `"first"`, `"last"`, `"last_token"`, `"last_eos"`, `"mean"`, `"fixed"`
+            (the same positions in every text) or `"text"` (found in each text by a rule of its own).
         read_at (`nn.Module`): the module whose output the head reads.
-        attention (`str`): the attention kernel, as transformers names it.
+        reads_padding (`bool`): whether the model takes padding for text, as FNet and convolutions do.
+        entrance (`nn.Module`, *optional*): what returns the embeddings, where blocks are mixed at their outputs.
+        state (`tuple`): what of the model's config the rest depends on.
     """
 
     root: nn.Module
+    input_name: str
     backbone: nn.Module
     calls: list[BlockCall]
     lookups: list[tuple[nn.Module, int]]
@@ -61,7 +89,9 @@ class Anatomy:
     batch_dim: int
     readout: str
     read_at: nn.Module
-    attention: str
+    reads_padding: bool
+    entrance: nn.Module | None
+    state: tuple
 
     @property
     def depth(self) -> int:
@@ -85,32 +115,44 @@ def model_config(model: nn.Module) -> Any:
         ValueError: for a model without one, whose labels nothing would say how to mix.
     """
     config = getattr(transformers_model(model), "config", None)
-    if config is None or not hasattr(config, "num_labels"):
-        raise ValueError(f"{type(model).__name__} has no config with num_labels; mixup needs a sequence classifier.")
+    if not isinstance(config, PretrainedConfig):
+        raise ValueError(
+            f"{type(model).__name__} has no config with num_labels; give it one: "
+            "model.config = transformers.PretrainedConfig(num_labels=...)."
+        )
     return config
+
+
+def changeable_state(model: nn.Module) -> tuple:
+    """What a user may change in a model after its sites were found: the attention kernel and the pad token."""
+    return model_config(model)._attn_implementation, getattr(text_config(model), "pad_token_id", None)
 
 
 def text_config(model: nn.Module) -> Any:
     """The config that holds the token ids: that of the text part in multimodal models."""
-    config = model_config(model)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    return model_config(model).get_text_config()
 
 
 def first_tensor(output: Any) -> Tensor:
     """The hidden states in what a block or a backbone returns."""
     if isinstance(output, Tensor):
         return output
-    return output[0]
+    return next(iter(output.values())) if isinstance(output, dict) else output[0]
 
 
 def with_first_tensor(output: Any, tensor: Tensor) -> Any:
     """`output` with its hidden states replaced."""
     if isinstance(output, Tensor):
         return tensor
-    if isinstance(output, (tuple, list)):
-        return type(output)([tensor, *output[1:]])
-    output[next(iter(output))] = tensor
-    return output
+    if isinstance(output, dict):
+        output[next(iter(output))] = tensor
+        return output
+    return _like(output, [tensor, *output[1:]])
+
+
+def _like(output: Any, parts: list[Any]) -> Any:
+    """A tuple, named tuple or list of the type of `output`."""
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -131,6 +173,17 @@ def with_loss(output: Any, loss: Tensor) -> Any:
     if not isinstance(output, dict):
         return (loss, *output)
     return type(output)(loss=loss, **{name: value for name, value in output.items() if name != "loss"})
+
+
+def map_tensors(value: Any, path: str, function: Callable[[str, Tensor], Any]) -> Any:
+    """`value` with `function(path, tensor)` in the place of every tensor, also inside tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return function(path, value)
+    if isinstance(value, (tuple, list)):
+        return _like(value, [map_tensors(part, f"{path}.{index}", function) for index, part in enumerate(value)])
+    if isinstance(value, dict):
+        return type(value)(**{name: map_tensors(part, f"{path}.{name}", function) for name, part in value.items()})
+    return value
 
 
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
+SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
 MODES = ("elem", "batch")
 
 
@@ -26,6 +26,7 @@ class MixupConfig:
 
     Args:
         site (`str`, defaults to `"embeddings"`): where in the network activations are interpolated.
+            `"input"`: the float input of an image or audio model (mixup, Zhang et al. 2018);
             `"word_embeddings"`: the token lookup, with the position and segment lookups that go with it;
             `"embeddings"`: what enters the first block; `"hidden"`: after one of the blocks (manifold mixup,
             Verma et al. 2019; TMix, Chen et al. 2020); `"pooled"`: what enters the last linear layer
@@ -43,6 +44,8 @@ class MixupConfig:
         self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
         prob (`float`, defaults to 1.0): probability of mixing a batch.
         off_epoch (`float`, *optional*): the epoch from which batches are no longer mixed.
+        blocks (`list[str]`, *optional*): module paths of the model's blocks in the order in which they run, or of its
+            lists of blocks, such as `["encoder.layers"]`, for a model in which they are not found by themselves.
         class_weights (`list[float]`, *optional*): factor of each class in the cross-entropy (single-label only). The
             loss is the mean over examples, not over weights, so that it accumulates exactly.
 
@@ -60,6 +63,7 @@ class MixupConfig:
     self_pairs: bool = True
     prob: float = 1.0
     off_epoch: float | None = None
+    blocks: list[str] | None = None
     class_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class MixupConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")
         if self.layers is not None:
             self.layers = self._checked_layers(self.layers)
+        if self.blocks is not None:
+            self.blocks = self._checked_blocks(self.blocks)
         if self.class_weights is not None:
             if isinstance(self.class_weights, (str, Mapping)) or not isinstance(self.class_weights, Iterable):
                 raise ValueError(f"class_weights={self.class_weights!r}: expected a list of numbers, one per class.")
@@ -99,6 +105,13 @@ class MixupConfig:
             elif isinstance(layer, bool) or not isinstance(layer, Integral):
                 raise ValueError(f"layers={items!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
         return [layer if isinstance(layer, str) else int(layer) for layer in items]
+
+    def _checked_blocks(self, blocks: Any) -> list[str]:
+        paths = [part.strip() for part in blocks.split(",")] if isinstance(blocks, str) else blocks
+        is_list = isinstance(paths, Iterable) and not isinstance(paths, Mapping)
+        if not is_list or not all(isinstance(path, str) and path for path in paths) or not list(paths):
+            raise ValueError(f"blocks={blocks!r}: expected module paths such as ['encoder.layers'].")
+        return list(paths)
 
     def resolve_layers(self, depth: int) -> list[int]:
         """The layers as numbers in [0, `depth`), for a model of `depth` blocks.

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_mixup.anatomy import Anatomy, logits_of
 from hf_mixup.config import MixupConfig
 from hf_mixup.plan import MixupPlan
-from hf_mixup.probe import evaluation_mode, probe_batch
+from hf_mixup.probe_batch import probe_batch, undisturbed
 
 # Share of the spread of the logits between texts that a difference may reach, and of their size for rounding.
 SPREAD_TOLERANCE = 0.02
@@ -35,15 +35,17 @@ def check_endpoints(
         ValueError: where a mixture would not be exact in this model.
     """
     root = anatomy.root
-    batch = probe_batch(root, next(root.parameters()).device)
-    size = batch["input_ids"].shape[0]
+    batch = probe_batch(root)
+    if config.site == "input":
+        batch.pop("attention_mask", None)
+    size = batch[anatomy.input_name].shape[0]
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
     layers: list[int | None] = [None]
     if config.site == "hidden":
         drawn = config.resolve_layers(anatomy.depth)
         layers = list(dict.fromkeys([drawn[0], drawn[len(drawn) // 2], drawn[-1]]))
-    with evaluation_mode(root), torch.no_grad():
+    with undisturbed(root), torch.no_grad():
         clean = logits_of(root(**batch)).float().cpu()
         expected = torch.where(lam.bool().unsqueeze(1), clean, clean[partner])
         for layer in layers:

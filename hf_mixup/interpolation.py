@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# XLNet's kernel subtracts 1e30 (65500 in float16) times a mask that is 1 where nothing may be read.
-SUBTRACTED_SCALE = {torch.float16: 65500.0}
-DEFAULT_SUBTRACTED_SCALE = 1e30
+from hf_mixup.anatomy import Argument
+from hf_mixup.soft_mask import SoftMask, soft_mask
 
 
 def position_weights(lam: Tensor, partner: Tensor, mask: Tensor | None, length: int, read: int | None) -> Tensor:
@@ -88,64 +87,31 @@ def mix_keep(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, bat
     return weight.log().to(dtype).expand(full)
 
 
-def mix_subtracted(drop: Tensor, partner: Tensor, lam: Tensor, batch_dim: int = 0) -> Tensor:
-    """A mask that the kernel multiplies by a large number and subtracts (XLNet): 1 where nothing may be read."""
-    scale = SUBTRACTED_SCALE.get(drop.dtype, DEFAULT_SUBTRACTED_SCALE)
-    return (mix_bias(drop.float() * -scale, partner, lam, batch_dim) / -scale).to(drop.dtype)
-
-
-# What kernels do to a mask before they fill it in, and what a reentrant checkpoint does to its inputs.
-_KEEP_SOFT = (
-    torch.Tensor.bool,
-    torch.Tensor.to,
-    torch.Tensor.__invert__,
-    torch.Tensor.logical_not,
-    torch.Tensor.detach,
-)
-
-
-class SoftMask(torch.Tensor):
-    """A boolean mask for kernels that take nothing else: filled in, it adds log(lam * m_i + (1 - lam) * m_j) instead.
-
-    Kernels such as DeBERTa's call `scores.masked_fill(~mask.bool(), minimum)`. With this tensor as the mask the same
-    call adds the interpolated bias; as an argument of the block it is there again when a checkpointed block is
-    recomputed. A query that may read nothing reads everything evenly, as it does in the unmixed model.
-    """
-
-    log_weight: Tensor
-    log_blind: Tensor
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        if func in _KEEP_SOFT:
-            return args[0]
-        if func is torch.Tensor.masked_fill:
-            scores, mask = args[:2]
-            # Under autocast the scores are in half precision, where the mask's own lowest value would be -inf.
-            lowest = torch.finfo(scores.dtype).min
-            biased = scores + mask.log_weight.clamp_min(lowest).to(scores.dtype)
-            return torch.logaddexp(biased, mask.log_blind.clamp_min(lowest).to(scores.dtype).expand_as(biased))
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-def soft_mask(keep: Tensor, partner: Tensor, lam: Tensor, blind_counts: Tensor | None = None) -> SoftMask:
-    """The boolean mask `keep` (true: may be read) of a kernel that takes no bias, interpolated.
+def mix_truth(
+    mask: Tensor, partner: Tensor, lam: Tensor, argument: Argument, blind_counts: Tensor | None = None
+) -> SoftMask:
+    """A mask that a kernel does not simply add to its scores, interpolated as `SoftMask`.
 
     Args:
-        keep (`torch.Tensor` of shape `(batch, 1, queries, keys)`): the unmixed mask.
+        mask (`torch.Tensor`): the unmixed mask; of a bias that is compared, what it hides counts as true.
         partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
+        argument (`Argument`): what is known of the mask.
         blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): pairs in which a query that only one of the two
             may use still counts for both, because the model reads it (`reads_padding`).
     """
-    blind = 1 - keep.bool().any(-1, keepdim=True).float()
+    is_kept = mask.dtype == torch.bool and argument.kind == "bias"
+    truth = (mask.logical_not() if is_kept else mask != 0).float()
+    other = truth.index_select(argument.batch_dim, partner)
+    weight = torch.lerp(other, truth, _along(lam.float(), truth, argument.batch_dim))
+    has_queries = mask.dim() == 4 and argument.batch_dim == 0
+    if not (has_queries and argument.keeps and argument.kind == "mask"):
+        return soft_mask(weight)
+    blind = 1 - truth.amax(-1, keepdim=True)
     both_blind = torch.minimum(blind, blind[partner])
     if blind_counts is not None:
         mixed_blind = torch.lerp(blind[partner], blind, _along(lam.float(), blind, 0))
         both_blind = torch.where(_along(blind_counts, blind, 0), mixed_blind, both_blind)
-    mask = (keep > 0).as_subclass(SoftMask)
-    mask.log_weight = mix_keep(keep, partner, lam, torch.float32)
-    mask.log_blind = both_blind.log()
-    return mask
+    return soft_mask(weight, both_blind.log())
 
 
 def _mean_keep(keep: Tensor, partner: Tensor, lam: Tensor, batch_dim: int) -> Tensor:

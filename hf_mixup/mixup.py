@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup import targets
-from hf_mixup.anatomy import Anatomy, model_config, text_config
+from hf_mixup.anatomy import Anatomy, changeable_state, model_config
 from hf_mixup.config import MixupConfig, resolve_config
 from hf_mixup.exactness import check_endpoints
+from hf_mixup.mixing import begin
 from hf_mixup.plan import MixupPlan, PlanStream
-from hf_mixup.probe import trace
-from hf_mixup.sites import Hooks, begin
+from hf_mixup.probe import MissingPadToken, trace
+from hf_mixup.probe_batch import PROBES
+from hf_mixup.sites import Hooks
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -68,7 +70,8 @@ class Mixup:
         self._checked_labels = False
         self._applied: MixupPlan | None = None
         self._check_class_weights()
-        if _has_pad_token(model):
+        # A pad token may be set later, before the first batch of several texts.
+        with suppress(MissingPadToken):
             self.check()
 
     def _check_class_weights(self) -> None:
@@ -92,16 +95,10 @@ class Mixup:
         Raises:
             ValueError: for a model whose sites cannot be found, a layer out of range, a missing pad token.
         """
-        if self._hooks is None or self._hooks.anatomy.attention != model_config(self.model)._attn_implementation:
-            if not _has_pad_token(self.model):
-                raise ValueError(
-                    "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
-                    "Set model.config.pad_token_id = tokenizer.pad_token_id."
-                )
-            anatomy = trace(self.model)
+        if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
+            anatomy = trace(self.model, tuple(self.config.blocks or ()))
             self.config.resolve_layers(anatomy.depth)
-            if self.config.site == "word_embeddings" and not anatomy.lookups:
-                raise ValueError(f"site='word_embeddings': {type(anatomy.root).__name__} has no nn.Embedding lookup.")
+            _check_site(anatomy, self.config.site)
             self._hooks = Hooks(anatomy)
             check_endpoints(anatomy, self.config, self._mixing)
         return self._hooks.anatomy
@@ -229,17 +226,21 @@ class Mixup:
         self.stream.load_state_dict(state)
 
 
+def _check_site(anatomy: Anatomy, site: str) -> None:
+    name = type(anatomy.root).__name__
+    if site == "word_embeddings" and not anatomy.lookups:
+        raise ValueError(f"site='word_embeddings': {name} has no nn.Embedding lookup.")
+    if site == "input" and anatomy.input_name == "input_ids":
+        raise ValueError(f"site='input': {name} takes tokens, which cannot be averaged; mix at 'embeddings'.")
+
+
 def _batch_size(batch: Mapping[str, Any]) -> int:
-    for name in ("input_ids", "inputs_embeds"):
+    for name in (*PROBES, "inputs_embeds"):
         if batch.get(name) is not None:
             return batch[name].shape[0]
-    raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
+    raise ValueError(f"The batch has none of {', '.join(PROBES)} or inputs_embeds, only {', '.join(batch)}.")
 
 
 def _is_materialised(model: nn.Module) -> bool:
     """Whether every parameter is a whole tensor here, and not on the meta device or one shard of many."""
     return all(type(p.data) is Tensor and not p.is_meta and p.numel() for p in model.parameters())
-
-
-def _has_pad_token(model: nn.Module) -> bool:
-    return getattr(text_config(model), "pad_token_id", None) is not None

@@ -1,8 +1,8 @@
 """How the sites of a model are found: by watching one tiny forward pass.
 
 Class names and attribute paths differ from architecture to architecture; what every transformer does in a forward pass
-does not. So the model is shown a small padded batch once, in evaluation mode, and what is called, with which masks and
-at which positions the result is read, is written down.
+does not. So the model is shown a small padded batch once, in evaluation mode, and what is called, with which arguments
+and at which positions the result is read, is written down.
 """
 
 from __future__ import annotations
@@ -18,36 +18,37 @@ from transformers import PreTrainedModel
 
 from hf_mixup.anatomy import (
     Anatomy,
+    Argument,
     BlockCall,
-    MaskKind,
     bind,
+    changeable_state,
     first_tensor,
     logits_of,
+    map_tensors,
     model_config,
     text_config,
     transformers_model,
     with_first_tensor,
 )
-from hf_mixup.readout import find_readout, nonzero_parameters
+from hf_mixup.architectures import find_blocks, peculiarity_of
+from hf_mixup.probe_batch import PROBE_BATCH, input_name, probe_batch, undisturbed
+from hf_mixup.readout import find_readout, nonzero_parameters, takes_padding_for_text
 
-# Prime sizes, so that a dimension is recognised by its size.
-PROBE_BATCH, PROBE_LENGTH, SHORTEST = 11, 13, 8
 SUPPORTED_ATTENTION = ("eager", "sdpa")
+# An additive mask holds values below this.
+BIAS_BELOW = -1e3
 
 
-def find_block_lists(backbone: nn.Module) -> list[nn.ModuleList]:
-    """The outermost lists of blocks, in the order of the modules."""
-    found: list[nn.ModuleList] = []
-    inside: set[nn.Module] = set()
-    for module in backbone.modules():
-        if isinstance(module, nn.ModuleList) and module not in inside and len(module):
-            found.append(module)
-            inside.update(module.modules())
-    return found
+class MissingPadToken(ValueError):
+    """A decoder that cannot tell where its texts end, as long as no pad token is set."""
 
 
-def trace(model: nn.Module) -> Anatomy:
-    """Find the sites of `model` by one forward pass of 11 texts of up to 13 tokens; the model is left as it was.
+def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
+    """Find the sites of `model` by two forward passes of 11 texts of up to 13 tokens; the model is left as it was.
+
+    Args:
+        model (`nn.Module`): a sequence classifier, also wrapped.
+        blocks (`tuple[str, ...]`): module paths of its blocks in the inner model, or of lists of them; found if empty.
 
     Raises:
         ValueError: where the model has no list of blocks, cannot run the probe, or reads its result in a way that
@@ -56,23 +57,35 @@ def trace(model: nn.Module) -> Anatomy:
     root = transformers_model(model)
     refuse_unsupported(model, root)
     backbone = getattr(root, getattr(root, "base_model_prefix", "") or "", root)
-    block_lists = find_block_lists(backbone)
-    if not block_lists:
-        raise ValueError(f"{type(root).__name__}: no list of blocks (nn.ModuleList) found, so no site to mix at.")
-    batch = probe_batch(root, next(root.parameters()).device)
-    record = _Record(backbone, block_lists, batch)
-    with evaluation_mode(root), nonzero_parameters(root, backbone), record.watching():
+    record = _Record(root, backbone, find_blocks(root, backbone, blocks or peculiarity_of(root).blocks))
+    batch = record.batch
+    with undisturbed(root), nonzero_parameters(root, backbone):
         try:
-            output = root(**batch)
+            with record.watching():
+                output = root(**batch)
         except Exception as error:
+            if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
+                raise MissingPadToken(
+                    "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id."
+                ) from error
             raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {error}") from error
         logits = _checked_logits(root, output)
-        outputs = [
-            (backbone, record.backbone_output, 0),
-            (record.calls[-1].module, record.block_output, record.batch_dim),
-        ]
-        readout, read_at = find_readout(logits, outputs, batch, text_config(root).eos_token_id)
-    return record.anatomy(root, readout, read_at)
+        if not record.calls:
+            raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
+        readout, read_at, last = find_readout(logits, record.outputs(), batch, _eos_token_id(root))
+        if readout == "text" and backbone is root:
+            raise ValueError(
+                f"{type(root).__name__} reads at positions that follow no known rule (first, last, last token, end of "
+                "text, mean) and has no base_model_prefix that would part its head from the rest."
+            )
+        del record.calls[last + 1 :]
+        padding_is_text = takes_padding_for_text(root, record.calls[0], logits, batch, readout)
+    return record.anatomy(readout, read_at, padding_is_text)
+
+
+def _eos_token_id(root: nn.Module) -> int | None:
+    return getattr(text_config(root), "eos_token_id", None)
 
 
 def _checked_logits(root: nn.Module, output: Any) -> Tensor:
@@ -95,7 +108,7 @@ def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
             f"peft_type={adapter.peft_type.value!r}: learned prompts lengthen the texts inside the model, where mixup "
             "does not see them; use an adapter such as LoRA."
         )
-    attention = getattr(config, "_attn_implementation", None)
+    attention = config._attn_implementation
     if attention is not None and attention not in SUPPORTED_ATTENTION:
         raise ValueError(
             f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
@@ -106,58 +119,22 @@ def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
             raise ValueError(f"{name}={getattr(config, name)}: a dropped block may hold the site; set it to 0.0.")
 
 
-def probe_batch(root: nn.Module, device: torch.device) -> dict[str, Tensor]:
-    """Texts of several lengths, padded right and left in turn, each ending in the end-of-text token if there is one."""
-    config = text_config(root)
-    special = {
-        value
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-        for value in [getattr(config, name, None)]
-        if isinstance(value, int)
-    }
-    vocab = getattr(config, "vocab_size", 1000)
-    ordinary = [token for token in range(min(vocab, 100)) if token not in special]
-    pad = getattr(config, "pad_token_id", None)
-    eos = getattr(config, "eos_token_id", None)
-    input_ids = torch.full((PROBE_BATCH, PROBE_LENGTH), 0 if pad is None else pad)
-    mask = torch.zeros_like(input_ids)
-    for row in range(PROBE_BATCH):
-        length = PROBE_LENGTH - row % (PROBE_LENGTH - SHORTEST + 1)
-        start = PROBE_LENGTH - length if row % 2 else 0
-        tokens = torch.tensor([ordinary[(3 * row + 7 * t) % len(ordinary)] for t in range(length)])
-        if isinstance(eos, int) and eos != pad:
-            # Not always at the end, so that a head that looks for it is told from one that reads the last token.
-            tokens[-2 if row % 3 == 2 else -1] = eos
-        input_ids[row, start : start + length] = tokens
-        mask[row, start : start + length] = 1
-    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
-
-
-@contextmanager
-def evaluation_mode(root: nn.Module) -> Iterator[None]:
-    """`root` in evaluation mode, each module's own mode restored after."""
-    training = [module for module in root.modules() if module.training]
-    root.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 class _Record:
     """Watches a forward pass and keeps what `Anatomy` needs."""
 
-    def __init__(self, backbone: nn.Module, block_lists: list[nn.ModuleList], batch: dict[str, Tensor]) -> None:
-        self.backbone, self.batch = backbone, batch
-        self.stack_of = {block: stack for stack, blocks in enumerate(block_lists) for block in blocks}
+    def __init__(self, root: nn.Module, backbone: nn.Module, blocks: list[list[nn.Module]]) -> None:
+        self.root, self.backbone, self.batch = root, backbone, probe_batch(root)
+        self.input_name = input_name(root)
+        self.length = self.batch["input_ids"].shape[1] if self.input_name == "input_ids" else None
+        self.stack_of = {block: stack for stack, members in enumerate(blocks) for block in members}
         self.inside = {module for block in self.stack_of for module in block.modules()}
         self.calls: list[BlockCall] = []
+        self.states: list[Tensor] = []
+        self.call_of_leaf: dict[Any, int] = {}
         self.lookups: list[tuple[nn.Module, int]] = []
         self.lookup_masks: list[tuple[nn.Module, str]] = []
         self.batch_dim = 0
-        self.block_output = self.backbone_output = torch.empty(0)
+        self.backbone_output = torch.empty(0)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -165,12 +142,12 @@ class _Record:
         for block in self.stack_of:
             handles.append(block.register_forward_pre_hook(self.before_block, with_kwargs=True))
             handles.append(block.register_forward_hook(self.after_block))
-        widths = {m.embedding_dim for m in [_input_embeddings(self.backbone)] if m is not None}
+        width = _embedding_width(self.backbone)
         for module in self.backbone.modules():
             if module in self.inside:
                 continue
             if isinstance(module, nn.Embedding):
-                if module.embedding_dim in widths:
+                if module.embedding_dim == width:
                     handles.append(_with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
             elif not set(self.stack_of) & set(module.modules()):
                 handles.append(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
@@ -183,23 +160,74 @@ class _Record:
     def before_block(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(block.forward).parameters)
         call = BlockCall(block, self.stack_of[block], names)
-        hidden = first_tensor(next(iter(bind(names, args, kwargs).values())))
-        self.batch_dim = list(hidden.shape).index(PROBE_BATCH)
-        for name, value in bind(names, args, kwargs).items():
-            if "mask" in name and isinstance(value, Tensor) and PROBE_BATCH in value.shape:
-                call.masks[name] = self.mask_kind(value)
+        given = bind(names, args, kwargs)
+        if not self.calls:
+            self.batch_dim = list(first_tensor(next(iter(given.values()))).shape).index(PROBE_BATCH)
+
+        def note(path: str, tensor: Tensor) -> Tensor:
+            call.seen.add(path)
+            argument = self.describe(tensor)
+            if argument is not None:
+                call.arguments[path] = argument
+            return tensor
+
+        for name, value in given.items():
+            map_tensors(value, name, note)
         self.calls.append(call)
 
-    def mask_kind(self, mask: Tensor) -> MaskKind:
-        batch_dim = list(mask.shape).index(PROBE_BATCH)
-        if mask.dtype == torch.bool or (mask.is_floating_point() and mask.min() < -1):
-            return MaskKind("bias", batch_dim)
-        unpadded_text_may_be_read = bool(mask.select(batch_dim, 0).max() > 0)
-        return MaskKind("keep_only" if unpadded_text_may_be_read else "subtract", batch_dim)
+    def describe(self, value: Tensor) -> Argument | None:
+        """What a tensor that differs from example to example is to a block; `None` for all others."""
+        merged = PROBE_BATCH not in value.shape and value.dim() > 1 and value.shape[0] % PROBE_BATCH == 0
+        if merged:
+            value = value.unflatten(0, (PROBE_BATCH, -1))
+        elif PROBE_BATCH not in value.shape:
+            return None
+        batch_dim, origin = list(value.shape).index(PROBE_BATCH), self.origin(value)
+        rows = value.detach().movedim(batch_dim, 0)
+        if origin is None and torch.equal(rows, rows[:1].expand_as(rows)):
+            return None
+        compared = peculiarity_of(self.root).compares_masks
+        if origin is None and bool(((rows == 0) | (rows == 1)).all()):
+            keeps = bool(rows[0].flatten()[-1])
+            is_bias = value.dtype == torch.bool and value.dim() == 4 and keeps
+            return Argument("bias" if is_bias else "mask", batch_dim, keeps=keeps, merged=merged, compared=compared)
+        if not value.is_floating_point():
+            return None
+        if origin is None and rows.min() < BIAS_BELOW:
+            return Argument("bias", batch_dim, merged=merged, compared=compared)
+        by_position = value.dim() == 3 and batch_dim < 2 and value.shape[1 - batch_dim] == self.length
+        return Argument("states", batch_dim, by_position, origin, merged=merged)
+
+    def origin(self, value: Tensor) -> int | None:
+        """The last block call that a tensor was computed from."""
+        found: list[int | None] = []
+        pending: list[Any] = [value.grad_fn]
+        seen = {None}
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            found.append(self.call_of_leaf.get(getattr(node, "variable", None)))
+            pending += [parent for parent, _ in node.next_functions]
+        return max((call for call in found if call is not None), default=None)
 
     def after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
-        self.block_output = first_tensor(output).detach().requires_grad_()
-        return with_first_tensor(output, self.block_output)
+        """Cut the graph behind the block, so that what is computed from its output is known by it."""
+        index = len(self.calls) - 1
+        self.calls[index].output = self.describe(first_tensor(output)) or Argument("states", self.batch_dim)
+
+        def cut(path: str, tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            leaf = tensor.detach().requires_grad_()
+            self.call_of_leaf[leaf] = index
+            if len(self.states) == index:
+                self.states.append(leaf)
+            # The next block may write into it, which a leaf does not allow.
+            return leaf.clone()
+
+        return map_tensors(output, "", cut)
 
     def after_backbone(self, backbone: nn.Module, args: tuple, output: Any) -> Any:
         if self.backbone_output.numel() or first_tensor(output).dim() != 3:
@@ -208,6 +236,13 @@ class _Record:
         self.backbone_output = first_tensor(output).view_as(first_tensor(output))
         return with_first_tensor(output, self.backbone_output)
 
+    def outputs(self) -> list[tuple[nn.Module, Tensor, int, int]]:
+        """Where the head may read, the likeliest first: module, states, batch dimension in them, last call below."""
+        calls = list(zip(self.calls, self.states, strict=True))
+        blocks = [(call.module, states, self.batch_dim, index) for index, (call, states) in enumerate(calls)]
+        whole = [(self.backbone, self.backbone_output, 0, len(calls) - 1)] if self.backbone_output.numel() else []
+        return whole + blocks[::-1]
+
     def after_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         self.lookups.append((module, 1 if self.calls else 0))
 
@@ -215,18 +250,29 @@ class _Record:
         if self.calls or not any(isinstance(child, nn.Embedding) for child in module.modules()):
             return
         for name, value in bind(list(inspect.signature(module.forward).parameters), args, kwargs).items():
-            if "mask" in name and isinstance(value, Tensor) and value.shape == self.batch["input_ids"].shape:
+            if "mask" in name and isinstance(value, Tensor) and value.shape == self.batch[self.input_name].shape:
                 self.lookup_masks.append((module, name))
 
-    def anatomy(self, root: nn.Module, readout: str, read_at: nn.Module) -> Anatomy:
+    def anatomy(self, readout: str, read_at: nn.Module, reads_padding: bool) -> Anatomy:
         """What was seen, with the stacks numbered in the order in which they ran."""
+        entrance = peculiarity_of(self.root).entrance
         order = list(dict.fromkeys(call.stack for call in self.calls))
         for call in self.calls:
             call.stack = order.index(call.stack)
         lookups = [(module, min(stack, len(order) - 1)) for module, stack in self.lookups]
-        attention = model_config(root)._attn_implementation
         return Anatomy(
-            root, self.backbone, self.calls, lookups, self.lookup_masks, self.batch_dim, readout, read_at, attention
+            self.root,
+            self.input_name,
+            self.backbone,
+            self.calls,
+            lookups,
+            self.lookup_masks,
+            self.batch_dim,
+            readout,
+            read_at,
+            reads_padding,
+            None if entrance is None else self.root.get_submodule(entrance),
+            changeable_state(self.root),
         )
 
 
@@ -238,8 +284,12 @@ def _with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
     return module
 
 
-def _input_embeddings(backbone: nn.Module) -> nn.Embedding | None:
-    embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
-    if isinstance(embeddings, nn.Embedding):
-        return embeddings
-    return next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
+def _embedding_width(backbone: nn.Module) -> int | None:
+    """The width of the token embeddings."""
+    try:
+        embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
+    except NotImplementedError:
+        embeddings = None
+    if not isinstance(embeddings, nn.Embedding):
+        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
+    return None if embeddings is None else embeddings.embedding_dim

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hf_mixup.anatomy import BlockCall, bind, logits_of, map_tensors
+
+# The position of heads that read the same one in every text.
+FIXED_READ = {"first": 0, "last": -1}
+# Share of the logits that rounding does not reach.
+NOTICEABLE = 1e-4
 
 
 @contextmanager
@@ -26,52 +34,90 @@ def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
 
 
 def find_readout(
-    logits: Tensor, outputs: list[tuple[nn.Module, Tensor, int]], batch: dict[str, Tensor], eos_token_id: int | None
-) -> tuple[str, nn.Module]:
+    logits: Tensor,
+    outputs: list[tuple[nn.Module, Tensor, int, int]],
+    batch: dict[str, Tensor],
+    eos_token_id: int | None,
+) -> tuple[str, nn.Module, int]:
     """At which positions the head reads, and from the output of which module.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, num_labels)`): of the probe.
-        outputs (`list[tuple[nn.Module, torch.Tensor, int]]`): modules, their hidden states, the dimension of the batch
-            in them; the first on which the logits depend counts.
+        outputs (`list[tuple[nn.Module, torch.Tensor, int, int]]`): modules, their hidden states, the dimension of the
+            batch in them, the last block call below; the first on which the logits depend counts.
         batch (`dict[str, torch.Tensor]`): the probe.
         eos_token_id (`int`, *optional*): the end-of-text token.
 
     Returns:
-        `tuple[str, nn.Module]`: `Anatomy.readout` and `Anatomy.read_at`.
+        `tuple[str, nn.Module, int]`: `Anatomy.readout`, `Anatomy.read_at` and the last block call that counts.
 
     Raises:
-        ValueError: where the logits depend on none of them, or the positions follow no known rule.
+        ValueError: where the logits depend on none of them.
     """
     objective = (logits.float() * torch.arange(1, logits.shape[-1] + 1, device=logits.device)).sum()
     outputs = [output for output in outputs if output[1].requires_grad]
-    gradients = torch.autograd.grad(objective, [hidden for _, hidden, _ in outputs], allow_unused=True)
-    for (module, _, batch_dim), gradient in zip(outputs, gradients, strict=True):
-        if gradient is not None and gradient.dim() == 3 and gradient.abs().max() > 0:
-            return _name_readout(gradient.transpose(0, batch_dim), batch, eos_token_id, module), module
+    gradients = torch.autograd.grad(objective, [output[1] for output in outputs], allow_unused=True, retain_graph=True)
+    for (module, _, batch_dim, last), gradient in zip(outputs, gradients, strict=True):
+        if gradient is not None and gradient.abs().max() > 0:
+            rows = gradient.movedim(batch_dim, 0).flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(1)
+            return _name_readout(rows, batch, eos_token_id), module, last
     raise ValueError("The logits do not depend on the output of the last block, so there is nothing to mix.")
 
 
-def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int | None, module: nn.Module) -> str:
-    read, ids, mask = gradient.abs().amax(-1) > 0, batch["input_ids"], batch["attention_mask"].bool()
-    positions = torch.arange(ids.shape[1], device=mask.device)
+def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int | None) -> str:
+    read = gradient.abs().amax(-1) > 0
+    positions = torch.arange(read.shape[1], device=read.device)
+    if torch.equal(read, (positions == 0).expand_as(read)):
+        return "first"
+    if torch.equal(read, (positions == len(positions) - 1).expand_as(read)):
+        return "last"
+    if torch.equal(read, read[:1].expand_as(read)):
+        return "fixed"
+    if "input_ids" not in batch or read.shape != batch["input_ids"].shape:
+        return "text"
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
     is_eos = ids == eos_token_id if isinstance(eos_token_id, int) else torch.zeros_like(mask)
-    patterns = {
-        "first": (positions == 0).expand_as(mask),
-        "last": (positions == ids.shape[1] - 1).expand_as(mask),
-        "last_token": positions == (positions * mask).argmax(-1, keepdim=True),
-        "last_eos": positions == (positions * is_eos).argmax(-1, keepdim=True),
-        "mean": mask,
-        "all": torch.ones_like(mask),
-    }
-    name = next((name for name, pattern in patterns.items() if torch.equal(read, pattern)), None)
-    if name == "mean":
-        # An even gradient is a mean; an uneven one is attention over the tokens.
-        even = (gradient.sum(1, keepdim=True) / mask.sum(1).view(-1, 1, 1)) * mask.unsqueeze(-1)
-        name = "mean" if torch.allclose(gradient, even, rtol=1e-2, atol=1e-6) else None
-    if name is None:
-        raise ValueError(
-            f"The head reads the output of {type(module).__name__} at positions that follow no known rule "
-            "(first, last, last token, end of text, mean); mixup cannot interpolate what it reads."
-        )
-    return name
+    if torch.equal(read, positions == (positions * mask).argmax(-1, keepdim=True)):
+        return "last_token"
+    if torch.equal(read, positions == (positions * is_eos).argmax(-1, keepdim=True)):
+        return "last_eos"
+    # An even gradient is a mean; an uneven one is attention over the tokens.
+    even = (gradient.sum(1, keepdim=True) / mask.sum(1).view(-1, 1, 1)) * mask.unsqueeze(-1)
+    is_mean = torch.equal(read, mask) and torch.allclose(gradient, even, rtol=1e-2, atol=1e-6)
+    return "mean" if is_mean else "text"
+
+
+def takes_padding_for_text(
+    root: nn.Module, first_call: BlockCall, logits: Tensor, batch: dict[str, Tensor], readout: str
+) -> bool:
+    """Whether what stands at padding positions below the first block changes the logits (FNet, convolutions).
+
+    A head that reads one position whatever is there may read padding by itself; such texts tell nothing.
+    """
+    if "input_ids" not in batch:
+        return True
+    padding = batch["attention_mask"] == 0
+    told = padding.any(1)
+    if readout in FIXED_READ:
+        told &= ~padding[:, FIXED_READ[readout]]
+
+    def disturb_states(path: str, value: Tensor) -> Tensor:
+        argument = first_call.arguments.get(path)
+        if argument is None or argument.kind != "states" or not argument.by_position:
+            return value
+        where = (padding.t() if argument.batch_dim == 1 else padding).unsqueeze(-1)
+        return torch.where(where, value.flip(-1) + value.std(), value)
+
+    def disturb(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        handle.remove()
+        arguments = bind(first_call.names, args, kwargs)
+        arguments = {name: map_tensors(value, name, disturb_states) for name, value in arguments.items()}
+        return tuple(arguments[name] for name in first_call.names[: len(args)]), {n: arguments[n] for n in kwargs}
+
+    handle = first_call.module.register_forward_pre_hook(disturb, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            change = (logits_of(root(**batch)) - logits).abs().amax(-1)
+    finally:
+        handle.remove()
+    return bool((change[told] > NOTICEABLE * logits.abs().max()).any())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,113 +12,20 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_mixup import interpolation
 from hf_mixup.anatomy import (
-    ENCODER_STATES,
     LINEAR_ARGUMENTS,
     Anatomy,
+    Argument,
     BlockCall,
-    MaskKind,
     bind,
     first_tensor,
     logits_of,
-    text_config,
+    map_tensors,
     with_first_tensor,
     with_logits,
 )
-from hf_mixup.plan import MixupPlan
-
-# The position of heads that read the same one in every text.
-FIXED_READ = {"first": 0, "last": -1}
-# Heads that find the position in the tokens of each text.
-FOUND_IN_TEXT = ("last_token", "last_eos")
-
-
-@dataclass
-class Mixing:
-    """The plan of the forward pass under way, and what its hooks share.
-
-    Args:
-        plan (`MixupPlan`): on the device of the batch.
-        weights (`list[torch.Tensor]`): weight of the example itself at each position, `(batch, length)`, per stack.
-        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
-        reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
-        read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
-        start (`int`): number of block calls below the site; the first block that sees the mixture.
-    """
-
-    plan: MixupPlan
-    weights: list[Tensor]
-    mask: Tensor | None
-    reads_padding: Tensor | None
-    read_position: Tensor | None
-    start: int
-    reached: bool = False
-    seen: dict[nn.Module, int] = field(default_factory=dict)
-    mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def mix(self, values: Tensor, stack: int, batch_dim: int) -> Tensor:
-        """Mix hidden states or embeddings of a stack, position by position."""
-        self.reached = True
-        weights = self.weights[min(stack, len(self.weights) - 1)]
-        if weights.shape[1] != values.shape[1 - batch_dim]:
-            weights = self.plan.lam
-        return interpolation.mix_rows(values, self.plan.partner, weights, batch_dim)
-
-
-def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
-    """The state of a forward pass that applies `plan` to `batch`.
-
-    Raises:
-        ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
-    """
-    ids = batch.get("input_ids")
-    tokens = batch.get("inputs_embeds") if ids is None else ids
-    if tokens is None:
-        raise ValueError(f"The batch has neither input_ids nor inputs_embeds, only {', '.join(batch)}.")
-    if tokens.shape[0] != plan.lam.shape[0]:
-        raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
-    if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
-        raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
-    mask = batch.get("attention_mask")
-    if mask is not None and mask.dim() != 2:
-        raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
-    for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
-        if batch.get(name) is not None:
-            raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
-    start = _first_mixed_call(anatomy, plan)
-    plan, length = plan.to(tokens.device), tokens.shape[1]
-    fixed = FIXED_READ.get(anatomy.readout)
-    text = None if anatomy.readout == "all" else mask
-    weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
-    padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
-    read_position = _read_position(anatomy, ids)
-    if anatomy.calls[-1].stack > 0:
-        # A decoder without a mask of its own reads every position up to the one that the head reads.
-        positions = torch.arange(length, device=tokens.device)
-        read = None if read_position is None else positions <= read_position.unsqueeze(1)
-        weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
-    return Mixing(plan, weights, mask, padded, read_position, start)
-
-
-def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:
-    """Where the head reads each text, for heads that find the position in the text."""
-    if ids is None or anatomy.readout not in FOUND_IN_TEXT:
-        return None
-    config = text_config(anatomy.root)
-    if anatomy.readout == "last_eos":
-        return interpolation.last_eos_position(ids, config.eos_token_id)
-    return interpolation.last_token_position(ids, config.pad_token_id)
-
-
-def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
-    if plan.site in ("word_embeddings", "embeddings"):
-        return 0
-    if plan.site == "hidden" and plan.layer is not None and 0 <= plan.layer < anatomy.depth:
-        return plan.layer + 1
-    if plan.site != "pooled":
-        raise ValueError(
-            f"This plan's site={plan.site!r} and layer={plan.layer} are not in a model of {anatomy.depth} blocks."
-        )
-    return anatomy.depth
+from hf_mixup.mixing import FOUND_IN_TEXT, Mixing
+from hf_mixup.soft_mask import soft_mask
+from hf_mixup.text_head import read_both_texts
 
 
 class Hooks:
@@ -137,7 +44,6 @@ class Hooks:
         self.lookup_stacks: dict[nn.Module, list[int]] = {}
         for module, stack in anatomy.lookups:
             self.lookup_stacks.setdefault(module, []).append(stack)
-        self.first_calls = {anatomy.first_call(stack) for stack in {call.stack for call in anatomy.calls}}
         self.lookup_mask_names = dict(anatomy.lookup_masks)
 
     def register(self, mixing: Mixing) -> list[RemovableHandle]:
@@ -146,7 +52,13 @@ class Hooks:
         anatomy = self.anatomy
         if mixing.plan.site == "pooled":
             return [anatomy.root.register_forward_hook(self.mix_logits)]
+        if anatomy.entrance is not None:
+            mixed = anatomy.calls[mixing.start - 1].module if mixing.start else anatomy.entrance
+            masked = anatomy.backbone.register_forward_pre_hook(self.before_backbone, with_kwargs=True)
+            return [masked, mixed.register_forward_hook(self.mix_output)]
         handles = []
+        if mixing.plan.site == "input":
+            handles.append(anatomy.root.register_forward_pre_hook(self.mix_input, with_kwargs=True))
         for module, positions in self.positions.items():
             if positions[-1] >= mixing.start:
                 handles.append(module.register_forward_pre_hook(self.before_block, with_kwargs=True))
@@ -158,6 +70,8 @@ class Hooks:
                 handles.append(module.register_forward_pre_hook(self.before_lookup, with_kwargs=True))
         if anatomy.readout in (*FOUND_IN_TEXT, "mean"):
             handles.append(anatomy.read_at.register_forward_hook(self.mix_readout))
+        if anatomy.readout == "text":
+            handles += read_both_texts(anatomy, mixing.plan)
         return handles
 
     def _ends_a_stack(self, index: int) -> bool:
@@ -192,31 +106,43 @@ class Hooks:
             return None
         call = self.anatomy.calls[index]
         arguments = bind(call.names, args, kwargs)
-        enters = index == mixing.start or (index in self.first_calls and index > mixing.start)
-        if enters and mixing.plan.site != "word_embeddings":
-            name = next(iter(arguments))
-            arguments[name] = _on_first(
-                arguments[name], lambda hidden: mixing.mix(hidden, call.stack, self.anatomy.batch_dim)
-            )
         dtype = first_tensor(next(iter(arguments.values()))).dtype
         for name, value in arguments.items():
-            arguments[name] = self._mix_argument(name, value, call, dtype)
+            arguments[name] = map_tensors(
+                value, name, lambda path, tensor: self._mix_argument(path, tensor, call, dtype)
+            )
         positional = tuple(arguments[name] for name in call.names[: len(args)])
         return positional, {name: arguments[name] for name in kwargs}
 
-    def _mix_argument(self, name: str, value: Any, call: BlockCall, dtype: torch.dtype) -> Any:
-        mixing, anatomy = self.current, self.anatomy
-        if isinstance(value, tuple) and name in LINEAR_ARGUMENTS:
-            return tuple(self._mix_argument(name, part, call, dtype) for part in value)
-        if not isinstance(value, Tensor):
-            return value
-        if name == ENCODER_STATES and mixing.start > anatomy.first_call(call.stack):
-            return _once(mixing, value, lambda states: mixing.mix(states, 0, anatomy.batch_dim))
-        if name in LINEAR_ARGUMENTS:
+    def _mix_argument(self, path: str, value: Tensor, call: BlockCall, dtype: torch.dtype) -> Tensor:
+        mixing, argument = self.current, call.arguments.get(path)
+        if path.split(".")[0] in LINEAR_ARGUMENTS:
             return _once(mixing, value, self._mix_line)
-        if name in call.masks:
-            return _once(mixing, value, lambda mask: self._mix_mask(mask, call.masks[name], dtype))
-        return value
+        if path not in call.seen and value.dtype != torch.long:
+            raise ValueError(
+                f"{path}: {type(call.module).__name__} is given it for this batch, and was not when the model was "
+                "probed with padded texts; so it is not known how it mixes."
+            )
+        if argument is None or (argument.kind == "states" and self._is_mixed(argument, path == call.names[0])):
+            return value
+        return _once(mixing, value, lambda unmixed: self._mixed(unmixed, argument, call, dtype))
+
+    def _mixed(self, value: Tensor, argument: Argument, call: BlockCall, dtype: torch.dtype) -> Tensor:
+        if argument.merged:
+            examples = value.unflatten(0, (self.current.plan.lam.shape[0], -1))
+            return self._mixed(examples, replace(argument, merged=False), call, dtype).flatten(0, 1)
+        if argument.kind != "states":
+            return self._mix_mask(value, argument, dtype)
+        stack = call.stack if argument.origin is None else self.anatomy.calls[argument.origin].stack
+        return self.current.mix(value, argument, stack)
+
+    def _is_mixed(self, argument: Argument, enters_first: bool) -> bool:
+        """Whether the states that a block is given were computed from mixed ones."""
+        start, origin = self.current.start, argument.origin
+        if origin is None:
+            from_input = argument.by_position or enters_first
+            return from_input and self.current.plan.site in ("input", "word_embeddings")
+        return origin >= start or (origin == start - 1 and self._ends_a_stack(origin))
 
     def _mix_line(self, value: Tensor) -> Tensor:
         plan = self.current.plan
@@ -225,15 +151,13 @@ class Hooks:
             return value
         return interpolation.mix_rows(value, plan.partner, plan.lam, batch_dim)
 
-    def _mix_mask(self, mask: Tensor, kind: MaskKind, dtype: torch.dtype) -> Tensor:
-        plan, batch_dim = self.current.plan, kind.batch_dim
+    def _mix_mask(self, mask: Tensor, argument: Argument, dtype: torch.dtype) -> Tensor:
+        plan, batch_dim = self.current.plan, argument.batch_dim
         is_shared = mask.shape[batch_dim] == 1 or mask.stride(batch_dim) == 0
         if is_shared:
             return mask
-        if kind.convention == "keep_only":
-            return interpolation.soft_mask(mask, plan.partner, plan.lam, self.current.reads_padding)
-        if kind.convention == "subtract":
-            return interpolation.mix_subtracted(mask, plan.partner, plan.lam, batch_dim)
+        if argument.kind == "mask" or argument.compared:
+            return interpolation.mix_truth(mask, plan.partner, plan.lam, argument, self.current.reads_padding)
         if mask.dtype == torch.bool:
             return interpolation.mix_keep(mask, plan.partner, plan.lam, dtype, batch_dim)
         return interpolation.mix_bias(mask, plan.partner, plan.lam, batch_dim)
@@ -243,8 +167,30 @@ class Hooks:
         mixing, last = self.current, self.current.start - 1
         if self._position(module, self.positions[module]) != last:
             return None
-        stack = self.anatomy.calls[last].stack
-        return with_first_tensor(output, mixing.mix(first_tensor(output), stack, self.anatomy.batch_dim))
+        call = self.anatomy.calls[last]
+        return with_first_tensor(output, mixing.mix(first_tensor(output), call.output, call.stack))
+
+    def before_backbone(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Give a model whose masks reach no block as an argument one that is mixed from the site on."""
+        mask, mixing = kwargs.get("attention_mask"), self.current
+        if mask is None:
+            raise ValueError(f"attention_mask: {type(self.anatomy.root).__name__} needs it to be mixed.")
+        kept = mask.bool().float()
+        weight = interpolation.mix_rows(kept, mixing.plan.partner, mixing.plan.lam)
+        return args, kwargs | {"attention_mask": soft_mask(weight, until=(kept, mixing))}
+
+    def mix_output(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """Mix what leaves a block whose output is not only the next block's input."""
+        return self.current.mix(output, Argument("states", 0, by_position=True), 0)
+
+    def mix_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Mix the float input of an image or audio model."""
+        mixing, name = self.current, self.anatomy.input_name
+        mixing.reached = True
+        if name in kwargs:
+            kwargs[name] = interpolation.mix_rows(kwargs[name], mixing.plan.partner, mixing.plan.lam)
+            return args, kwargs
+        return (interpolation.mix_rows(args[0], mixing.plan.partner, mixing.plan.lam), *args[1:]), kwargs
 
     def mix_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Mix token, position and segment embeddings."""
@@ -253,7 +199,7 @@ class Hooks:
         batch_dim = self.anatomy.batch_dim
         if output.dim() != 3 or output.shape[batch_dim] != self.current.plan.lam.shape[0]:
             return output
-        return self.current.mix(output, stack, batch_dim)
+        return self.current.mix(output, Argument("states", batch_dim, by_position=True), stack)
 
     def before_lookup(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """A mask that embeddings are multiplied by is mixed as they are."""
@@ -290,7 +236,3 @@ def _once(mixing: Mixing, value: Tensor, mix: Callable[[Tensor], Tensor]) -> Ten
     mixed = mix(value)
     mixing.mixed_arguments.append((value, mixed))
     return mixed
-
-
-def _on_first(value: Any, mix: Callable[[Tensor], Tensor]) -> Any:
-    return with_first_tensor(value, mix(first_tensor(value)))

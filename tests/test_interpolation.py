@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_mixup import interpolation
-from hf_mixup.interpolation import mix_bias, mix_keep, mix_rows, mix_subtracted, position_weights, soft_mask
+from hf_mixup.anatomy import Argument
+from hf_mixup.interpolation import mix_bias, mix_keep, mix_rows, mix_truth, position_weights
 
 PARTNER = torch.tensor([1, 2, 0])
 LAM = torch.tensor([0.3, 1.0, 0.0])
@@ -64,7 +65,8 @@ def test_masks_become_the_log_of_the_interpolated_mask(expanded):
     for name, mixed in {
         "bias": mix_bias(bias, PARTNER, LAM),
         "keep": mix_keep(keep, PARTNER, LAM, torch.float32),
-        "subtract": mix_subtracted(1 - keep.float(), PARTNER, LAM) * -1e30,
+        "mask": mix_truth(1 - keep.float(), PARTNER, LAM, Argument("mask", 0, keeps=False)) * -1e30,
+        "compared": torch.zeros(()) + mix_truth(bias, PARTNER, LAM, Argument("bias", 0, compared=True)) * -1e30,
     }.items():
         assert mixed.shape == (3, 1, 4, 4), name
         for i in range(3):
@@ -83,7 +85,7 @@ def test_the_bias_of_a_relative_position_is_kept():
 def test_a_soft_mask_fills_in_the_interpolated_bias():
     keep = (MASK.unsqueeze(2) & MASK.unsqueeze(1)).unsqueeze(1).long()
     scores = torch.randn(3, 2, 4, 4)
-    mask = soft_mask(keep, PARTNER, LAM)
+    mask = mix_truth(keep, PARTNER, LAM, Argument("mask", 0))
     probabilities = scores.masked_fill(~mask.bool(), torch.finfo(torch.float32).min).softmax(-1)
     assert type(probabilities) is torch.Tensor
     for i in range(3):

@@ -219,8 +219,8 @@ def test_a_decoder_text_of_ones_own_is_refused():
     ("plan_size", "batch", "message"),
     [
         (3, toy_batch(), "plan is for a batch of 3, this batch has 4"),
-        (4, {"attention_mask": torch.ones(4, 5)}, "neither input_ids nor inputs_embeds"),
-        (4, {"input_ids": None, "attention_mask": torch.ones(4, 5)}, "neither input_ids nor inputs_embeds"),
+        (4, {"attention_mask": torch.ones(4, 5)}, "no input_ids"),
+        (4, {"input_ids": None, "attention_mask": torch.ones(4, 5)}, "no input_ids"),
         (4, toy_batch() | {"attention_mask": torch.ones(4, 1, 16, 16)}, r"attention_mask: shape \(4, 1, 16, 16\)"),
     ],
 )

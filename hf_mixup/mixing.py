@@ -1,0 +1,120 @@
+"""The state of the forward pass that a plan is applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup import interpolation
+from hf_mixup.anatomy import Anatomy, Argument, text_config
+from hf_mixup.plan import MixupPlan
+from hf_mixup.readout import FIXED_READ
+
+# Heads that find the position in the tokens of each text.
+FOUND_IN_TEXT = ("last_token", "last_eos")
+
+
+@dataclass
+class Mixing:
+    """The plan of the forward pass under way, and what its hooks share.
+
+    Args:
+        plan (`MixupPlan`): on the device of the batch.
+        weights (`list[torch.Tensor]`): weight of the example itself at each position, `(batch, length)`, per stack.
+        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
+        reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
+        read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
+        start (`int`): number of block calls below the site; the first block that sees the mixture.
+    """
+
+    plan: MixupPlan
+    weights: list[Tensor]
+    mask: Tensor | None
+    reads_padding: Tensor | None
+    read_position: Tensor | None
+    start: int
+    reached: bool = False
+    seen: dict[nn.Module, int] = field(default_factory=dict)
+    mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
+        """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
+        self.reached = True
+        weights = self.weights[min(stack, len(self.weights) - 1)]
+        if not argument.by_position or weights.shape[1] != values.shape[1 - argument.batch_dim]:
+            weights = self.plan.lam
+        return interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
+
+
+def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    """The state of a forward pass that applies `plan` to `batch`.
+
+    Raises:
+        ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
+    """
+    ids, name = batch.get("input_ids"), anatomy.input_name
+    tokens = batch.get("inputs_embeds") if name == "input_ids" and ids is None else batch.get(name)
+    if tokens is None:
+        raise ValueError(
+            f"The batch has no {name}{' or inputs_embeds' if ids is None else ''}, only {', '.join(batch)}."
+        )
+    if tokens.shape[0] != plan.lam.shape[0]:
+        raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
+    if name != "input_ids":
+        return _begin_without_tokens(anatomy, plan.to(tokens.device), batch)
+    if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
+        raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
+        if batch.get(name) is not None:
+            raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
+    start = _first_mixed_call(anatomy, plan)
+    plan, length = plan.to(tokens.device), tokens.shape[1]
+    fixed = FIXED_READ.get(anatomy.readout)
+    text = None if anatomy.reads_padding else mask
+    weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
+    padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
+    read_position = _read_position(anatomy, ids)
+    if anatomy.calls[-1].stack > 0:
+        # A decoder without a mask of its own reads every position up to the one that the head reads.
+        positions = torch.arange(length, device=tokens.device)
+        read = None if read_position is None else positions <= read_position.unsqueeze(1)
+        weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
+    return Mixing(plan, weights, mask, padded, read_position, start)
+
+
+def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    if plan.site == "input" and batch.get("attention_mask") is not None:
+        raise ValueError(
+            "attention_mask: site='input' mixes inputs of one length; leave the mask out where they are padded with "
+            "zeros, or mix at 'embeddings' or 'hidden'."
+        )
+    return Mixing(plan, [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
+
+
+def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:
+    """Where the head reads each text, for heads that find the position in the text."""
+    if ids is None or anatomy.readout not in FOUND_IN_TEXT:
+        return None
+    config = text_config(anatomy.root)
+    if anatomy.readout == "last_eos":
+        return interpolation.last_eos_position(ids, config.eos_token_id)
+    return interpolation.last_token_position(ids, config.pad_token_id)
+
+
+def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
+    if plan.site in ("input", "word_embeddings", "embeddings"):
+        return 0
+    if plan.site == "hidden" and plan.layer is not None and 0 <= plan.layer < anatomy.depth:
+        return plan.layer + 1
+    if plan.site != "pooled":
+        raise ValueError(
+            f"This plan's site={plan.site!r} and layer={plan.layer} are not in a model of {anatomy.depth} blocks."
+        )
+    return anatomy.depth
