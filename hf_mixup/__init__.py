@@ -5,21 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_mixup.config import MixupConfig
+    from hf_mixup.inspection import Inspection, inspect_model
     from hf_mixup.mixup import Mixup
     from hf_mixup.model import MixupModel
     from hf_mixup.plan import MixupPlan
     from hf_mixup.trainer import MixupTrainer
 
-__all__ = ["Mixup", "MixupConfig", "MixupModel", "MixupPlan", "MixupTrainer"]
+__all__ = ["Inspection", "Mixup", "MixupConfig", "MixupModel", "MixupPlan", "MixupTrainer", "inspect_model"]
 __version__ = "0.1.0"
 
 # Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
 _MODULES = {
+    "Inspection": "inspection",
     "Mixup": "mixup",
     "MixupConfig": "config",
     "MixupModel": "model",
     "MixupPlan": "plan",
     "MixupTrainer": "trainer",
+    "inspect_model": "inspection",
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_mixup.config import nearest
+
 
 @dataclass(frozen=True)
 class Peculiarity:
@@ -133,7 +135,9 @@ def _blocks_at(root: nn.Module, paths: tuple[str, ...]) -> list[list[nn.Module]]
     alone: list[nn.Module] = []
     for path in paths:
         if path not in modules:
-            raise ValueError(f"blocks: {path!r} is not a module of {type(root).__name__}.")
+            raise ValueError(
+                f"blocks: {path!r} is not a module of {type(root).__name__}.{nearest(path, list(modules))}"
+            )
         if isinstance(modules[path], nn.ModuleList):
             blocks.append(list(modules[path]))
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hf_mixup import __version__
 from hf_mixup.mixup_help import mixup_help
@@ -18,18 +20,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): the arguments, defaults to those of the process.
 
     Returns:
-        `int`: exit status; 0, 2 for input that cannot work (one line on stderr says why), 130 after Ctrl-C.
+        `int`: exit status; 0, 1 for a model that `inspect` finds cannot be mixed, 2 for input that cannot work (one
+            line on stderr says why), 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
-        try:
-            _train(words[1:])
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
+        return _status(lambda: _train(words[1:]))
     # Help, the version, or what is missing: each of them exits.
-    _parser().parse_args(words)
-    return 2
+    options = _parser().parse_args(words)
+    return _status(lambda: _inspect(options)) if options.command == "inspect" else 2
+
+
+def _status(command: Callable[[], int]) -> int:
+    """What a command returns, also where it exits."""
+    try:
+        return command()
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,10 +55,46 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the run")
+    inspect = commands.add_parser(
+        "inspect",
+        usage="hf-mixup inspect MODEL [--blocks PATH ...] [--attn_implementation eager|sdpa]\n"
+        "                        [--trust_remote_code] [--json]",
+        help="show where a model can be mixed, and how exact that is",
+        description="Show where a model can be mixed, and measure on a tiny batch, in float32, how exact a mixture is.",
+        epilog="Exit status: 0; 1 where no site but pooled is exact; 2 where the model cannot be loaded.",
+    )
+    inspect.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a folder; else a model type of transformers such as bert, built at toy size with random weights; else a "
+        "hub name. The first line of the report says which it was. A folder wins over a type of its name, and a type "
+        "over a hub model: write the whole name of that one, openai-community/gpt2",
+    )
+    inspect.add_argument(
+        "--blocks", nargs="+", metavar="PATH", default=[], help="module paths of the blocks, or of lists"
+    )
+    inspect.add_argument("--attn_implementation", choices=("eager", "sdpa"), help="by default what the model chooses")
+    inspect.add_argument("--trust_remote_code", action="store_true", help="run model code that comes with the model")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     return parser
 
 
-def _train(words: list[str]) -> None:
+def _inspect(options: argparse.Namespace) -> int:
+    with one_line_errors():
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+        from hf_mixup.inspection import inspect_model
+        from hf_mixup.named_model import named_model
+
+        disable_progress_bar()
+        set_verbosity_error()
+        model, source = named_model(options.model, options.attn_implementation, options.trust_remote_code)
+        inspection = replace(inspect_model(model, options.blocks), source=source)
+        print(json.dumps(inspection.to_dict(), indent=2) if options.json else inspection)
+        return 0 if inspection.usable else 1
+
+
+def _train(words: list[str]) -> int:
     with one_line_errors():
         # Imported here: torch and transformers take seconds, and --help needs neither.
         from hf_mixup.arguments import parse
@@ -60,6 +103,7 @@ def _train(words: list[str]) -> None:
         run = prepare(*parse(words))
     with interruptible(run.trainer.args.output_dir):
         finish(run)
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -12,6 +13,7 @@ from hf_mixup.anatomy import Anatomy, logits_of
 from hf_mixup.config import MixupConfig
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe_batch import probe_batch, undisturbed
+from hf_mixup.readout import nonzero_parameters
 
 # Share of the spread of the logits between texts that a difference may reach, and of their size for rounding.
 SPREAD_TOLERANCE = 0.02
@@ -45,11 +47,11 @@ def check_endpoints(
     if config.site == "hidden":
         drawn = config.resolve_layers(anatomy.depth)
         layers = list(dict.fromkeys([drawn[0], drawn[len(drawn) // 2], drawn[-1]]))
-    with undisturbed(root), torch.no_grad():
+    with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
         clean = logits_of(root(**batch)).float().cpu()
-        expected = torch.where(lam.bool().unsqueeze(1), clean, clean[partner])
-        for layer in layers:
-            with apply(MixupPlan(partner, lam, config.site, layer), batch):
+        for layer, ends in itertools.product(layers, (lam, 1 - lam)):
+            expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
+            with apply(MixupPlan(partner, ends, config.site, layer), batch):
                 mixed = logits_of(root(**batch)).float().cpu()
             error, dtype = (mixed - expected).abs().max(), next(root.parameters()).dtype
             rounding = ROUNDING.get(dtype, HALF_ROUNDING) * clean.abs().max()

@@ -98,9 +98,13 @@ class Mixup:
         if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
             self.config.resolve_layers(anatomy.depth)
-            _check_site(anatomy, self.config.site)
+            check_site(anatomy, self.config.site)
             self._hooks = Hooks(anatomy)
-            check_endpoints(anatomy, self.config, self._mixing)
+            try:
+                check_endpoints(anatomy, self.config, self._mixing)
+            except Exception:
+                self._hooks = None
+                raise
         return self._hooks.anatomy
 
     def draw(self, batch: Mapping[str, Any], epoch: float | None = None) -> MixupPlan:
@@ -226,7 +230,8 @@ class Mixup:
         self.stream.load_state_dict(state)
 
 
-def _check_site(anatomy: Anatomy, site: str) -> None:
+def check_site(anatomy: Anatomy, site: str) -> None:
+    """Raises `ValueError` for a site that the model does not have."""
     name = type(anatomy.root).__name__
     if site == "word_embeddings" and not anatomy.lookups:
         raise ValueError(f"site='word_embeddings': {name} has no nn.Embedding lookup.")

@@ -15,6 +15,7 @@ from hf_mixup.anatomy import BlockCall, bind, logits_of, map_tensors
 FIXED_READ = {"first": 0, "last": -1}
 # Share of the logits that rounding does not reach.
 NOTICEABLE = 1e-4
+NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there is nothing to mix."
 
 
 @contextmanager
@@ -54,6 +55,8 @@ def find_readout(
     Raises:
         ValueError: where the logits depend on none of them.
     """
+    if not logits.requires_grad:
+        raise ValueError(NOTHING_TO_MIX)
     objective = (logits.float() * torch.arange(1, logits.shape[-1] + 1, device=logits.device)).sum()
     outputs = [output for output in outputs if output[1].requires_grad]
     gradients = torch.autograd.grad(objective, [output[1] for output in outputs], allow_unused=True, retain_graph=True)
@@ -61,7 +64,7 @@ def find_readout(
         if gradient is not None and gradient.abs().max() > 0:
             rows = gradient.movedim(batch_dim, 0).flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(1)
             return _name_readout(rows, batch, eos_token_id), module, last
-    raise ValueError("The logits do not depend on the output of the last block, so there is nothing to mix.")
+    raise ValueError(NOTHING_TO_MIX)
 
 
 def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int | None) -> str:
