@@ -48,6 +48,10 @@ def _entities(config: Any) -> dict[str, Tensor]:
     return {"entity_ids": entities, "entity_position_ids": positions, "entity_attention_mask": present.long()}
 
 
+def _segments(config: Any) -> dict[str, Tensor]:
+    return {"token_type_ids": (torch.arange(13) >= torch.arange(11).unsqueeze(1)).long()}
+
+
 def _pages(config: Any) -> dict[str, Tensor]:
     corners = torch.arange(11 * 13 * 2).view(11, 13, 2) % 500
     pixels = torch.linspace(-1, 1, 11 * 3 * config.input_size**2).view(11, 3, config.input_size, config.input_size)
@@ -61,6 +65,7 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "flaubert": Peculiarity(
         "states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"
     ),
+    "funnel": Peculiarity("segments enter the attention scores", extra_inputs=_segments),
     "layoutlmv3": Peculiarity("patches of the page follow the tokens", extra_inputs=_pages),
     "longformer": Peculiarity(
         "asks where its bias is zero; reads the first token", compares_masks=True, pads_right=True
