@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-# Block arguments, by the names that transformers gives them, that a batch may bring and the probe does not: they belong
-# to an example and follow it into the mixture.
+# Block arguments, by the names that transformers gives them, that are the same for every example of the probe and may
+# differ in a batch (positions and segments of the user's own).
 LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")
 
 
@@ -49,6 +49,8 @@ class BlockCall:
         arguments (`dict[str, Argument]`): those that differ from example to example, by name; parts of a tuple as
             `"name.0"`.
         seen (`set[str]`): every tensor that it was given in the probe.
+        alike (`dict[str, int]`): flags and numbers that were the same for every example, with the dimension of
+            the batch.
         output (`Argument`): the hidden states that it returns.
     """
 
@@ -57,6 +59,7 @@ class BlockCall:
     names: list[str]
     arguments: dict[str, Argument] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    alike: dict[str, int] = field(default_factory=dict)
     output: Argument = Argument("states", 0)
 
 

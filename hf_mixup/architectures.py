@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_mixup.config import nearest
 
@@ -24,6 +25,7 @@ class Peculiarity:
         length (*optional*): number of tokens of the probe, from the config.
         compares_masks (`bool`): the kernel asks where its bias is zero, and does not add it.
         pads_right (`bool`): a text padded on the left makes no sense to it.
+        tokens_first (`bool`): its states are longer than the text, which they begin with.
         extra_inputs (*optional*): what 11 texts of 13 tokens may bring that enters the blocks, from the config.
     """
 
@@ -33,6 +35,7 @@ class Peculiarity:
     length: Callable[[Any], int] | None = None
     compares_masks: bool = False
     pads_right: bool = False
+    tokens_first: bool = False
     extra_inputs: Callable[[Any], dict[str, Tensor]] | None = None
 
 
@@ -54,25 +57,34 @@ def _segments(config: Any) -> dict[str, Tensor]:
 
 def _pages(config: Any) -> dict[str, Tensor]:
     corners = torch.arange(11 * 13 * 2).view(11, 13, 2) % 500
+    boxes = {"bbox": torch.cat([corners, corners + 9], -1)}
+    if not config.visual_embed:
+        return boxes
     pixels = torch.linspace(-1, 1, 11 * 3 * config.input_size**2).view(11, 3, config.input_size, config.input_size)
-    return {"bbox": torch.cat([corners, corners + 9], -1), "pixel_values": pixels}
+    return boxes | {"pixel_values": pixels}
 
 
 PECULIARITIES: dict[str, Peculiarity] = {
-    "big_bird": Peculiarity("sparse attention for long texts only", length=_above_full_attention),
-    "bigbird_pegasus": Peculiarity("sparse attention for long texts only", length=_above_full_attention),
+    "big_bird": Peculiarity(
+        "Short texts change its attention for good: set attention_type='original_full'.", length=_above_full_attention
+    ),
+    "bigbird_pegasus": Peculiarity(
+        "Short texts change its attention for good: set attention_type='original_full'.", length=_above_full_attention
+    ),
     "doge": Peculiarity("asks where its bias is zero", compares_masks=True),
     "flaubert": Peculiarity(
         "states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"
     ),
     "funnel": Peculiarity("segments enter the attention scores", extra_inputs=_segments),
-    "layoutlmv3": Peculiarity("patches of the page follow the tokens", extra_inputs=_pages),
+    "layoutlmv3": Peculiarity("patches of the page follow the tokens", tokens_first=True, extra_inputs=_pages),
     "longformer": Peculiarity(
-        "asks where its bias is zero; reads the first token", compares_masks=True, pads_right=True
+        "asks where its bias is zero; reads the first token", compares_masks=True, pads_right=True, tokens_first=True
     ),
     "luke": Peculiarity("entities run beside the tokens", extra_inputs=_entities),
     "mra": Peculiarity("asks where its bias is zero, in blocks of 32", compares_masks=True, length=lambda config: 64),
-    "reformer": Peculiarity("reversible layers run without autograd inside the encoder", blocks=("reformer.encoder",)),
+    "reformer": Peculiarity(
+        "reversible layers run without autograd inside the encoder", blocks=("reformer.encoder",), tokens_first=True
+    ),
     "squeezebert": Peculiarity("calls layer.forward(), which no hook sees", blocks=("transformer.encoder",)),
     "xlm": Peculiarity("states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"),
 }
@@ -148,3 +160,22 @@ def _blocks_at(root: nn.Module, paths: tuple[str, ...]) -> list[list[nn.Module]]
         else:
             alone.append(modules[path])
     return blocks + [alone] if alone else blocks
+
+
+def with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
+    """The PEFT layer around an embedding, whose output is what the model goes on with; else the embedding itself."""
+    parents = {child: parent for parent in backbone.modules() for child in parent.children()}
+    while type(parents.get(module)).__module__.startswith("peft."):
+        module = parents[module]
+    return module
+
+
+def embedding_width(backbone: nn.Module) -> int | None:
+    """The width of the token embeddings."""
+    try:
+        embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
+    except NotImplementedError:
+        embeddings = None
+    if not isinstance(embeddings, nn.Embedding):
+        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
+    return None if embeddings is None else embeddings.embedding_dim

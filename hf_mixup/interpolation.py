@@ -105,7 +105,7 @@ def mix_truth(
     weight = torch.lerp(other, truth, _along(lam.float(), truth, argument.batch_dim))
     has_queries = mask.dim() == 4 and argument.batch_dim == 0
     if not (has_queries and argument.keeps and argument.kind == "mask"):
-        return soft_mask(weight)
+        return soft_mask(weight, bias_dtype=mask.dtype if mask.is_floating_point() else torch.float32)
     blind = 1 - truth.amax(-1, keepdim=True)
     both_blind = torch.minimum(blind, blind[partner])
     if blind_counts is not None:
@@ -127,6 +127,11 @@ def last_token_position(input_ids: Tensor, pad_token_id: int) -> Tensor:
 def last_eos_position(input_ids: Tensor, eos_token_id: int) -> Tensor:
     """The last end-of-text token, where the heads of encoder-decoders read: `(batch,)`."""
     return _last(input_ids == eos_token_id)
+
+
+def last_kept_position(mask: Tensor) -> Tensor:
+    """The last position that an attention mask keeps: `(batch,)`."""
+    return _last(mask != 0)
 
 
 def _last(found: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Mixing:
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
         reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
         read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
+        is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
         start (`int`): number of block calls below the site; the first block that sees the mixture.
     """
 
@@ -39,13 +40,18 @@ class Mixing:
     start: int
     reached: bool = False
     seen: dict[nn.Module, int] = field(default_factory=dict)
+    is_first: bool = False
     mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
         """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
         self.reached = True
         weights = self.weights[min(stack, len(self.weights) - 1)]
-        if not argument.by_position or weights.shape[1] != values.shape[1 - argument.batch_dim]:
+        length = values.shape[1 - argument.batch_dim] if argument.by_position else 0
+        if length > weights.shape[1]:
+            behind = self.plan.lam.unsqueeze(1).expand(-1, length - weights.shape[1])
+            weights = torch.cat([weights, behind], 1)
+        elif length < weights.shape[1]:
             weights = self.plan.lam
         return interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
 
@@ -68,6 +74,9 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
         return _begin_without_tokens(anatomy, plan.to(tokens.device), batch)
     if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
         raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
+    for name in ("pixel_values", "pixel_values_videos", "input_features"):
+        if plan.site == "word_embeddings" and batch.get(name) is not None:
+            raise ValueError(f"{name}: enters the text behind the token lookup; mix at 'embeddings'.")
     mask = batch.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
@@ -80,13 +89,16 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     text = None if anatomy.reads_padding else mask
     weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
     padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
-    read_position = _read_position(anatomy, ids)
+    position = read_position = _read_position(anatomy, ids)
     if anatomy.calls[-1].stack > 0:
         # A decoder without a mask of its own reads every position up to the one that the head reads.
         positions = torch.arange(length, device=tokens.device)
+        if read_position is None and mask is not None:
+            # Behind the text moved by one, as decoders are given it.
+            read_position = interpolation.last_kept_position(mask) + 1
         read = None if read_position is None else positions <= read_position.unsqueeze(1)
         weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
-    return Mixing(plan, weights, mask, padded, read_position, start)
+    return Mixing(plan, weights, mask, padded, position, start)
 
 
 def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:

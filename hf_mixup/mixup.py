@@ -19,7 +19,7 @@ from hf_mixup.mixing import begin
 from hf_mixup.plan import MixupPlan, PlanStream
 from hf_mixup.probe import MissingPadToken, trace
 from hf_mixup.probe_batch import PROBES
-from hf_mixup.sites import Hooks
+from hf_mixup.sites import Hooks, see_hooks_in_compiled_models
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -67,9 +67,10 @@ class Mixup:
         self.stream = PlanStream(seed, rank)
         self._hooks: Hooks | None = None
         self._class_weights: Tensor | None = None
-        self._checked_labels = False
+        self._checked_labels = self._checked_batch = False
         self._applied: MixupPlan | None = None
         self._check_class_weights()
+        see_hooks_in_compiled_models()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
             self.check()
@@ -105,6 +106,8 @@ class Mixup:
             except Exception:
                 self._hooks = None
                 raise
+            finally:
+                self._checked_batch = False
         return self._hooks.anatomy
 
     def draw(self, batch: Mapping[str, Any], epoch: float | None = None) -> MixupPlan:
@@ -117,6 +120,7 @@ class Mixup:
         Returns:
             `MixupPlan`: on the host. Not active for a batch of one, or one that `prob` or `off_epoch` leaves clean.
         """
+        see_hooks_in_compiled_models()
         size = _batch_size(batch)
         layers: list[int] = []
         if self.config.site == "hidden" and size > 1:
@@ -150,6 +154,7 @@ class Mixup:
         if root in _IN_USE:
             raise RuntimeError("apply is already under way on this model; one plan applies to one forward pass.")
         mixing = begin(self._hooks.anatomy, plan, batch)
+        mixing.is_first = not self._checked_batch
         handles = self._hooks.register(mixing)
         _IN_USE.add(root)
         try:
@@ -159,6 +164,7 @@ class Mixup:
             for handle in handles:
                 handle.remove()
             self._hooks.release()
+        self._checked_batch = self._checked_batch or mixing.reached and plan.site != "pooled"
         if not mixing.reached:
             raise RuntimeError(f"No forward pass reached site {plan.site!r} (layer {plan.layer}); nothing was mixed.")
 
@@ -233,8 +239,8 @@ class Mixup:
 def check_site(anatomy: Anatomy, site: str) -> None:
     """Raises `ValueError` for a site that the model does not have."""
     name = type(anatomy.root).__name__
-    if site == "word_embeddings" and not anatomy.lookups:
-        raise ValueError(f"site='word_embeddings': {name} has no nn.Embedding lookup.")
+    if site == "word_embeddings" and (not anatomy.lookups or anatomy.entrance is not None):
+        raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix behind; mix at 'embeddings'.")
     if site == "input" and anatomy.input_name == "input_ids":
         raise ValueError(f"site='input': {name} takes tokens, which cannot be averaged; mix at 'embeddings'.")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_mixup.anatomy import (
     Anatomy,
@@ -30,7 +29,7 @@ from hf_mixup.anatomy import (
     transformers_model,
     with_first_tensor,
 )
-from hf_mixup.architectures import find_blocks, peculiarity_of
+from hf_mixup.architectures import embedding_width, find_blocks, peculiarity_of, with_adapter
 from hf_mixup.probe_batch import PROBE_BATCH, input_name, probe_batch, undisturbed
 from hf_mixup.readout import find_readout, nonzero_parameters, takes_padding_for_text
 
@@ -142,13 +141,13 @@ class _Record:
         for block in self.stack_of:
             handles.append(block.register_forward_pre_hook(self.before_block, with_kwargs=True))
             handles.append(block.register_forward_hook(self.after_block))
-        width = _embedding_width(self.backbone)
+        width = embedding_width(self.backbone)
         for module in self.backbone.modules():
             if module in self.inside:
                 continue
             if isinstance(module, nn.Embedding):
                 if module.embedding_dim == width:
-                    handles.append(_with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
+                    handles.append(with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
             elif not set(self.stack_of) & set(module.modules()):
                 handles.append(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
         try:
@@ -169,6 +168,10 @@ class _Record:
             argument = self.describe(tensor)
             if argument is not None:
                 call.arguments[path] = argument
+            elif PROBE_BATCH in tensor.shape and (tensor.dim() == 1 or not tensor.is_floating_point()):
+                rows = tensor.movedim(list(tensor.shape).index(PROBE_BATCH), 0)
+                if torch.equal(rows, rows[:1].expand_as(rows)):
+                    call.alike[path] = list(tensor.shape).index(PROBE_BATCH)
             return tensor
 
         for name, value in given.items():
@@ -195,8 +198,12 @@ class _Record:
             return None
         if origin is None and rows.min() < BIAS_BELOW:
             return Argument("bias", batch_dim, merged=merged, compared=compared)
-        by_position = value.dim() == 3 and batch_dim < 2 and value.shape[1 - batch_dim] == self.length
+        by_position = value.dim() == 3 and batch_dim < 2 and self.runs_along_the_text(value.shape[1 - batch_dim])
         return Argument("states", batch_dim, by_position, origin, merged=merged)
+
+    def runs_along_the_text(self, length: int) -> bool:
+        is_longer = peculiarity_of(self.root).tokens_first and self.length is not None and length > self.length
+        return length == self.length or is_longer
 
     def origin(self, value: Tensor) -> int | None:
         """The last block call that a tensor was computed from."""
@@ -274,22 +281,3 @@ class _Record:
             None if entrance is None else self.root.get_submodule(entrance),
             changeable_state(self.root),
         )
-
-
-def _with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
-    """The PEFT layer around an embedding, whose output is what the model goes on with; else the embedding itself."""
-    parents = {child: parent for parent in backbone.modules() for child in parent.children()}
-    while type(parents.get(module)).__module__.startswith("peft."):
-        module = parents[module]
-    return module
-
-
-def _embedding_width(backbone: nn.Module) -> int | None:
-    """The width of the token embeddings."""
-    try:
-        embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
-    except NotImplementedError:
-        embeddings = None
-    if not isinstance(embeddings, nn.Embedding):
-        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
-    return None if embeddings is None else embeddings.embedding_dim

@@ -101,7 +101,10 @@ PROBES: dict[str, Callable[[nn.Module], dict[str, Tensor]]] = {
 def probe_length(root: nn.Module) -> int:
     """The number of tokens of the longest text in the probe."""
     length = peculiarity_of(root).length
-    return PROBE_LENGTH if length is None else length(text_config(root))
+    if length is not None:
+        return length(text_config(root))
+    chunk = getattr(text_config(root), "chunk_size_feed_forward", 0) or 1
+    return -(-PROBE_LENGTH // chunk) * chunk
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hf_mixup.anatomy import BlockCall, bind, logits_of, map_tensors
 
@@ -108,7 +109,9 @@ def takes_padding_for_text(
         argument = first_call.arguments.get(path)
         if argument is None or argument.kind != "states" or not argument.by_position:
             return value
-        where = (padding.t() if argument.batch_dim == 1 else padding).unsqueeze(-1)
+        longer = value.shape[1 - argument.batch_dim] - padding.shape[1]
+        where = functional.pad(padding, (0, longer))
+        where = (where.t() if argument.batch_dim == 1 else where).unsqueeze(-1)
         return torch.where(where, value.flip(-1) + value.std(), value)
 
     def disturb(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

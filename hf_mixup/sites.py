@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,9 +24,16 @@ from hf_mixup.anatomy import (
     with_first_tensor,
     with_logits,
 )
+from hf_mixup.architectures import peculiarity_of
 from hf_mixup.mixing import FOUND_IN_TEXT, Mixing
 from hf_mixup.soft_mask import soft_mask
 from hf_mixup.text_head import read_both_texts
+
+
+def see_hooks_in_compiled_models() -> None:
+    """Let a model that was compiled without hooks be compiled anew with them; by default PyTorch does not look."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
 class Hooks:
@@ -121,8 +129,10 @@ class Hooks:
         if path not in call.seen and value.dtype != torch.long:
             raise ValueError(
                 f"{path}: {type(call.module).__name__} is given it for this batch, and was not when the model was "
-                "probed with padded texts; so it is not known how it mixes."
+                f"probed with padded texts; so it is not known how it mixes. {peculiarity_of(self.anatomy.root).why}"
             )
+        if path in call.alike and not torch.compiler.is_compiling() and mixing.is_first:
+            _check_alike(path, value, call)
         if argument is None or (argument.kind == "states" and self._is_mixed(argument, path == call.names[0])):
             return value
         return _once(mixing, value, lambda unmixed: self._mixed(unmixed, argument, call, dtype))
@@ -226,6 +236,16 @@ class Hooks:
         mixing.reached = True
         mixed = interpolation.mix_rows(logits_of(output), mixing.plan.partner, mixing.plan.lam)
         return with_logits(output, mixed)
+
+
+def _check_alike(path: str, value: Tensor, call: BlockCall) -> None:
+    """Raise `ValueError` where examples differ in an argument in which they did not differ in the probe."""
+    rows = value.movedim(call.alike[path], 0)
+    if not torch.equal(rows, rows[:1].expand_as(rows)):
+        raise ValueError(
+            f"{path}: {type(call.module).__name__} is given other values for each example of this batch, and it is not "
+            "known how they mix. Give every example the same, or mix at 'pooled'."
+        )
 
 
 def _once(mixing: Mixing, value: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:

@@ -21,17 +21,8 @@ if TYPE_CHECKING:
 # A number this large, taken from a score or put in its place, leaves nothing of it: there the mask is a bias.
 BIAS_SCALE = 1e3
 
-_SAME = {
-    torch.Tensor.bool,
-    torch.Tensor.float,
-    torch.Tensor.int,
-    torch.Tensor.long,
-    torch.Tensor.to,
-    torch.Tensor.type,
-    torch.Tensor.type_as,
-    torch.Tensor.detach,
-    torch.Tensor.contiguous,
-}
+_SAME = {torch.Tensor.bool, torch.Tensor.int, torch.Tensor.long, torch.Tensor.detach, torch.Tensor.contiguous}
+_CAST = {torch.Tensor.to, torch.Tensor.type, torch.Tensor.type_as, torch.Tensor.float}
 _RESHAPED = {
     torch.Tensor.__getitem__,
     torch.Tensor.unsqueeze,
@@ -55,21 +46,39 @@ _RESHAPED = {
     functional.pad,
     torch.cat,
     torch.stack,
+    torch.minimum,
+    torch.maximum,
 }
 _INVERTED = {torch.Tensor.__invert__, torch.Tensor.logical_not, torch.logical_not}
 _ONE_MINUS = {torch.Tensor.__rsub__, torch.rsub}
 _PRODUCTS = {torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__, torch.Tensor.__and__, torch.mul}
 _FILLS = {torch.Tensor.masked_fill, torch.masked_fill}
-# Whether a comparison with 0 or 1 asks if the mask is true.
+# Whether a comparison with a number between 0 and 1 asks if the mask is true.
 _ASKS_IF_TRUE: dict[Any, Callable[[float], bool]] = {
     torch.Tensor.eq: lambda value: value != 0,
-    torch.Tensor.__eq__: lambda value: value != 0,
     torch.Tensor.ne: lambda value: value == 0,
-    torch.Tensor.__ne__: lambda value: value == 0,
     torch.Tensor.gt: lambda value: True,
-    torch.Tensor.__gt__: lambda value: True,
+    torch.Tensor.ge: lambda value: True,
     torch.Tensor.lt: lambda value: False,
-    torch.Tensor.__lt__: lambda value: False,
+    torch.Tensor.le: lambda value: False,
+}
+for _name in ("eq", "ne", "gt", "ge", "lt", "le"):
+    _ASKS_IF_TRUE[getattr(torch.Tensor, f"__{_name}__")] = _ASKS_IF_TRUE[getattr(torch.Tensor, _name)]
+# What may be done with the weights themselves: sizes, sums, shares.
+_PLAIN = {
+    torch.Tensor.dim,
+    torch.Tensor.size,
+    torch.Tensor.numel,
+    torch.Tensor.stride,
+    torch.Tensor.new_ones,
+    torch.Tensor.new_zeros,
+    torch.Tensor.is_floating_point,
+    torch.Tensor.sum,
+    torch.Tensor.div,
+    torch.Tensor.__truediv__,
+    torch.Tensor.__repr__,
+    torch.Tensor.__format__,
+    torch.finfo,
 }
 
 
@@ -79,12 +88,15 @@ class SoftMask(torch.Tensor):
     weight: Tensor
     log_blind: Tensor | None
     until: tuple[Tensor, Mixing] | None
+    bias_dtype: torch.dtype
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _SAME and isinstance(args[0], SoftMask):
             return args[0]
+        if func in _CAST and isinstance(args[0], SoftMask):
+            return _cast(args[0], func, args[1:], kwargs)
         if func in _RESHAPED:
             return _reshaped(func, args, kwargs)
         if func in _INVERTED or (func in _ONE_MINUS and args[1] == 1):
@@ -99,10 +111,19 @@ class SoftMask(torch.Tensor):
             return _where(*args)
         if func in _PRODUCTS:
             return _product(*args)
-        return _plain_call(func, args, kwargs)
+        if func is functional.scaled_dot_product_attention:
+            return func(*args, **kwargs | {"attn_mask": _log(_weight(kwargs["attn_mask"]), args[0].dtype)})
+        if func in _PLAIN or getattr(func, "__name__", "") in ("__get__", "__set__"):
+            return _plain_call(func, args, kwargs)
+        raise TypeError(f"{getattr(func, '__name__', func)}: not known what it makes of a mask between 0 and 1.")
 
 
-def soft_mask(weight: Tensor, log_blind: Tensor | None = None, until: tuple[Tensor, Mixing] | None = None) -> SoftMask:
+def soft_mask(
+    weight: Tensor,
+    log_blind: Tensor | None = None,
+    until: tuple[Tensor, Mixing] | None = None,
+    bias_dtype: torch.dtype = torch.float32,
+) -> SoftMask:
     """A mask of weights.
 
     Args:
@@ -111,10 +132,19 @@ def soft_mask(weight: Tensor, log_blind: Tensor | None = None, until: tuple[Tens
             evenly, as it does in the unmixed model; shaped as the mask, with one key.
         until (`tuple[torch.Tensor, Mixing]`, *optional*): the weights that count until the forward pass has reached its
             site, for a mask that is given to the whole model.
+        bias_dtype (`torch.dtype`, defaults to `torch.float32`): type of the bias that the mask becomes where it is
+            multiplied by a large number.
     """
     mask: SoftMask = weight.as_subclass(SoftMask)
-    mask.weight, mask.log_blind, mask.until = weight, log_blind, until
+    mask.weight, mask.log_blind, mask.until, mask.bias_dtype = weight, log_blind, until, bias_dtype
     return mask
+
+
+def _cast(mask: SoftMask, func: Any, args: Any, kwargs: dict[str, Any]) -> SoftMask:
+    named = [*args, kwargs.get("dtype"), kwargs.get("other")]
+    dtypes = [part if isinstance(part, torch.dtype) else getattr(part, "dtype", None) for part in named]
+    dtype = next((found for found in dtypes if found is not None and found.is_floating_point), mask.bias_dtype)
+    return soft_mask(mask.weight, mask.log_blind, mask.until, torch.float32 if func is torch.Tensor.float else dtype)
 
 
 def _weight(mask: SoftMask) -> Tensor:
@@ -135,20 +165,26 @@ def _plain_call(func: Any, args: Any, kwargs: dict[str, Any], weight: Callable[[
 
 
 def _reshaped(func: Any, args: Any, kwargs: dict[str, Any]) -> SoftMask:
-    until = args[0].until if isinstance(args[0], SoftMask) else None
+    parts = [part for value in args for part in (value if isinstance(value, (tuple, list)) else [value])]
+    mask = next(part for part in parts if isinstance(part, SoftMask))
+    until = mask.until
     if until is not None:
-        until = _plain_call(func, args, kwargs, lambda mask: mask.until[0] if mask.until else mask.weight), until[1]
-    return soft_mask(_plain_call(func, args, kwargs, lambda mask: mask.weight), until=until)
+        until = _plain_call(func, args, kwargs, lambda part: part.until[0] if part.until else part.weight), until[1]
+    return soft_mask(_plain_call(func, args, kwargs, lambda part: part.weight), None, until, mask.bias_dtype)
 
 
 def _inverted(mask: SoftMask) -> SoftMask:
     until = None if mask.until is None else (1 - mask.until[0], mask.until[1])
-    return soft_mask(1 - mask.weight, mask.log_blind, until)
+    return soft_mask(1 - mask.weight, mask.log_blind, until, mask.bias_dtype)
 
 
 def _log(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     # Under autocast the scores are in half precision, where the lowest value of another type would be -inf.
-    return weight.log().clamp_min(torch.finfo(dtype).min).to(dtype)
+    return _finite(weight.log(), dtype)
+
+
+def _finite(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    return bias.to(torch.promote_types(dtype, torch.float32)).clamp_min(torch.finfo(dtype).min).to(dtype)
 
 
 def _hides(value: Any) -> bool:
@@ -167,7 +203,7 @@ def _fill(scores: Tensor, mask: SoftMask, value: Any) -> Tensor:
     biased = scores + _log(1 - weight, scores.dtype)
     if mask.log_blind is None:
         return biased
-    blind = mask.log_blind.clamp_min(torch.finfo(scores.dtype).min).to(scores.dtype)
+    blind = _finite(mask.log_blind, scores.dtype)
     return torch.logaddexp(biased, blind.expand_as(biased))
 
 
@@ -187,7 +223,9 @@ def _product(left: Any, right: Any) -> Any:
     weight = _weight(mask)
     if isinstance(other, (int, float)):
         # The number is meant for what the mask marks, to be subtracted from (or, if negative, added to) the scores.
-        return _log(1 - weight) * (-1 if other > 0 else 1) if abs(other) >= BIAS_SCALE else weight * other
+        if abs(other) < BIAS_SCALE:
+            return weight * other
+        return _log(1 - weight, mask.bias_dtype) * (-1 if other > 0 else 1)
     if isinstance(other, SoftMask) or not other.is_floating_point():
         return soft_mask(weight * _with_weights(other, _weight))
     return other * weight.to(other.dtype)

@@ -40,6 +40,7 @@ def read_both_texts(anatomy: Anatomy, plan: MixupPlan) -> list[RemovableHandle]:
 
     def after_model(module: nn.Module, args: tuple, output: Any) -> Any:
         own, other = logits_of(output).split(size)
+        output = map_tensors(output, "", without_partners)
         return with_logits(output, torch.lerp(other, own, plan.lam.unsqueeze(1).to(own.dtype)))
 
     return [

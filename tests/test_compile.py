@@ -55,3 +55,19 @@ def test_new_plans_do_not_compile_anew_nor_break_the_graph(family, site):
     # One graph for the mixture of each layer; pooled states are mixed behind the model's own graph.
     assert frames[-1] <= (clean_frames + (site == "pooled")) * len(set(layers))
     assert breaks <= clean_breaks * len(set(layers))
+
+
+def test_a_model_that_was_compiled_without_mixing_is_mixed():
+    torch._dynamo.reset()
+    model, batch = toy_model("bert"), toy_batch()
+    mixup, compiled = Mixup(model, MixupConfig(site="hidden")), torch.compile(model, backend="eager")
+    for is_mixed in (False, True, False, True):
+        plan = mixup.draw(batch)
+        with torch.no_grad():
+            if is_mixed:
+                with mixup.apply(plan, batch):
+                    expected = model(**batch).logits
+                with mixup.apply(plan, batch):
+                    torch.testing.assert_close(compiled(**batch).logits, expected)
+            else:
+                torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)

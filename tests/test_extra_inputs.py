@@ -101,3 +101,72 @@ def test_every_module_runs_as_often_as_in_a_clean_step(model_type, site):
     with mixup.apply(mixup.draw(batch), batch):
         model(**batch)
     assert runs == clean
+
+
+def test_values_that_differ_only_in_the_batch_are_refused():
+    model, batch = toy_model("xmod"), toy_batch(LENGTHS)
+    model.config.languages = ["en_XX", "de_DE"]
+    mixup = Mixup(model)
+    plan = MixupPlan(PARTNER, torch.full((4,), 0.5), "embeddings")
+    with (
+        pytest.raises(ValueError, match="lang_ids: XmodLayer is given other values for each example"),
+        mixup.apply(plan, batch),
+    ):
+        model(**batch, lang_ids=torch.tensor([0, 0, 1, 0]))
+    with mixup.apply(plan, batch):
+        model(**batch, lang_ids=torch.tensor([0, 0, 0, 0]))
+
+
+def test_images_enter_behind_the_token_lookup():
+    model = toy_model("gemma3")
+    batch = toy_batch(LENGTHS) | {"pixel_values": pictures(32)}
+    mixing = Mixup(model).apply(MixupPlan(PARTNER, torch.full((4,), 0.5), "word_embeddings"), batch)
+    with pytest.raises(ValueError, match="pixel_values: enters the text behind the token lookup"), mixing:
+        pass
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama", "t5gemma", "longformer", "reformer", "bart"])
+def test_what_stands_at_padding_does_not_leak_into_a_mixture(model_type):
+    model, batch = toy_model(model_type), toy_batch(LENGTHS)
+    mixup = Mixup(model, MixupConfig(site="pooled"))
+    plans = [MixupPlan(PARTNER, torch.full((4,), 0.3), "embeddings")]
+    plans += [MixupPlan(PARTNER, torch.full((4,), 0.3), "hidden", 0)]
+
+    def logits():
+        found = [model(**batch).logits]
+        for plan in plans:
+            with mixup.apply(plan, batch):
+                found.append(model(**batch).logits)
+        return torch.stack(found)
+
+    with torch.no_grad():
+        before = logits()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 60:
+                module.weight[1] += 3
+        torch.testing.assert_close(logits(), before)
+
+
+def test_other_outputs_of_a_head_that_reads_both_texts_have_one_row_an_example():
+    model, batch = toy_model("eurobert"), toy_batch(LENGTHS)
+    mixup = Mixup(model)
+    with mixup.apply(mixup.draw(batch), batch):
+        output = model(**batch, output_hidden_states=True)
+    assert {states.shape[0] for states in output.hidden_states} == {4}
+
+
+def test_short_texts_for_sparse_attention_are_named():
+    model, batch = toy_model("big_bird"), toy_batch(LENGTHS)
+    mixup = Mixup(model)
+    with pytest.raises(ValueError, match="set attention_type='original_full'"), mixup.apply(mixup.draw(batch), batch):
+        model(**batch)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "dtype"), [("xlnet", torch.bfloat16), ("deberta", torch.float64), ("xlm", torch.float64)]
+)
+def test_models_in_other_precisions_are_mixed(model_type, dtype):
+    model, batch = toy_model(model_type).to(dtype), toy_batch(LENGTHS)
+    mixup = Mixup(model)
+    with mixup.apply(mixup.draw(batch), batch):
+        assert model(**batch).logits.dtype == dtype
