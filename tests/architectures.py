@@ -37,8 +37,11 @@ LIMITS = {
     "modernbert": (("left",), NEAR_IT, "padded left it is not continuous where the window sees padding only"),
 }
 NOTES = {
+    "big_bird": "sparse attention needs texts above its threshold, or `attention_type=\"original_full\"`",
+    "bigbird_pegasus": "sparse attention needs texts above its threshold, or `attention_type=\"original_full\"`",
     "flaubert": "the variants with `pre_norm` are refused at `hidden`",
     "nystromformer": "with fewer landmarks than tokens transformers 5.23 itself fails on padded texts",
+    "funnel": "after a pooling layer padding enters with its share",
     "reformer": "`hidden` is after the whole encoder",
     "squeezebert": "`hidden` is after the whole encoder",
 }
