@@ -44,6 +44,10 @@ def _above_full_attention(config: Any) -> int:
     return 13 if config.attention_type == "original_full" else (6 + 2 * config.num_random_blocks) * config.block_size
 
 
+def _over_several_chunks(config: Any) -> int:
+    return 3 * max(config.local_attn_chunk_length, config.lsh_attn_chunk_length) + 1
+
+
 def _entities(config: Any) -> dict[str, Tensor]:
     positions = torch.arange(11 * 3 * 2).view(11, 3, 2) % 8
     present = torch.arange(3) <= torch.arange(11).unsqueeze(1) % 3
@@ -83,7 +87,10 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "luke": Peculiarity("entities run beside the tokens", extra_inputs=_entities),
     "mra": Peculiarity("asks where its bias is zero, in blocks of 32", compares_masks=True, length=lambda config: 64),
     "reformer": Peculiarity(
-        "reversible layers run without autograd inside the encoder", blocks=("reformer.encoder",), tokens_first=True
+        "reversible layers run without autograd inside the encoder",
+        blocks=("reformer.encoder",),
+        length=_over_several_chunks,
+        tokens_first=True,
     ),
     "squeezebert": Peculiarity("calls layer.forward(), which no hook sees", blocks=("transformer.encoder",)),
     "xlm": Peculiarity("states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"),

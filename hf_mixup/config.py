@@ -146,8 +146,9 @@ class MixupConfig:
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
+                inside = " Put its fields at the top of the file." if name == "mixup" else ""
                 raise ValueError(
-                    f"Unknown mixup field {name!r}.{nearest(str(name), known)} Fields: {', '.join(known)}."
+                    f"Unknown mixup field {name!r}.{nearest(str(name), known)}{inside} Fields: {', '.join(known)}."
                 )
         return cls(**values)
 

@@ -57,7 +57,8 @@ def check_endpoints(
             rounding = ROUNDING.get(dtype, HALF_ROUNDING) * clean.abs().max()
             if not error <= SPREAD_TOLERANCE * (clean - clean[partner]).abs().max() + rounding:
                 where = config.site if layer is None else f"{config.site} {layer}"
+                named = " Are all blocks named in the config's field blocks?" if config.blocks else ""
                 raise ValueError(
                     f"site={where!r}: in {type(root).__name__} the logits at lambda = 0 and 1 differ from the clean "
-                    f"ones by {error:.2g} (of {clean.abs().max():.2g}), so a mixture would not be exact."
+                    f"ones by {error:.2g} (of {clean.abs().max():.2g}), so a mixture would not be exact.{named}"
                 )

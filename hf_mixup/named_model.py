@@ -8,12 +8,14 @@ from textwrap import shorten
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_mixup.anatomy import text_config
 from hf_mixup.config import nearest
 from hf_mixup.toy import toy_model
 
+NO_TEXT = "no text classifier of transformers; load it in Python and call hf_mixup.inspect_model(model)."
 logger = logging.getLogger(__name__)
 
 
@@ -35,6 +37,8 @@ def named_model(
     types = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     path = _demo_path(name) if name.startswith("demo:") else name
     is_folder = Path(path).is_dir()
+    if name in CONFIG_MAPPING_NAMES and name not in types and not is_folder:
+        raise ValueError(f"model={name!r}: {NO_TEXT}")
     # A model without a classification head gets a random one, which is to be the same each time.
     set_seed(0)
     try:
@@ -52,6 +56,8 @@ def named_model(
         )
         raise FileNotFoundError(f"model={name!r}: {reason}{'' if is_folder else nearest(name, types)}") from error
     except Exception as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(f"model={name!r}: {NO_TEXT}") from error
         raise ValueError(f"model={name!r}: {_short(error)}") from error
     _set_pad_token(model)
     return model, source

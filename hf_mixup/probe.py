@@ -66,7 +66,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
             if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
                 raise MissingPadToken(
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
-                    "Set model.config.pad_token_id = tokenizer.pad_token_id."
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id where it has none)."
                 ) from error
             raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {error}") from error
         logits = _checked_logits(root, output)
@@ -76,7 +76,8 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         if readout == "text" and backbone is root:
             raise ValueError(
                 f"{type(root).__name__} reads at positions that follow no known rule (first, last, last token, end of "
-                "text, mean) and has no base_model_prefix that would part its head from the rest."
+                "text, mean). Put its embeddings and blocks into one submodule and name that, as transformers does: "
+                "base_model_prefix = 'body'."
             )
         del record.calls[last + 1 :]
         padding_is_text = takes_padding_for_text(root, record.calls[0], logits, batch, readout)

@@ -48,13 +48,13 @@ def _texts(root: nn.Module) -> dict[str, Tensor]:
     ordinary = [token for token in range(min(vocab, 100)) if token not in special]
     pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
     longest = probe_length(root)
-    input_ids = torch.full((PROBE_BATCH, longest), 0 if pad is None else pad)
+    input_ids = torch.full((PROBE_BATCH, longest), pad if isinstance(pad, int) and pad >= 0 else 0)
     mask = torch.zeros_like(input_ids)
     for row in range(PROBE_BATCH):
         length = longest - row % (PROBE_LENGTH - SHORTEST + 1)
         start = longest - length if row % 2 and not peculiarity_of(root).pads_right else 0
         tokens = torch.tensor([ordinary[(3 * row + 7 * t) % len(ordinary)] for t in range(length)])
-        if isinstance(eos, int) and eos != pad:
+        if isinstance(eos, int) and eos != pad and 0 <= eos < vocab:
             # Not always at the end, so that a head that looks for it is told from one that reads the last token.
             tokens[-2 if row % 3 == 2 else -1] = eos
         input_ids[row, start : start + length] = tokens
