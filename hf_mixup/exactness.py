@@ -49,7 +49,8 @@ def check_endpoints(
         layers = list(dict.fromkeys([drawn[0], drawn[len(drawn) // 2], drawn[-1]]))
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
         clean = logits_of(root(**batch)).float().cpu()
-        for layer, ends in itertools.product(layers, (lam, 1 - lam)):
+        # Partners that stay as they are, and partners that are replaced in their turn.
+        for layer, ends in itertools.product(layers, (lam, 1 - lam, torch.zeros(size))):
             expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
             with apply(MixupPlan(partner, ends, config.site, layer), batch):
                 mixed = logits_of(root(**batch)).float().cpu()

@@ -28,7 +28,7 @@ class MixupModel(nn.Module):
     is saved is the plain model. In `eval()` it is the plain model.
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, or a PEFT model around one.
+        model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
         config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, *optional*): index of this process, by default that of torch.distributed or its launcher, or 0.

@@ -294,3 +294,8 @@ def test_a_decoder_without_pad_token_is_refused_when_it_would_be_mixed():
     plan = mixup.draw(single)
     with mixup.apply(plan, single):
         assert not plan.active and logits_of(model, single).isfinite().all()
+
+
+def test_special_tokens_outside_the_vocabulary_do_not_stop_the_probe():
+    model = toy_model("gpt2", eos_token_id=50256, bos_token_id=50256)
+    assert Mixup(model).prepare().readout == "last_token"

@@ -337,3 +337,13 @@ def test_a_kernel_that_takes_no_bias_is_refused_also_when_it_is_set_later():
         mixup.apply(MixupPlan(PARTNER, LAM, "embeddings"), batch),
     ):
         pass
+
+
+def test_the_check_looks_at_every_pair_at_both_ends(monkeypatch):
+    applied = []
+    mixing = Mixup._mixing
+    monkeypatch.setattr(Mixup, "_mixing", lambda self, plan, batch: applied.append(plan) or mixing(self, plan, batch))
+    Mixup(toy_model("bert"))
+    lam = torch.stack([plan.lam for plan in applied])
+    assert (lam == 0).any(0).all() and (lam == 1).any(0).all()
+    assert any((plan.lam[plan.partner][plan.lam == 0] == 0).any() for plan in applied)

@@ -1,0 +1,75 @@
+"""The examples of images and sounds run for two steps; that of texts is in `test_classification.py`."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs an example in this process; returns the printed metrics by name."""
+
+    def run(name, *words):
+        given = ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--use_cpu", "--disable_tqdm", "true"]
+        monkeypatch.setattr("sys.argv", [name, *given, *words])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        table = capsys.readouterr().out.partition("----")[2].splitlines()[1:]
+        return {line.split()[0]: float(line.split()[1]) for line in table}
+
+    return run
+
+
+def write_recordings(folder, rate=8000, count=30):
+    folder.mkdir()
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 3000, 1600 + 50 * number).astype(np.int16)
+        wavfile.write(folder / f"{'abc'[number % 3]}_{number}.wav", rate, noise)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run_image_classification.py", ()),
+        ("run_image_classification.py", ("--mixup", "none")),
+        ("run_audio_classification.py", ()),
+        ("run_audio_classification.py", ("--mixup", "input_mixup", "--attention_mask", "false")),
+    ],
+)
+def test_an_example_trains_and_prints_its_metrics(run, tmp_path, name, words):
+    metrics = run(name, *words)
+    assert set(metrics) == {"accuracy", "macro_f1", "nll", "brier", "ece"} and metrics["nll"] > 0
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"]
+    assert (tmp_path / "out/mixup_config.yaml").is_file() == ("none" not in words)
+
+
+def test_recordings_are_read(run, tmp_path):
+    assert run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds"))["accuracy"] <= 1
+    assert json.loads((tmp_path / "out/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("run_image_classification.py", ("--mixup", "tmxi"), "error: mixup='tmxi': no such recipe. Did you mean"),
+        ("run_image_classification.py", ("--mixup", "word_mixup"), "error: site='word_embeddings': ViTForImage"),
+        ("run_audio_classification.py", ("--recordings", "absent"), "error: recordings='absent': no .wav files there"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_line(run, capsys, name, words, message):
+    with pytest.raises(SystemExit) as end:
+        run(name, *words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+
+
+def test_recordings_of_another_rate_are_refused(run, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds", rate=16000))
+    assert "has rate 16000 and shape (1600,); expected mono, 8000 Hz" in capsys.readouterr().err
