@@ -85,6 +85,8 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
             raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
     start = _first_mixed_call(anatomy, plan)
     plan, length = plan.to(tokens.device), tokens.shape[1]
+    if plan.site == "pooled":
+        return Mixing(plan, [], None, None, None, start)
     fixed = FIXED_READ.get(anatomy.readout)
     text = None if anatomy.reads_padding else mask
     weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]

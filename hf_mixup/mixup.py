@@ -197,7 +197,10 @@ class Mixup:
         if plan is not None and plan.active and plan is not self._applied:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
         mixed = self.targets(labels, plan, logits.device)
-        problem_type = self.problem_type(labels)
+        return self.target_losses(logits, mixed, self.problem_type(labels), label_smoothing)
+
+    def target_losses(self, logits: Tensor, mixed: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
+        """As `example_losses`, for targets that are mixed already: those of `targets`."""
         if label_smoothing and problem_type != "single_label_classification":
             raise ValueError(
                 f"label_smoothing={label_smoothing} needs single_label_classification, not {problem_type}."

@@ -120,7 +120,8 @@ class MixupTrainer(Trainer):
             self.loss_is_scaled_for_ga = True
             loss = self._users_loss(outputs, mixed, labels, num_items_in_batch)
         else:
-            loss = self._share_of_step(mixup.loss(logits, labels, plan, self.args.label_smoothing_factor), labels)
+            losses = mixup.target_losses(logits, mixed, problem_type, self.args.label_smoothing_factor)
+            loss = self._share_of_step(losses.mean(), labels)
         self._logs.add(drawn, logits.detach(), mixed, problem_type)
         return (loss, outputs) if return_outputs else loss
 
