@@ -1,41 +1,87 @@
-"""One optimiser step of MixupTrainer at each site against plain Trainer, side by side in one process.
+"""One optimiser step of MixupTrainer against one of plain Trainer, side by side in one process.
 
-    python benchmarks/step_time.py --rounds 30 --batch_size 32 --length 64
+    python benchmarks/step_time.py                            # every site
+    python benchmarks/step_time.py --contenders recipes
+    python benchmarks/step_time.py --contenders references    # and mixup as the papers' own code does it
+    python benchmarks/step_time.py --length 128 --padding none --bf16 --compile --output steps.csv
 
 Every round times one step of every contender on the same batch, in an order drawn anew, so that a machine that slows
-down slows all of them. Printed is the median over rounds of the ratio to plain Trainer, with its quartiles.
+down slows all of them. Printed are, for each contender: the median time of a step; the median over rounds of its ratio
+to plain Trainer, with its quartiles, and the ratio of the medians; tokens a second; the ratio of peak memory; the time
+that mixup's own parts take, forward and backward.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import random
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModelForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
 
-from hf_mixup import MixupConfig, MixupTrainer
-from hf_mixup.config import SITES
+sys.path.insert(0, str(Path(__file__).parent))
+from profiling import parts_time, peak_memory
+from references import REFERENCES
+
+from hf_mixup import MixupConfig, MixupTrainer, config
+
+Batch = dict[str, torch.Tensor]
+Kind = MixupConfig | type[Trainer] | None
+SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
+
+
+def _option(default: Any, text: str, choices: list[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": text} | ({"choices": choices} if choices else {}))
+
+
+@dataclass
+class Options:
+    """What is measured."""
+
+    model: str = _option("demo:minilm", "demo:minilm, a folder, or a hub name.")
+    contenders: str = field(
+        default="sites",
+        metadata={"help": "What runs beside plain Trainer.", "choices": ["sites", "recipes", "references"]},
+    )
+    rounds: int = _option(30, "How often each contender is timed.")
+    warmup: int = _option(2, "Rounds before that, not timed.")
+    batch_size: int = 32
+    length: int = _option(64, "Tokens of the longest text.")
+    padding: str = field(
+        default="mixed", metadata={"help": "Texts of mixed or of one length.", "choices": ["mixed", "none"]}
+    )
+    bf16: bool = _option(False, "Train under bf16 autocast.")
+    compile: bool = _option(False, "Train compiled; hidden states are then mixed at one layer.")
+    seed: int = 0
+    output: str | None = _option(None, "CSV file that every timing is appended to.")
+
+    @property
+    def title(self) -> str:
+        switches = [name for name in ("bf16", "compile") if getattr(self, name)]
+        shape = f"{self.batch_size} x {self.length}"
+        return ", ".join([self.model, shape, f"padding {self.padding}", *switches, f"{self.rounds} rounds"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo:minilm", help="demo:minilm, a folder, or a hub name")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--padding", choices=["mixed", "none"], default="mixed", help="texts of mixed or of one length")
-    options = parser.parse_args()
+    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    random.seed(options.seed)
+    torch.manual_seed(options.seed)
     model = load_model(options.model)
-    contenders = {"plain Trainer": stepper(copy.deepcopy(model), None), "MixupTrainer, off": stepper(model, "off")}
-    for site in (site for site in SITES if site != "input"):
-        contenders[site] = stepper(copy.deepcopy(model), MixupConfig(site=site))
-    times = measure(contenders, model.config.vocab_size, options)
-    report(times, options)
+    steps = {name: stepper(copy.deepcopy(model), kind, options) for name, kind in contenders(options).items()}
+    vocab = model.config.vocab_size
+    seconds = measure(steps, vocab, options)
+    report(steps, seconds, make_batch(vocab, options), options)
+    if options.output:
+        save(seconds, options)
 
 
 def load_model(name: str) -> torch.nn.Module:
@@ -43,22 +89,37 @@ def load_model(name: str) -> torch.nn.Module:
         from hf_mixup.demo import model_path
 
         name = model_path(name)
-    config = AutoConfig.from_pretrained(name, num_labels=2)
-    return AutoModelForSequenceClassification.from_pretrained(name, config=config)
+    two_classes = AutoConfig.from_pretrained(name, num_labels=2)
+    return AutoModelForSequenceClassification.from_pretrained(name, config=two_classes)
 
 
-def stepper(model: torch.nn.Module, mixup: MixupConfig | str | None):
+def contenders(options: Options) -> dict[str, Kind]:
+    """Name of each contender, and its mixup or the trainer that it runs; `None` is MixupTrainer with mixup off."""
+    chosen: dict[str, Kind] = {"plain Trainer": Trainer, "mixup off": None}
+    if options.contenders == "sites":
+        one_layer = [2] if options.compile else None
+        return chosen | {site: MixupConfig(site=site, layers=one_layer if site == "hidden" else None) for site in SITES}
+    recipes = {name: config.resolve_config(name) for name in config.recipe_names()}
+    recipes = {name: recipe for name, recipe in recipes.items() if recipe and recipe.site != "input"}
+    if options.contenders == "recipes":
+        return chosen | recipes
+    return chosen | {name: recipes[name] for name in ("tmix", "sent_mixup")} | REFERENCES
+
+
+def stepper(model: torch.nn.Module, kind: Kind, options: Options) -> Callable[[Batch], None]:
     """A function that takes one optimiser step on a batch, with everything that Trainer does around it."""
-    arguments = TrainingArguments(tempfile.mkdtemp(), report_to=[], max_steps=1)
-    if mixup is None:
-        trainer = Trainer(model=model, args=arguments)
+    arguments = TrainingArguments(
+        tempfile.mkdtemp(), report_to=[], max_steps=1, bf16=options.bf16, torch_compile=options.compile
+    )
+    if isinstance(kind, type):
+        trainer = kind(model=model, args=arguments)
     else:
-        trainer = MixupTrainer(model=model, args=arguments, mixup=None if mixup == "off" else mixup)
+        trainer = MixupTrainer(model=model, args=arguments, mixup=kind)
     trainer.create_optimizer()
     wrapped, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.current_gradient_accumulation_steps = 1
 
-    def step(batch: dict[str, torch.Tensor]) -> None:
+    def step(batch: Batch) -> None:
         trainer.training_step(wrapped, dict(batch))
         optimizer.step()
         wrapped.zero_grad()
@@ -68,7 +129,7 @@ def stepper(model: torch.nn.Module, mixup: MixupConfig | str | None):
     return step
 
 
-def make_batch(vocab: int, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+def make_batch(vocab: int, options: Options) -> Batch:
     shape = (options.batch_size, options.length)
     lengths = torch.full((options.batch_size, 1), options.length)
     if options.padding == "mixed":
@@ -79,27 +140,54 @@ def make_batch(vocab: int, options: argparse.Namespace) -> dict[str, torch.Tenso
     return {"input_ids": torch.randint(1000, vocab, shape) * mask, "attention_mask": mask, "labels": labels}
 
 
-def measure(contenders: dict, vocab: int, options: argparse.Namespace) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_number in range(options.rounds + 2):
+def measure(steps: dict[str, Callable[[Batch], None]], vocab: int, options: Options) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in range(options.warmup + options.rounds):
         batch = make_batch(vocab, options)
-        for name in random.sample(list(contenders), len(contenders)):
+        for name in random.sample(list(steps), len(steps)):
             start = time.perf_counter()
-            contenders[name](batch)
-            if round_number >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
+            steps[name](batch)
+            if round_number >= options.warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
-def report(times: dict[str, list[float]], options: argparse.Namespace) -> None:
-    baseline = times["plain Trainer"]
-    shape = f"{options.batch_size} x {options.length} tokens, padding: {options.padding}"
-    print(f"{options.model}, {shape}, {options.rounds} rounds, {torch.get_num_threads()} threads")
-    print(f"{'':20} {'median s':>9} {'ratio':>7} {'quartiles':>15}")
-    for name, seconds in times.items():
-        ratios = [own / plain for own, plain in zip(seconds, baseline, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        print(f"{name:20} {statistics.median(seconds):9.3f} {median:7.3f} {low:7.3f}-{high:.3f}")
+def report(
+    steps: dict[str, Callable[[Batch], None]], seconds: dict[str, list[float]], batch: Batch, options: Options
+) -> None:
+    plain = seconds["plain Trainer"]
+    tokens = int(batch["attention_mask"].sum())
+    memory = {name: peak_memory(step, batch) for name, step in steps.items()}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"\n{options.title}; {device}, torch {torch.__version__}\n")
+    print("| | ms a step | ratio (quartiles) | ratio of medians | tokens/s | peak memory | mixup's parts, ms |")
+    print("|---|---|---|---|---|---|---|")
+    for name, own in seconds.items():
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(own, plain, strict=True)], n=4)
+        median = statistics.median(own)
+        has_parts = not options.compile and not name.startswith("reference")
+        cells = [
+            name,
+            f"{median * 1e3:.1f}",
+            f"{middle:.3f} ({low:.3f}-{high:.3f})",
+            f"{median / statistics.median(plain):.3f}",
+            f"{tokens / median:,.0f}",
+            f"{memory[name] / memory['plain Trainer']:.3f}",
+            f"{parts_time(steps[name], batch) * 1e3:.1f}" if has_parts else "",
+        ]
+        print("|", " | ".join(cells), "|", flush=True)
+
+
+def save(seconds: dict[str, list[float]], options: Options) -> None:
+    rows = (
+        pd.DataFrame(seconds)
+        .rename_axis("round")
+        .reset_index()
+        .melt("round", var_name="contender", value_name="seconds")
+    )
+    rows.insert(0, "setting", options.title)
+    path = Path(str(options.output))
+    rows.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5f")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from hf_mixup.mixing import begin
 from hf_mixup.plan import MixupPlan, PlanStream
 from hf_mixup.probe import MissingPadToken, trace
 from hf_mixup.probe_batch import PROBES
-from hf_mixup.sites import Hooks, see_hooks_in_compiled_models
+from hf_mixup.sites import Hooks, let_compiled_models_mix
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -70,7 +70,7 @@ class Mixup:
         self._checked_labels = self._checked_batch = False
         self._applied: MixupPlan | None = None
         self._check_class_weights()
-        see_hooks_in_compiled_models()
+        let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
             self.check()
@@ -120,11 +120,11 @@ class Mixup:
         Returns:
             `MixupPlan`: on the host. Not active for a batch of one, or one that `prob` or `off_epoch` leaves clean.
         """
-        see_hooks_in_compiled_models()
         size = _batch_size(batch)
         layers: list[int] = []
         if self.config.site == "hidden" and size > 1:
             layers = self.config.resolve_layers(self.prepare().depth)
+        let_compiled_models_mix(len(layers))
         return self.stream.draw(self.config, size, layers, epoch)
 
     @contextmanager

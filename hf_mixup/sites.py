@@ -29,11 +29,19 @@ from hf_mixup.mixing import FOUND_IN_TEXT, Mixing
 from hf_mixup.soft_mask import soft_mask
 from hf_mixup.text_head import read_both_texts
 
+# How many graphs of one function PyTorch keeps by default, before it gives up and runs it uncompiled.
+RECOMPILE_LIMIT = 8
 
-def see_hooks_in_compiled_models() -> None:
-    """Let a model that was compiled without hooks be compiled anew with them; by default PyTorch does not look."""
+
+def let_compiled_models_mix(layers: int = 0) -> None:
+    """Let a model that was compiled without hooks be compiled anew with them, once for each of `layers`.
+
+    By default PyTorch does not look at hooks, and keeps eight graphs of a function.
+    """
     if "torch._dynamo" in sys.modules:
-        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        dynamo = torch._dynamo.config
+        dynamo.skip_nnmodule_hook_guards = False
+        dynamo.recompile_limit = max(dynamo.recompile_limit, RECOMPILE_LIMIT + layers)
 
 
 class Hooks:

@@ -71,3 +71,17 @@ def test_a_model_that_was_compiled_without_mixing_is_mixed():
                     torch.testing.assert_close(compiled(**batch).logits, expected)
             else:
                 torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
+
+
+def test_a_deep_model_stays_compiled_for_a_mixture_behind_any_layer():
+    torch._dynamo.reset()
+    depth, counter = 9, CompileCounter()
+    model, batch = toy_model("bert", num_hidden_layers=depth), toy_batch()
+    mixup, compiled = Mixup(model, MixupConfig(site="hidden")), torch.compile(model, backend=counter)
+    layers = set()
+    while len(layers) < depth:
+        plan = mixup.draw(batch)
+        layers.add(plan.layer)
+        with mixup.apply(plan, batch), torch.no_grad():
+            compiled(**batch)
+        assert counter.frame_count == len(layers)
