@@ -77,7 +77,8 @@ def main() -> None:
     model = load_model(options.model)
     # One model and one optimizer for all: where their memory happens to lie is worth a percent or two.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    steps = {name: stepper(model, optimizer, kind, options) for name, kind in contenders(options).items()}
+    wrapped = Trainer(model=model, args=arguments(options)).accelerator.prepare_model(model)
+    steps = {name: stepper(model, wrapped, optimizer, kind, options) for name, kind in contenders(options).items()}
     vocab = model.config.vocab_size
     seconds = measure(steps, vocab, options)
     report(steps, seconds, make_batch(vocab, options), options)
@@ -107,18 +108,24 @@ def contenders(options: Options) -> dict[str, Kind]:
     return chosen | {name: recipes[name] for name in ("tmix", "sent_mixup")} | REFERENCES
 
 
-def stepper(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, kind: Kind, options: Options
-) -> Callable[[Batch], None]:
-    """A function that takes one optimiser step on a batch, with everything that Trainer does around it."""
-    arguments = TrainingArguments(
+def arguments(options: Options) -> TrainingArguments:
+    return TrainingArguments(
         tempfile.mkdtemp(), report_to=[], max_steps=1, bf16=options.bf16, torch_compile=options.compile
     )
+
+
+def stepper(
+    model: torch.nn.Module,
+    wrapped: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kind: Kind,
+    options: Options,
+) -> Callable[[Batch], None]:
+    """A function that takes one optimiser step on a batch, with everything that Trainer does around it."""
     if isinstance(kind, type):
-        trainer = kind(model=model, args=arguments, optimizers=(optimizer, None))
+        trainer = kind(model=model, args=arguments(options), optimizers=(optimizer, None))
     else:
-        trainer = MixupTrainer(model=model, args=arguments, mixup=kind, optimizers=(optimizer, None))
-    wrapped = trainer.accelerator.prepare_model(trainer.model)
+        trainer = MixupTrainer(model=model, args=arguments(options), mixup=kind, optimizers=(optimizer, None))
     trainer.current_gradient_accumulation_steps = 1
 
     def step(batch: Batch) -> None:
