@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from profiling import parts_time, peak_memory
 from references import REFERENCES
 
-from hf_mixup import MixupConfig, MixupTrainer, config
+from hf_mixup import MixupConfig, MixupTrainer
+from hf_mixup.resolve import recipe_names, resolve_config
 
 Batch = dict[str, torch.Tensor]
 Kind = MixupConfig | type[Trainer] | None
@@ -101,7 +102,7 @@ def contenders(options: Options) -> dict[str, Kind]:
     if options.contenders == "sites":
         one_layer = [2] if options.compile else None
         return chosen | {site: MixupConfig(site=site, layers=one_layer if site == "hidden" else None) for site in SITES}
-    recipes = {name: config.resolve_config(name) for name in config.recipe_names()}
+    recipes = {name: resolve_config(name) for name in recipe_names()}
     recipes = {name: recipe for name, recipe in recipes.items() if recipe and recipe.site != "input"}
     if options.contenders == "recipes":
         return chosen | recipes

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 
 
 @dataclass(frozen=True)

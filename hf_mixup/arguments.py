@@ -13,8 +13,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_mixup.config import MixupConfig, nearest, resolve_config
+from hf_mixup.checks import nearest
+from hf_mixup.config import MixupConfig
 from hf_mixup.mixup_help import mixup_help
+from hf_mixup.resolve import resolve_config
 
 
 def _help(default: Any, text: str) -> Any:

@@ -28,10 +28,11 @@ from transformers.utils.logging import set_verbosity_error
 from hf_mixup import MixupTrainer, demo
 from hf_mixup.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.checkpoints import check_output_dir
-from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.config import MixupConfig
 from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.evaluation.metrics import check_metric_name, first_output
+from hf_mixup.resolve import resolve_config
 
 logger = logging.getLogger(__name__)
 

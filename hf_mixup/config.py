@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from importlib.resources import files
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from hf_mixup.checks import fraction, is_integer, nearest, number, one_of
 
 SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
 MODES = ("elem", "batch")
@@ -67,16 +66,16 @@ class MixupConfig:
     class_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("site", self.site, SITES)
-        _one_of("mode", self.mode, MODES)
-        self.alpha = _number("alpha", self.alpha, low=0, open_low=True)
-        self.prob = _number("prob", self.prob, low=0, high=1)
+        one_of("site", self.site, SITES)
+        one_of("mode", self.mode, MODES)
+        self.alpha = number("alpha", self.alpha, low=0, open_low=True)
+        self.prob = number("prob", self.prob, low=0, high=1)
         if self.beta is not None:
-            self.beta = _number("beta", self.beta, low=0, open_low=True)
+            self.beta = number("beta", self.beta, low=0, open_low=True)
         if self.lam is not None:
-            self.lam = _number("lam", self.lam, low=0, high=1)
+            self.lam = number("lam", self.lam, low=0, high=1)
         if self.off_epoch is not None:
-            self.off_epoch = _number("off_epoch", self.off_epoch, low=0)
+            self.off_epoch = number("off_epoch", self.off_epoch, low=0)
         for name in ("dominant", "self_pairs"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")
@@ -87,7 +86,7 @@ class MixupConfig:
         if self.class_weights is not None:
             if isinstance(self.class_weights, (str, Mapping)) or not isinstance(self.class_weights, Iterable):
                 raise ValueError(f"class_weights={self.class_weights!r}: expected a list of numbers, one per class.")
-            self.class_weights = [_number("class_weights", weight, low=0) for weight in self.class_weights]
+            self.class_weights = [number("class_weights", weight, low=0) for weight in self.class_weights]
             if not any(self.class_weights):
                 raise ValueError(f"class_weights={self.class_weights!r}: at least one must be > 0.")
 
@@ -95,13 +94,13 @@ class MixupConfig:
         if self.site != "hidden":
             raise ValueError(f"layers={layers!r} needs site='hidden', got site={self.site!r}.")
         if isinstance(layers, str):
-            layers = [int(part) if _is_integer(part) else part.strip() for part in layers.split(",")]
+            layers = [int(part) if is_integer(part) else part.strip() for part in layers.split(",")]
         items = [layers] if isinstance(layers, Integral) else list(layers) if isinstance(layers, Iterable) else []
         if not items:
             raise ValueError(f"layers={layers!r}: expected a list of layer numbers such as [2, 3, -1] or ['7/12'].")
         for layer in items:
             if isinstance(layer, str):
-                _fraction(layer)
+                fraction(layer)
             elif isinstance(layer, bool) or not isinstance(layer, Integral):
                 raise ValueError(f"layers={items!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
         return [layer if isinstance(layer, str) else int(layer) for layer in items]
@@ -124,7 +123,7 @@ class MixupConfig:
         resolved = set()
         for layer in self.layers:
             if isinstance(layer, str):
-                resolved.add(max(math.floor(_fraction(layer) * depth + Fraction(1, 2)), 1) - 1)
+                resolved.add(max(math.floor(fraction(layer) * depth + Fraction(1, 2)), 1) - 1)
             elif -depth <= layer < depth:
                 resolved.add(layer % depth)
             else:
@@ -180,80 +179,3 @@ class MixupConfig:
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def recipe_names() -> list[str]:
-    """The names that `mixup="..."` accepts."""
-    return sorted(entry.name[: -len(".yaml")] for entry in files("hf_mixup.recipes").iterdir() if ".yaml" in entry.name)
-
-
-def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | None) -> MixupConfig | None:
-    """The config that `mixup=` means.
-
-    Args:
-        spec: a `MixupConfig`, a mapping of its fields, the name of a recipe, the path of a YAML or JSON file, `True`
-            for the default; `None`, `False` or `"none"` for no mixup.
-
-    Returns:
-        `MixupConfig | None`: `None` where mixup is off.
-
-    Raises:
-        ValueError: for an unknown recipe or field, with the nearest spelling.
-        FileNotFoundError: for a path that is not there.
-    """
-    if spec is None or spec is False or spec == "none":
-        return None
-    if isinstance(spec, MixupConfig):
-        return replace(spec)
-    if spec is True:
-        spec = "default"
-    if isinstance(spec, Mapping):
-        return MixupConfig.from_dict(spec)
-    if not isinstance(spec, (str, Path)):
-        raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
-    if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):
-        return MixupConfig.from_file(spec)
-    names = recipe_names()
-    if spec not in names:
-        raise ValueError(
-            f"mixup={spec!r}: no such recipe.{nearest(spec, names)} Recipes: {', '.join(names)}; "
-            "or give the path of a .yaml file, or none."
-        )
-    return MixupConfig.from_file(str(files("hf_mixup.recipes") / f"{spec}.yaml"))
-
-
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(allowed)}.{nearest(str(value), allowed)}")
-
-
-def _number(name: str, value: Any, low: float, high: float = math.inf, open_low: bool = False) -> float:
-    if isinstance(value, str):
-        # YAML reads 1e-1 as text.
-        with suppress(ValueError):
-            value = float(value)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
-        bounds = f"{'>' if open_low else '>='} {low}" + (f" and <= {high}" if math.isfinite(high) else "")
-        raise ValueError(f"{name}={value!r}: expected a finite number {bounds}.")
-    return float(value)
-
-
-def _is_integer(text: str) -> bool:
-    return text.strip().lstrip("-").isdigit()
-
-
-def _fraction(text: str) -> Fraction:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value <= 1:
-        raise ValueError(f"layers: {text!r} is not a fraction of the depth in (0, 1], such as '7/12'.")
-    return value

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from hf_mixup import demo
 from hf_mixup.arguments import DataArguments
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 from hf_mixup.labels import check_two_classes, encode_classes, encode_scores, problem_type_of, some, task_line
 
 logger = logging.getLogger(__name__)

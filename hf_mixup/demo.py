@@ -11,7 +11,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from sklearn.model_selection import train_test_split
 
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 
 PREFIX = "demo:"
 MODELS = ("demo:minilm",)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 
 logger = logging.getLogger(__name__)
 

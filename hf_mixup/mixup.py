@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from hf_mixup import targets
 from hf_mixup.anatomy import Anatomy, changeable_state, model_config
-from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.config import MixupConfig
 from hf_mixup.exactness import check_endpoints
 from hf_mixup.mixing import begin
 from hf_mixup.plan import MixupPlan, PlanStream
 from hf_mixup.probe import MissingPadToken, trace
 from hf_mixup.probe_batch import PROBES
+from hf_mixup.resolve import resolve_config
 from hf_mixup.sites import Hooks, let_compiled_models_mix
 
 # Models with a plan applied to them right now.

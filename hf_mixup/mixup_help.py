@@ -8,7 +8,8 @@ from importlib.resources import files
 from inspect import getdoc
 from textwrap import fill
 
-from hf_mixup.config import MODES, SITES, MixupConfig, recipe_names
+from hf_mixup.config import MODES, SITES, MixupConfig
+from hf_mixup.resolve import recipe_names
 
 WIDTH = 110
 INDENT = " " * 16

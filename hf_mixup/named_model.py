@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_mixup.anatomy import text_config
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 from hf_mixup.toy import toy_model
 
 NO_TEXT = "no text classifier of transformers; load it in Python and call hf_mixup.inspect_model(model)."

@@ -17,11 +17,12 @@ from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
 from hf_mixup.anatomy import logits_of, model_config, with_loss
-from hf_mixup.config import MixupConfig, resolve_config
+from hf_mixup.config import MixupConfig
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.model import MixupModel
 from hf_mixup.plan import PlanStream
+from hf_mixup.resolve import resolve_config
 from hf_mixup.targets import check_labels, example_losses, problem_type_of
 
 logger = logging.get_logger(__name__)

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from hf_mixup import __version__
 from hf_mixup.arguments import parse
 from hf_mixup.cli import main
-from hf_mixup.config import MixupConfig, recipe_names, resolve_config
+from hf_mixup.config import MixupConfig
+from hf_mixup.resolve import recipe_names, resolve_config
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hf_mixup import MixupConfig
-from hf_mixup.config import recipe_names, resolve_config
+from hf_mixup.resolve import recipe_names, resolve_config
 
 
 @pytest.mark.parametrize(

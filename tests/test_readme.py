@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_mixup.config import resolve_config
+from hf_mixup.resolve import resolve_config
 from tests.toy_runs import collate, examples, steady_bert
 
 ROOT = Path(__file__).parent.parent

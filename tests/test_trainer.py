@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_mixup import MixupConfig, MixupModel, MixupTrainer
-from hf_mixup.config import resolve_config
+from hf_mixup.resolve import resolve_config
 from tests.toy_runs import (
     CLASSES,
     a_plan,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 from transformers import EvalPrediction
 
-from hf_mixup.config import nearest
+from hf_mixup.checks import nearest
 
 ECE_BINS = 15
 

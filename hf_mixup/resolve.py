@@ -1,0 +1,52 @@
+"""What `mixup=` means: a config, a mapping, the name of a recipe, a file, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hf_mixup.checks import nearest
+from hf_mixup.config import MixupConfig
+
+
+def recipe_names() -> list[str]:
+    """The names that `mixup="..."` accepts."""
+    return sorted(entry.name[: -len(".yaml")] for entry in files("hf_mixup.recipes").iterdir() if ".yaml" in entry.name)
+
+
+def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | None) -> MixupConfig | None:
+    """The config that `mixup=` means.
+
+    Args:
+        spec: a `MixupConfig`, a mapping of its fields, the name of a recipe, the path of a YAML or JSON file, `True`
+            for the default; `None`, `False` or `"none"` for no mixup.
+
+    Returns:
+        `MixupConfig | None`: `None` where mixup is off.
+
+    Raises:
+        ValueError: for an unknown recipe or field, with the nearest spelling.
+        FileNotFoundError: for a path that is not there.
+    """
+    if spec is None or spec is False or spec == "none":
+        return None
+    if isinstance(spec, MixupConfig):
+        return replace(spec)
+    if spec is True:
+        spec = "default"
+    if isinstance(spec, Mapping):
+        return MixupConfig.from_dict(spec)
+    if not isinstance(spec, (str, Path)):
+        raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
+    if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):
+        return MixupConfig.from_file(spec)
+    names = recipe_names()
+    if spec not in names:
+        raise ValueError(
+            f"mixup={spec!r}: no such recipe.{nearest(spec, names)} Recipes: {', '.join(names)}; "
+            "or give the path of a .yaml file, or none."
+        )
+    return MixupConfig.from_file(str(files("hf_mixup.recipes") / f"{spec}.yaml"))
