@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_mixup.collator import MixupCollator
     from hf_mixup.config import MixupConfig
     from hf_mixup.inspection import Inspection, inspect_model
     from hf_mixup.mixup import Mixup
@@ -11,13 +12,23 @@ if TYPE_CHECKING:
     from hf_mixup.plan import MixupPlan
     from hf_mixup.trainer import MixupTrainer
 
-__all__ = ["Inspection", "Mixup", "MixupConfig", "MixupModel", "MixupPlan", "MixupTrainer", "inspect_model"]
+__all__ = [
+    "Inspection",
+    "Mixup",
+    "MixupCollator",
+    "MixupConfig",
+    "MixupModel",
+    "MixupPlan",
+    "MixupTrainer",
+    "inspect_model",
+]
 __version__ = "0.1.0"
 
 # Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
 _MODULES = {
     "Inspection": "inspection",
     "Mixup": "mixup",
+    "MixupCollator": "collator",
     "MixupConfig": "config",
     "MixupModel": "model",
     "MixupPlan": "plan",

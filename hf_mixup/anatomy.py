@@ -52,6 +52,7 @@ class BlockCall:
         alike (`dict[str, int]`): flags and numbers that were the same for every example, with the dimension of
             the batch.
         output (`Argument`): the hidden states that it returns.
+        widths (`tuple[int, int]`): the last dimension of the hidden states that it is given, and of what it returns.
     """
 
     module: nn.Module
@@ -61,6 +62,7 @@ class BlockCall:
     seen: set[str] = field(default_factory=set)
     alike: dict[str, int] = field(default_factory=dict)
     output: Argument = Argument("states", 0)
+    widths: tuple[int, int] = (1, 1)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_mixup.anatomy import Anatomy
 from hf_mixup.checks import nearest
 
 
@@ -186,3 +187,10 @@ def embedding_width(backbone: nn.Module) -> int | None:
     if not isinstance(embeddings, nn.Embedding):
         embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
     return None if embeddings is None else embeddings.embedding_dim
+
+
+def site_width(anatomy: Anatomy, site: str, layer: int | None) -> int:
+    """The last dimension of what is mixed at a site; of the layers, `None` and -1 are before the first block."""
+    if site == "word_embeddings":
+        return embedding_width(anatomy.backbone) or 1
+    return anatomy.calls[0].widths[0] if layer is None or layer < 0 else anatomy.calls[layer].widths[1]

@@ -4,19 +4,77 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hf_mixup.checks import fraction, is_integer, nearest, number, one_of
+from hf_mixup import checks
+from hf_mixup.checks import Check, nearest
 
 SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
-MODES = ("elem", "batch")
+PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin")
+INTERPOLATIONS = ("line", "dimensions", "span", "salient_span")
+LABEL_RULES = ("lambda", "remix", "larger", "own")
+CHOICES = {
+    "site": SITES,
+    "partner": PARTNERS,
+    "mode": ("elem", "batch"),
+    "ramp": ("linear", "cosine", "step"),
+    "interpolation": INTERPOLATIONS,
+    "label_rule": LABEL_RULES,
+}
+SHARE = checks.number(high=1)
+POSITIVE = checks.number(open_low=True)
+CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOICES.items()} | {
+    "layers": checks.layer_list,
+    "blocks": checks.module_paths,
+    "self_pairs": checks.boolean,
+    "bandwidth": POSITIVE,
+    "same_label_prob": SHARE,
+    "group": checks.text,
+    "alpha": checks.either(POSITIVE, checks.points(checks.number(), POSITIVE)),
+    "beta": POSITIVE,
+    "lam": SHARE,
+    "dominant": checks.boolean,
+    "similarity": POSITIVE,
+    "similarity_width": POSITIVE,
+    "prob": SHARE,
+    "off_epoch": checks.number(),
+    "schedule": checks.points(SHARE, SHARE),
+    "add_noise": checks.number(),
+    "mult_noise": checks.number(),
+    "kappa": checks.number(low=1),
+    "tau": SHARE,
+    "clean_weight": SHARE,
+    "class_weights": checks.per_class,
+    "class_counts": checks.per_class,
+}
+# Fields that only mean something where another has one of these values.
+NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "layers": ("site", ("hidden",)),
+    "bandwidth": ("partner", ("near_label",)),
+    "same_label_prob": ("partner", ("lisa",)),
+    "group": ("partner", ("lisa",)),
+    "kappa": ("label_rule", ("remix",)),
+    "tau": ("label_rule", ("remix",)),
+    "class_counts": ("label_rule", ("remix",)),
+    "similarity": ("site", ("word_embeddings", "embeddings", "hidden")),
+    "add_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
+    "mult_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
+}
+# What leaves a field of `NEEDS` without effect.
+INERT: dict[str, Any] = {"add_noise": 0.0, "mult_noise": 0.0}
+# Fields that say how lambda is drawn, which similarity does by itself.
+OF_LAMBDA = ("alpha", "beta", "lam", "dominant", "mode")
+INTERPOLATION_SITES = {
+    "dimensions": ("word_embeddings", "embeddings", "hidden"),
+    "span": ("input",),
+    "salient_span": ("input",),
+}
 
 
 @dataclass
@@ -32,19 +90,50 @@ class MixupConfig:
             (sentence mixup, Guo et al. 2019).
         layers (`list[int | str]`, *optional*): for site `"hidden"`, the blocks after which to mix; several: one is
             drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"` means after the 7th of
-            12 blocks, scaled to the depth of the model. Defaults to every block. Decoder blocks follow encoder blocks.
-            A single layer, or text such as `"2,3"`, will do.
-        alpha (`float`, defaults to 0.4): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the two.
+            12 blocks, scaled to the depth of the model; `"0/12"` is what enters the first block. Defaults to every
+            block. Decoder blocks follow encoder blocks. A single layer, or text such as `"2,3"`, will do.
+        blocks (`list[str]`, *optional*): module paths of the model's blocks in the order in which they run, or of its
+            lists of blocks, such as `["encoder.layers"]`, for a model in which they are not found by themselves.
+        partner (`str`, defaults to `"random"`): who is mixed with whom. `"random"`: a permutation of the batch;
+            `"same_class"`, `"other_class"`; `"near_label"`: the nearer the label, the likelier (C-Mixup, Yao et al.
+            2022); `"balanced"`: every class as likely; `"lisa"`: same label and other group, or same group and other
+            label (Yao et al. 2022); `"margin"`: easy with hard (Park and Caragea 2022). Nobody who fits: not mixed.
+        self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
+        bandwidth (`float`, defaults to 1.0): for `"near_label"`, width of the Gaussian kernel, in units of the label.
+        same_label_prob (`float`, defaults to 0.5): for `"lisa"`, share of batches that mix one label across groups.
+        group (`str`, defaults to `"group"`): for `"lisa"`, the column with the number of each example's group.
+        alpha (`float` or `dict`, defaults to 0.4): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the
+            two. Or from which epoch on which alpha: `{0: 0.1, 2: 0.4}`.
         beta (`float`, *optional*): second parameter of the Beta distribution, defaults to `alpha`.
         lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution, whose alpha is not used.
         dominant (`bool`, defaults to `False`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
             partner (MixMatch, Berthelot et al. 2019; TMix).
+        similarity (`float`, *optional*): in place of alpha, lambda ~ Beta(tau, tau) with tau = similarity
+            exp(-(d / mean d - 1) / (2 w^2)), d being the squared distance of a pair where it is mixed: close pairs are
+            mixed evenly, distant ones hardly (Bouniot et al. 2023).
+        similarity_width (`float`, defaults to 0.5): w in that formula.
         mode (`str`, defaults to `"elem"`): `"elem"` draws one lambda per example, `"batch"` one per batch.
-        self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
         prob (`float`, defaults to 1.0): probability of mixing a batch.
         off_epoch (`float`, *optional*): the epoch from which batches are no longer mixed.
-        blocks (`list[str]`, *optional*): module paths of the model's blocks in the order in which they run, or of its
-            lists of blocks, such as `["encoder.layers"]`, for a model in which they are not found by themselves.
+        schedule (`dict`, *optional*): strength over the training: which share of the partner's weight is used, at which
+            share of all steps. `{0: 0, 0.1: 1}` warms up, `{0.5: 0, 0.51: 1}` is on in the second half only.
+        ramp (`str`, defaults to `"linear"`): how the schedule goes from point to point: `"linear"`, `"cosine"`,
+            `"step"`.
+        interpolation (`str`, defaults to `"line"`): how two become one. `"line"`; `"dimensions"`: a lambda of its own
+            for each hidden dimension (Guo 2020), the label follows their mean; `"span"`: at site `"input"` of a text,
+            a random span of 1 - lambda of the tokens gives way to one of the partner; `"salient_span"`: the least
+            salient one to the partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass.
+        add_noise (`float`, defaults to 0.0): noise on what was mixed (noisy feature mixup, Lim et al. 2022):
+            z (1 + mult_noise b U) + add_noise rms(z) b' N, with U uniform in [-1, 1], N normal, b and b' ~ Beta(2, 5).
+        mult_noise (`float`, defaults to 0.0): see `add_noise`.
+        label_rule (`str`, defaults to `"lambda"`): what label follows. `"lambda"`: mixed like the examples; `"remix"`:
+            in favour of rare classes (Chou et al. 2020); `"larger"`: of the one that weighs more (Wang et al. 2023);
+            `"own"`: the example's own.
+        kappa (`float`, defaults to 3.0): for `"remix"`, ratio of class sizes from which it applies.
+        tau (`float`, defaults to 0.5): for `"remix"`, the lambda below which it applies.
+        class_counts (`list[float]`, *optional*): for `"remix"`, examples of each class; MixupTrainer counts them.
+        clean_weight (`float`, defaults to 0.0): share of the loss that comes from the same batch unmixed, which takes
+            another pass; 0.5 adds the clean loss to the mixed one in equal parts (RegMixup, Pinto et al. 2022).
         class_weights (`list[float]`, *optional*): factor of each class in the cross-entropy (single-label only). The
             loss is the mean over examples, not over weights, so that it accumulates exactly.
 
@@ -54,66 +143,67 @@ class MixupConfig:
 
     site: str = "embeddings"
     layers: list[int | str] | None = None
-    alpha: float = 0.4
+    blocks: list[str] | None = None
+    partner: str = "random"
+    self_pairs: bool = True
+    bandwidth: float | None = None
+    same_label_prob: float | None = None
+    group: str | None = None
+    alpha: float | dict[float, float] = 0.4
     beta: float | None = None
     lam: float | None = None
     dominant: bool = False
+    similarity: float | None = None
+    similarity_width: float | None = None
     mode: str = "elem"
-    self_pairs: bool = True
     prob: float = 1.0
     off_epoch: float | None = None
-    blocks: list[str] | None = None
+    schedule: dict[float, float] | None = None
+    ramp: str = "linear"
+    interpolation: str = "line"
+    add_noise: float = 0.0
+    mult_noise: float = 0.0
+    label_rule: str = "lambda"
+    kappa: float | None = None
+    tau: float | None = None
+    class_counts: list[float] | None = None
+    clean_weight: float = 0.0
     class_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
-        one_of("site", self.site, SITES)
-        one_of("mode", self.mode, MODES)
-        self.alpha = number("alpha", self.alpha, low=0, open_low=True)
-        self.prob = number("prob", self.prob, low=0, high=1)
-        if self.beta is not None:
-            self.beta = number("beta", self.beta, low=0, open_low=True)
-        if self.lam is not None:
-            self.lam = number("lam", self.lam, low=0, high=1)
-        if self.off_epoch is not None:
-            self.off_epoch = number("off_epoch", self.off_epoch, low=0)
-        for name in ("dominant", "self_pairs"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected true or false.")
-        if self.layers is not None:
-            self.layers = self._checked_layers(self.layers)
-        if self.blocks is not None:
-            self.blocks = self._checked_blocks(self.blocks)
-        if self.class_weights is not None:
-            if isinstance(self.class_weights, (str, Mapping)) or not isinstance(self.class_weights, Iterable):
-                raise ValueError(f"class_weights={self.class_weights!r}: expected a list of numbers, one per class.")
-            self.class_weights = [number("class_weights", weight, low=0) for weight in self.class_weights]
-            if not any(self.class_weights):
-                raise ValueError(f"class_weights={self.class_weights!r}: at least one must be > 0.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None or field.default is not None:
+                setattr(self, field.name, CHECKS[field.name](field.name, value))
+        for name, (other, wanted) in NEEDS.items():
+            self._check_need(name, getattr(self, name), other, wanted)
+        if self.interpolation in INTERPOLATION_SITES:
+            self._check_need("interpolation", self.interpolation, "site", INTERPOLATION_SITES[self.interpolation])
+        if self.similarity_width is not None and self.similarity is None:
+            raise ValueError(f"similarity_width={self.similarity_width} needs similarity.")
+        for name, word in (("interpolation", "dimensions"), ("label_rule", "larger"), ("label_rule", "remix")):
+            if self.similarity is not None and getattr(self, name) == word:
+                raise ValueError(f"{name}={word!r}: not with similarity, which draws lambda where the pair is mixed.")
+        for field in fields(self):
+            if self.similarity is not None and field.name in OF_LAMBDA and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name}={getattr(self, field.name)!r}: not with similarity, which draws lambda in its place."
+                )
+        if self.partner == "margin" and not self.clean_weight:
+            raise ValueError("partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass.")
 
-    def _checked_layers(self, layers: Any) -> list[int | str]:
-        if self.site != "hidden":
-            raise ValueError(f"layers={layers!r} needs site='hidden', got site={self.site!r}.")
-        if isinstance(layers, str):
-            layers = [int(part) if is_integer(part) else part.strip() for part in layers.split(",")]
-        items = [layers] if isinstance(layers, Integral) else list(layers) if isinstance(layers, Iterable) else []
-        if not items:
-            raise ValueError(f"layers={layers!r}: expected a list of layer numbers such as [2, 3, -1] or ['7/12'].")
-        for layer in items:
-            if isinstance(layer, str):
-                fraction(layer)
-            elif isinstance(layer, bool) or not isinstance(layer, Integral):
-                raise ValueError(f"layers={items!r}: {layer!r} is neither an integer nor a fraction such as '7/12'.")
-        return [layer if isinstance(layer, str) else int(layer) for layer in items]
+    def _check_need(self, name: str, value: Any, other: str, wanted: tuple[str, ...]) -> None:
+        if value not in (None, INERT.get(name)) and getattr(self, other) not in wanted:
+            words = " or ".join(repr(word) for word in wanted)
+            raise ValueError(f"{name}={value!r} needs {other}={words}, got {other}={getattr(self, other)!r}.")
 
-    def _checked_blocks(self, blocks: Any) -> list[str]:
-        paths = [part.strip() for part in blocks.split(",")] if isinstance(blocks, str) else blocks
-        is_list = isinstance(paths, Iterable) and not isinstance(paths, Mapping)
-        if not is_list or not all(isinstance(path, str) and path for path in paths) or not list(paths):
-            raise ValueError(f"blocks={blocks!r}: expected module paths such as ['encoder.layers'].")
-        return list(paths)
+    @property
+    def group_column(self) -> str:
+        """The column that holds each example's group."""
+        return self.group or "group"
 
     def resolve_layers(self, depth: int) -> list[int]:
-        """The layers as numbers in [0, `depth`), for a model of `depth` blocks.
+        """The layers as numbers in [-1, `depth`), -1 being before the first block, for a model of `depth` blocks.
 
         Raises:
             ValueError: for a layer out of range.
@@ -123,7 +213,8 @@ class MixupConfig:
         resolved = set()
         for layer in self.layers:
             if isinstance(layer, str):
-                resolved.add(max(math.floor(fraction(layer) * depth + Fraction(1, 2)), 1) - 1)
+                part = checks.fraction(layer)
+                resolved.add(max(math.floor(part * depth + Fraction(1, 2)), min(1, part.numerator)) - 1)
             elif -depth <= layer < depth:
                 resolved.add(layer % depth)
             else:

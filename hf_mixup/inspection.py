@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hf_mixup.anatomy import Anatomy, bind, logits_of, map_tensors, model_config, transformers_model
 from hf_mixup.config import MixupConfig
-from hf_mixup.exactness import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE
+from hf_mixup.exactness import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE, check_site
 from hf_mixup.inspection_report import report
 from hf_mixup.interpolation import reads_padding
-from hf_mixup.mixup import Mixup, check_site
+from hf_mixup.mixup import Mixup
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe_batch import probe_batch, undisturbed
 from hf_mixup.readout import FIXED_READ, nonzero_parameters
@@ -270,7 +270,7 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
     try:
         if not 0 < spread < torch.inf:
             raise ValueError("the clean logits are the same for every example, or not finite: nothing can be measured.")
-        check_site(anatomy, place.site)
+        check_site(anatomy, MixupConfig(site=place.site))
         with mixup.apply(MixupPlan(partner, lam, place.site, place.layer), batch):
             mixed = _logits(root, batch)
         if not mixed.isfinite().all():

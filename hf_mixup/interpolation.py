@@ -10,27 +10,35 @@ from hf_mixup.soft_mask import SoftMask, soft_mask
 
 
 def position_weights(lam: Tensor, partner: Tensor, mask: Tensor | None, length: int, read: int | None) -> Tensor:
-    """The weight of the example itself at each position: `(batch, length)`.
+    """The weight of the example itself at each position: `(batch, length)`, or `(batch, length, width)`.
 
     Where both texts have a token, or neither has, the weight is lambda; where only one has, that one counts alone, so
     padding never enters a mixture. Only a model that reads its result at a padding position takes padding for text:
     there, in a pair of which one is padded at `read`, the weight is lambda everywhere.
 
     Args:
-        lam (`torch.Tensor` of shape `(batch,)`): weight of the example itself.
+        lam (`torch.Tensor` of shape `(batch,)` or `(batch, width)`): weight of the example itself, or one for each
+            hidden dimension.
         partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where there is a token.
         length (`int`): number of positions.
         read (`int`, *optional*): the position that the model reads whatever is there; 0 for a first-token head.
     """
-    every = lam.unsqueeze(1).expand(-1, length)
+    every = spread(lam, length)
     if mask is None:
         return every
     mask = mask.bool()
     is_plain = mask == mask[partner]
     if read is not None:
         is_plain = is_plain | reads_padding(mask, partner, read).unsqueeze(1)
+    if lam.dim() == 2:
+        is_plain, mask = is_plain.unsqueeze(-1), mask.unsqueeze(-1)
     return torch.where(is_plain, every, mask.to(lam.dtype))
+
+
+def spread(lam: Tensor, length: int) -> Tensor:
+    """The same weight at `length` positions: `(batch, length)` or `(batch, length, width)`."""
+    return lam.unsqueeze(1).expand(-1, length, *lam.shape[1:])
 
 
 def reads_padding(mask: Tensor, partner: Tensor, read: int) -> Tensor:
@@ -45,17 +53,63 @@ def mix_rows(values: Tensor, partner: Tensor, weights: Tensor, batch_dim: int = 
     Args:
         values (`torch.Tensor`): the batch along `batch_dim`, positions along the other of the first two dimensions.
         partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
-        weights (`torch.Tensor` of shape `(batch,)` or `(batch, length)`): weight of the example itself.
+        weights (`torch.Tensor` of shape `(batch,)`, `(batch, length)` or `(batch, length, width)`): weight of the
+            example itself.
         batch_dim (`int`, defaults to 0): dimension of the batch; 1 for time-major models such as XLNet.
     """
-    if weights.dim() == 2 and batch_dim == 1:
-        weights, shape = weights.t(), list(weights.t().shape)
-    elif weights.dim() == 2:
+    if weights.dim() >= 2:
+        weights = weights.transpose(0, 1) if batch_dim == 1 else weights
         shape = list(weights.shape)
     else:
         shape = [1] * batch_dim + [weights.shape[0]]
     shape += [1] * (values.dim() - len(shape))
     return torch.lerp(values.index_select(batch_dim, partner), values, weights.reshape(shape).to(values.dtype))
+
+
+def similar_lambda(
+    values: Tensor, partner: Tensor, mask: Tensor | None, similarity: tuple[float, float], batch_dim: int = 0
+) -> Tensor:
+    """lambda ~ Beta(tau, tau), tau = s exp(-(d / mean d - 1) / (2 w^2)): `(batch,)` (Bouniot et al. 2023, sec. 3).
+
+    d is the squared distance of a pair's mean hidden states, over the tokens of each text. What is drawn comes from
+    torch's own generator on the device, as dropout does.
+
+    Args:
+        values (`torch.Tensor`): hidden states, not mixed yet.
+        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
+        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where there is a token.
+        similarity (`tuple[float, float]`): s and w.
+        batch_dim (`int`, defaults to 0): dimension of the batch.
+    """
+    states = values.detach().float().movedim(batch_dim, 0)
+    if states.dim() == 3:
+        fits = mask is not None and mask.shape[1] == states.shape[1]
+        states = states.mean(1) if not fits else read_mean(states, mask, partner, torch.ones_like(partner))
+    distance = (states - states[partner]).square().flatten(1).sum(1)
+    relative = distance / distance.mean().clamp_min(1e-12)
+    scale, width = similarity
+    tau = (scale * torch.exp(-(relative - 1) / (2 * width**2))).clamp_min(1e-6)
+    # A ratio of two gamma draws, in logarithms: for a small tau both are too small for a float.
+    own, other = (torch._standard_gamma(tau + 1).log() + torch.log1p(-torch.rand_like(tau)) / tau for _ in range(2))
+    return torch.sigmoid(own - other)
+
+
+def add_noise(
+    values: Tensor, additive: float, multiplicative: float, kept: Tensor | None = None, batch_dim: int = 0
+) -> Tensor:
+    """z (1 + multiplicative U) + additive rms(z) N, U in [-1, 1] and N normal (Lim et al. 2022, eq. 4), same shape.
+
+    The paper's additive noise is absolute; here it is in units of the root mean square of `values`, so that it means
+    the same in every model and at every site; where `kept`, of shape `(batch, length)`, says so, of its tokens only.
+    """
+    uniform = torch.rand_like(values) * 2 - 1
+    square = values.detach().float().square()
+    if kept is None:
+        scale = square.mean().sqrt().to(values.dtype)
+    else:
+        weight = kept.transpose(0, batch_dim).to(square.dtype)
+        scale = ((square.mean(-1) * weight).sum() / weight.sum()).sqrt().to(values.dtype)
+    return values * (1 + multiplicative * uniform) + additive * scale * torch.randn_like(values)
 
 
 def _shrink(mask: Tensor) -> tuple[Tensor, torch.Size]:

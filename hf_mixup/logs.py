@@ -19,7 +19,7 @@ class MixupLogs:
     def clear(self) -> None:
         """Start anew."""
         self.batches = self.mixed = 0
-        self.weight = 0.0
+        self.weight: Tensor | float = 0.0
         self.accuracy: Tensor | None = None
         self.sites: set[str] = set()
 
@@ -27,14 +27,14 @@ class MixupLogs:
         """Count a batch.
 
         Args:
-            plan (`MixupPlan`): on the host.
+            plan (`MixupPlan`): as the forward pass left it.
             logits, mixed (`torch.Tensor` of shape `(batch, num_labels)`): detached logits, mixed targets.
             problem_type (`str`): an accuracy is kept for `"single_label_classification"` only.
         """
         self.batches += 1
         if plan.active:
             self.mixed += 1
-            self.weight += float(plan.lam.mean())
+            self.weight = self.weight + plan.lam.mean()
             self.sites.add(plan.site if plan.layer is None else f"{plan.site} {plan.layer}")
         if problem_type == "single_label_classification":
             accuracy = mixed_accuracy(logits, mixed)
@@ -44,7 +44,7 @@ class MixupLogs:
         """The logs since the last call: `mixup_lambda`, `mixup_site`, `mixup_accuracy`, where there are any."""
         logs: dict[str, Any] = {}
         if self.mixed:
-            logs["mixup_lambda"] = round(self.weight / self.mixed, 4)
+            logs["mixup_lambda"] = round(float(self.weight) / self.mixed, 4)
             logs["mixup_site"] = ", ".join(sorted(self.sites))
         if self.accuracy is not None:
             logs["mixup_accuracy"] = round(self.accuracy.item() / self.batches, 4)

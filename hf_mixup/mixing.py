@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ class Mixing:
 
     Args:
         plan (`MixupPlan`): on the device of the batch.
-        weights (`list[torch.Tensor]`): weight of the example itself at each position, `(batch, length)`, per stack.
+        weigh (`Callable`): gives the weight of the example itself at each position, `(batch, length)`, per stack.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
         reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
         read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
@@ -33,7 +33,7 @@ class Mixing:
     """
 
     plan: MixupPlan
-    weights: list[Tensor]
+    weigh: Callable[[MixupPlan], list[Tensor]]
     mask: Tensor | None
     reads_padding: Tensor | None
     read_position: Tensor | None
@@ -41,19 +41,47 @@ class Mixing:
     reached: bool = False
     seen: dict[nn.Module, int] = field(default_factory=dict)
     is_first: bool = False
+    is_settled: bool = False
     mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weights = self.weigh(self.plan)
 
     def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
         """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
         self.reached = True
+        if self.plan.similarity is not None and not self.is_settled:
+            self._settle(values, argument.batch_dim)
         weights = self.weights[min(stack, len(self.weights) - 1)]
+        other_width = weights.dim() == 3 and values.shape[-1] != weights.shape[-1]
+        if other_width and argument.by_position:
+            raise ValueError(
+                f"interpolation='dimensions': states of {values.shape[-1]} dimensions are mixed here besides those of "
+                f"{weights.shape[-1]}, and it is not known which belong together. Mix this model on a line."
+            )
         length = values.shape[1 - argument.batch_dim] if argument.by_position else 0
         if length > weights.shape[1]:
-            behind = self.plan.lam.unsqueeze(1).expand(-1, length - weights.shape[1])
-            weights = torch.cat([weights, behind], 1)
+            last = self.plan.lam if weights.dim() == 2 else self.plan.dimension_lam
+            assert last is not None
+            weights = torch.cat([weights, interpolation.spread(last, length - weights.shape[1])], 1)
         elif length < weights.shape[1]:
-            weights = self.plan.lam
-        return interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
+            each = self.plan.dimension_lam
+            weights = self.plan.lam if each is None or other_width else interpolation.spread(each, 1)
+        mixed = interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
+        if self.plan.noise is None:
+            return mixed
+        kept = None
+        if self.mask is not None and length == self.mask.shape[1]:
+            kept = self.mask.bool() | self.mask[self.plan.partner].bool()
+        return interpolation.add_noise(mixed, *self.plan.noise, kept, argument.batch_dim)
+
+    def _settle(self, values: Tensor, batch_dim: int) -> None:
+        """Draw the lambda that depends on what is mixed."""
+        assert self.plan.similarity is not None
+        drawn = interpolation.similar_lambda(values, self.plan.partner, self.mask, self.plan.similarity, batch_dim)
+        self.plan = replace(self.plan, lam=1 - self.plan.strength * (1 - drawn))
+        self.weights = self.weigh(self.plan)
+        self.is_settled = True
 
 
 def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
@@ -85,22 +113,26 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
             raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
     start = _first_mixed_call(anatomy, plan)
     plan, length = plan.to(tokens.device), tokens.shape[1]
-    if plan.site == "pooled":
-        return Mixing(plan, [], None, None, None, start)
+    if plan.site in ("input", "pooled"):
+        return Mixing(plan, lambda plan: [], None, None, None, start)
     fixed = FIXED_READ.get(anatomy.readout)
     text = None if anatomy.reads_padding else mask
-    weights = [interpolation.position_weights(plan.lam, plan.partner, text, length, fixed)]
     padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
     position = read_position = _read_position(anatomy, ids)
+    stacks = [(text, fixed)]
     if anatomy.calls[-1].stack > 0:
         # A decoder without a mask of its own reads every position up to the one that the head reads.
         positions = torch.arange(length, device=tokens.device)
         if read_position is None and mask is not None:
             # Behind the text moved by one, as decoders are given it.
             read_position = interpolation.last_kept_position(mask) + 1
-        read = None if read_position is None else positions <= read_position.unsqueeze(1)
-        weights.append(interpolation.position_weights(plan.lam, plan.partner, read, length, None))
-    return Mixing(plan, weights, mask, padded, position, start)
+        stacks.append((None if read_position is None else positions <= read_position.unsqueeze(1), None))
+
+    def weigh(plan: MixupPlan) -> list[Tensor]:
+        lam = plan.lam if plan.dimension_lam is None else plan.dimension_lam
+        return [interpolation.position_weights(lam, plan.partner, read, length, at) for read, at in stacks]
+
+    return Mixing(plan, weigh, mask, padded, position, start)
 
 
 def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
@@ -109,7 +141,7 @@ def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str,
             "attention_mask: site='input' mixes inputs of one length; leave the mask out where they are padded with "
             "zeros, or mix at 'embeddings' or 'hidden'."
         )
-    return Mixing(plan, [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
+    return Mixing(plan, lambda plan: [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
 
 
 def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:

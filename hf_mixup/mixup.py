@@ -11,15 +11,18 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from hf_mixup import targets
 from hf_mixup.anatomy import Anatomy, changeable_state, model_config
+from hf_mixup.architectures import site_width
 from hf_mixup.config import MixupConfig
-from hf_mixup.exactness import check_endpoints
-from hf_mixup.mixing import begin
-from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.drawing import Drawing
+from hf_mixup.exactness import check_endpoints, check_site
+from hf_mixup.mixing import Mixing, begin
+from hf_mixup.objective import Objective
+from hf_mixup.plan import MixupPlan
 from hf_mixup.probe import MissingPadToken, trace
 from hf_mixup.probe_batch import PROBES
 from hf_mixup.resolve import resolve_config
+from hf_mixup.salience import saliency
 from hf_mixup.sites import Hooks, let_compiled_models_mix
 
 # Models with a plan applied to them right now.
@@ -65,26 +68,16 @@ class Mixup:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out where it is off.")
         self.model = model
         self.config = resolved
-        self.stream = PlanStream(seed, rank)
         self._hooks: Hooks | None = None
-        self._class_weights: Tensor | None = None
-        self._checked_labels = self._checked_batch = False
+        self.objective = Objective(model_config(model), resolved)
+        self.drawing = Drawing(resolved, self.objective, seed, rank)
+        self._checked_batch = False
         self._applied: MixupPlan | None = None
-        self._check_class_weights()
+        self._settled: MixupPlan | None = None
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
             self.check()
-
-    def _check_class_weights(self) -> None:
-        weights, config = self.config.class_weights, model_config(self.model)
-        if weights is None:
-            return
-        if len(weights) != config.num_labels or config.num_labels == 1:
-            raise ValueError(f"class_weights: {len(weights)} weights for num_labels={config.num_labels}.")
-        if config.problem_type not in (None, "single_label_classification"):
-            raise ValueError(f"class_weights need single_label_classification, not {config.problem_type}.")
-        self._class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def check(self) -> None:
         """As `prepare`, unless the parameters are not all here yet (sharded, or on the meta device)."""
@@ -100,7 +93,7 @@ class Mixup:
         if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
             self.config.resolve_layers(anatomy.depth)
-            check_site(anatomy, self.config.site)
+            check_site(anatomy, self.config)
             self._hooks = Hooks(anatomy)
             try:
                 check_endpoints(anatomy, self.config, self._mixing)
@@ -111,22 +104,56 @@ class Mixup:
                 self._checked_batch = False
         return self._hooks.anatomy
 
-    def draw(self, batch: Mapping[str, Any], epoch: float | None = None) -> MixupPlan:
+    def draw(
+        self,
+        batch: Mapping[str, Any],
+        epoch: float | None = None,
+        *,
+        progress: float | None = None,
+        labels: Tensor | None = None,
+        groups: Tensor | None = None,
+    ) -> MixupPlan:
         """The plan of a batch: who is mixed with whom, how much and where.
 
         Args:
-            batch (`Mapping`): model inputs; only the number of examples is read.
-            epoch (`float`, *optional*): progress of training, needed where `config.off_epoch` is set.
+            batch (`Mapping`): model inputs; the number of examples is read, and for spans of tokens the masks.
+            epoch (`float`, *optional*): needed where `config.off_epoch` is set, or `config.alpha` changes with it.
+            progress (`float`, *optional*): share of the training that is done, needed with a `config.schedule`.
+            labels (`torch.Tensor`, *optional*): needed where `needs_labels`.
+            groups (`torch.Tensor` of shape `(batch,)`, *optional*): number of each example's group, for `"lisa"`.
 
         Returns:
-            `MixupPlan`: on the host. Not active for a batch of one, or one that `prob` or `off_epoch` leaves clean.
+            `MixupPlan`: on the host, but for what depends on the labels or the masks, which stays on their device. Not
+            active for a batch of one, or one that `prob`, `off_epoch` or the schedule leaves clean.
+
+        Raises:
+            ValueError: for something that is needed and not given.
         """
         size = _batch_size(batch)
         layers: list[int] = []
         if self.config.site == "hidden" and size > 1:
             layers = self.config.resolve_layers(self.prepare().depth)
         let_compiled_models_mix(len(layers))
-        return self.stream.draw(self.config, size, layers, epoch)
+        return self.drawing.draw(
+            batch,
+            size,
+            layers,
+            lambda layer: site_width(self.prepare(), self.config.site, layer),
+            labels,
+            groups,
+            lambda: self._saliency(batch, labels),
+            epoch,
+            progress,
+        )
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether plans depend on the labels, so that `draw` has to be given them."""
+        return self.drawing.needs_labels
+
+    def needs_clean_pass(self, plan: MixupPlan) -> bool:
+        """Whether `loss` has to be given the logits of the same batch, unmixed, as well."""
+        return plan.active and self.config.clean_weight > 0
 
     @contextmanager
     def apply(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
@@ -144,12 +171,12 @@ class Mixup:
             yield
             return
         self.prepare()
-        with self._mixing(plan, batch):
+        with self._mixing(plan, batch) as mixing:
             yield
-        self._applied = plan
+        self._applied, self._settled = plan, mixing.plan
 
     @contextmanager
-    def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
+    def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[Mixing]:
         assert self._hooks is not None
         root = self._hooks.anatomy.root
         if root in _IN_USE:
@@ -159,7 +186,7 @@ class Mixup:
         handles = self._hooks.register(mixing)
         _IN_USE.add(root)
         try:
-            yield
+            yield mixing
         finally:
             _IN_USE.discard(root)
             for handle in handles:
@@ -170,7 +197,12 @@ class Mixup:
             raise RuntimeError(f"No forward pass reached site {plan.site!r} (layer {plan.layer}); nothing was mixed.")
 
     def loss(
-        self, logits: Tensor, labels: Tensor, plan: MixupPlan | None = None, label_smoothing: float = 0.0
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        plan: MixupPlan | None = None,
+        label_smoothing: float = 0.0,
+        clean_logits: Tensor | None = None,
     ) -> Tensor:
         """The mixed loss, by transformers' rules for the problem type; the model's config is only read.
 
@@ -181,6 +213,8 @@ class Mixup:
                 `(batch, num_labels)`, or scores `(batch,)` or `(batch, num_labels)`.
             plan (`MixupPlan`, *optional*): `None` for a clean batch.
             label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
+            clean_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): from a forward pass that was not
+                mixed; needed where `needs_clean_pass(plan)`.
 
         Returns:
             `torch.Tensor`: the mean over the batch, in float32.
@@ -189,64 +223,73 @@ class Mixup:
             ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
                 first batch only).
         """
-        return self.example_losses(logits, labels, plan, label_smoothing).mean()
+        return self.example_losses(logits, labels, plan, label_smoothing, clean_logits).mean()
 
     def example_losses(
-        self, logits: Tensor, labels: Tensor, plan: MixupPlan | None = None, label_smoothing: float = 0.0
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        plan: MixupPlan | None = None,
+        label_smoothing: float = 0.0,
+        clean_logits: Tensor | None = None,
     ) -> Tensor:
         """As `loss`, one value an example: `(batch,)`."""
         if plan is not None and plan.active and plan is not self._applied:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
         mixed = self.targets(labels, plan, logits.device)
-        return self.target_losses(logits, mixed, self.problem_type(labels), label_smoothing)
+        return self.target_losses(logits, mixed, labels, plan, label_smoothing, clean_logits)
 
-    def target_losses(self, logits: Tensor, mixed: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
-        """As `example_losses`, for targets that are mixed already: those of `targets`."""
-        if label_smoothing and problem_type != "single_label_classification":
+    def target_losses(
+        self,
+        logits: Tensor,
+        mixed: Tensor,
+        labels: Tensor,
+        plan: MixupPlan | None,
+        label_smoothing: float = 0.0,
+        clean_logits: Tensor | None = None,
+    ) -> Tensor:
+        """As `example_losses`, where `mixed`, the targets of the plan, are there already."""
+        problem_type = self.objective.problem_type(labels)
+        losses = self.objective.losses(logits, mixed, problem_type, label_smoothing)
+        if plan is None or not self.needs_clean_pass(plan):
+            return losses
+        if clean_logits is None:
             raise ValueError(
-                f"label_smoothing={label_smoothing} needs single_label_classification, not {problem_type}."
+                f"clean_weight={self.config.clean_weight}: loss needs clean_logits, those of the same batch unmixed."
             )
-        if self._class_weights is not None and self._class_weights.device != logits.device:
-            self._class_weights = self._class_weights.to(logits.device)
-        return targets.example_losses(logits, mixed, problem_type, self._class_weights, label_smoothing)
+        clean = self.objective.targets(labels, None, clean_logits.device)
+        self.drawing.record(plan, clean_logits.detach(), clean)
+        clean_losses = self.objective.losses(clean_logits, clean, problem_type, label_smoothing)
+        return torch.lerp(losses, clean_losses, self.config.clean_weight)
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
         """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
-        num_labels, problem_type = model_config(self.model).num_labels, self.problem_type(labels)
-        if plan is not None and labels.shape[:1] != plan.lam.shape:
-            raise ValueError(f"labels: shape {tuple(labels.shape)} for a plan of {plan.lam.shape[0]} examples.")
-        # On an accelerator reading the values means waiting for it, so it is done once.
-        if labels.device.type == "cpu" or not self._checked_labels:
-            targets.check_labels(labels, problem_type, num_labels)
-            self._checked_labels = True
-        labels = labels.to(device) if device is not None else labels
-        clean = targets.to_targets(labels, problem_type, num_labels)
-        return clean if plan is None else targets.mix_targets(clean, plan)
+        return self.objective.targets(labels, None if plan is None else self.settled(plan), device)
 
-    def problem_type(self, labels: Tensor | None) -> str:
-        """The problem type of the model, from its config or by transformers' rules from the labels."""
-        if labels is None:
-            raise ValueError("labels: none in this training batch; mixup needs the labels to mix.")
-        if not isinstance(labels, Tensor):
-            raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}.")
-        return targets.problem_type_of(model_config(self.model), labels)
+    def settled(self, plan: MixupPlan) -> MixupPlan:
+        """The plan as its forward pass left it: on the device, with the lambda that was drawn where it was mixed."""
+        return self._settled if self._settled is not None and plan is self._applied else plan
+
+    def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        problem_type = self.objective.problem_type(labels)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            return self.objective.losses(logits, self.objective.targets(labels, None, logits.device), problem_type)
+
+        return saliency(self.prepare(), batch, loss_of)
+
+    def restart(self, seed: int, rank: int) -> None:
+        """Draw plans anew from `seed`, as for a new training."""
+        self.drawing.restart(seed, rank)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random stream, as plain numbers and strings; for checkpoints."""
-        return self.stream.state_dict()
+        return self.drawing.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the random stream from `state`."""
-        self.stream.load_state_dict(state)
-
-
-def check_site(anatomy: Anatomy, site: str) -> None:
-    """Raises `ValueError` for a site that the model does not have."""
-    name = type(anatomy.root).__name__
-    if site == "word_embeddings" and (not anatomy.lookups or anatomy.entrance is not None):
-        raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix behind; mix at 'embeddings'.")
-    if site == "input" and anatomy.input_name == "input_ids":
-        raise ValueError(f"site='input': {name} takes tokens, which cannot be averaged; mix at 'embeddings'.")
+        self.drawing.load_state_dict(state)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:

@@ -8,12 +8,11 @@ from importlib.resources import files
 from inspect import getdoc
 from textwrap import fill
 
-from hf_mixup.config import MODES, SITES, MixupConfig
+from hf_mixup.config import CHOICES, MixupConfig
 from hf_mixup.resolve import recipe_names
 
 WIDTH = 110
 INDENT = " " * 16
-CHOICES = {"site": SITES, "mode": MODES}
 
 
 def mixup_help() -> str:

@@ -36,13 +36,15 @@ class MixupModel(nn.Module):
     Raises:
         ValueError: for a config that does not fit the model; in training, for a batch without labels.
 
-    `model.mixup` is the `Mixup` behind it. Set `model.mixup_epoch` as training goes on where the config has an
-    `off_epoch`. To resume with the same plans, save `model.mixup.state_dict()` with the checkpoint: a plain Trainer
-    does not know of it (MixupTrainer does it by itself).
+    `model.mixup` is the `Mixup` behind it. As training goes on, set `model.mixup_epoch` where the config has an
+    `off_epoch` or an alpha for each epoch, and `model.mixup_progress`, 0 to 1, where it has a schedule. To resume with
+    the same plans, save `model.mixup.state_dict()` with the checkpoint: a plain Trainer does not know of it
+    (MixupTrainer does it by itself).
     """
 
     mixup: Mixup
     mixup_epoch: float | None
+    mixup_progress: float | None
 
     def __new__(
         cls,
@@ -56,7 +58,7 @@ class MixupModel(nn.Module):
         mixing: MixupModel = object.__new__(_derive(type(model)))
         mixing.__dict__.update(model.__dict__)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
-        mixing.mixup_epoch = None
+        mixing.mixup_epoch = mixing.mixup_progress = None
         return mixing
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,10 +80,12 @@ class MixupModel(nn.Module):
                 "and compute_loss_func take them away: use MixupTrainer with those.)"
             )
         items = inputs.pop("num_items_in_batch", None)
-        plan = mixup.draw(inputs, self.mixup_epoch)
+        groups = inputs.pop(mixup.config.group_column, None) if mixup.config.partner == "lisa" else None
+        plan = mixup.draw(inputs, self.mixup_epoch, progress=self.mixup_progress, labels=labels, groups=groups)
         with mixup.apply(plan, inputs):
             outputs = super().__call__(**inputs)
-        losses = mixup.example_losses(logits_of(outputs), labels, plan)
+        clean_logits = logits_of(super().__call__(**inputs)) if mixup.needs_clean_pass(plan) else None
+        losses = mixup.example_losses(logits_of(outputs), labels, plan, clean_logits=clean_logits)
         return with_loss(outputs, _reduce(losses, labels, items))
 
 

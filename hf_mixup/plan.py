@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hf_mixup.config import MixupConfig
+from hf_mixup.lambdas import draw_lambda, label_lambda, strength_at
+from hf_mixup.partners import Examples, choose_partner
+from hf_mixup.spans import plan_spans
+
+DEFAULT_SAME_LABEL_PROB = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,13 +28,27 @@ class MixupPlan:
         site (`str`): where activations are mixed, see `MixupConfig.site`.
         layer (`int`, *optional*): the block after which to mix, for site `"hidden"`.
         active (`bool`, defaults to `True`): `False` for a batch that is trained clean: `apply` does nothing then.
+        label_lam (`torch.FloatTensor` of shape `(batch,)`, *optional*): weight of the example's own label, where it is
+            not `lam`.
+        dimension_lam (`torch.FloatTensor` of shape `(batch, width)`, *optional*): a weight for each hidden dimension.
+        source (`torch.LongTensor` of shape `(batch, length)`, *optional*): for spans of tokens, the position in the
+            partner's text that each position takes its token from, or -1.
+        similarity (`tuple[float, float]`, *optional*): lambda is drawn at the site, see `MixupConfig.similarity`.
+        strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
+        noise (`tuple[float, float]`, *optional*): additive and multiplicative noise on what was mixed.
     """
 
-    partner: torch.Tensor
-    lam: torch.Tensor
+    partner: Tensor
+    lam: Tensor
     site: str
     layer: int | None = None
     active: bool = True
+    label_lam: Tensor | None = None
+    dimension_lam: Tensor | None = None
+    source: Tensor | None = None
+    similarity: tuple[float, float] | None = None
+    strength: float = 1.0
+    noise: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.partner.dim() != 1 or self.partner.shape != self.lam.shape:
@@ -38,10 +59,13 @@ class MixupPlan:
 
     def to(self, device: torch.device) -> MixupPlan:
         """The same plan with its tensors on `device`, sent without waiting."""
-        if self.partner.device == device:
-            return self
-        partner, lam = (t.to(device, non_blocking=True) for t in (self.partner, self.lam))
-        return MixupPlan(partner, lam, self.site, self.layer, self.active)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if isinstance(value, Tensor) and value.device != device
+        }
+        return replace(self, **moved) if moved else self
 
 
 class PlanStream:
@@ -55,30 +79,88 @@ class PlanStream:
     def __init__(self, seed: int = 0, rank: int = 0) -> None:
         self.generator = np.random.default_rng([seed, rank])
 
-    def draw(self, config: MixupConfig, batch_size: int, layers: list[int], epoch: float | None = None) -> MixupPlan:
+    def draw(
+        self,
+        config: MixupConfig,
+        batch_size: int,
+        layers: list[int],
+        epoch: float | None = None,
+        progress: float | None = None,
+        examples: Examples | None = None,
+        width: Callable[[int | None], int] | None = None,
+    ) -> MixupPlan:
         """One plan.
 
         Args:
             config (`MixupConfig`): the distribution to draw from.
             batch_size (`int`): number of examples. A batch of one is left clean.
             layers (`list[int]`): the layers to draw one from; empty where the site has none.
-            epoch (`float`, *optional*): progress, needed where `config.off_epoch` is set.
+            epoch (`float`, *optional*): needed where `config.off_epoch` is set or `config.alpha` changes.
+            progress (`float`, *optional*): share of the training that is done, needed where there is a schedule.
+            examples (`Examples`, *optional*): needed where partners or the label's lambda depend on the labels.
+            width (`Callable`, *optional*): number of hidden dimensions behind a layer, for a lambda each.
 
         Raises:
-            ValueError: where `config.off_epoch` is set and `epoch` is not given.
+            ValueError: where something of that is needed and not given.
         """
         if config.off_epoch is not None and epoch is None:
             raise ValueError(
                 f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
             )
-        is_off = config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch
+        strength = strength_at(config, progress)
+        is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
         if is_off or batch_size < 2 or (config.prob < 1 and self.generator.random() >= config.prob):
             identity = torch.arange(batch_size)
             return MixupPlan(identity, torch.ones(batch_size), config.site, active=False)
         layer = int(self.generator.choice(layers)) if layers else None
-        partner = draw_partner(self.generator, batch_size, config.self_pairs)
-        lam = draw_lambda(self.generator, batch_size, config)
-        return MixupPlan(torch.from_numpy(partner), torch.from_numpy(lam), config.site, layer)
+        partner = self._partner(config, batch_size, examples)
+        lam = _weaken(torch.from_numpy(draw_lambda(self.generator, batch_size, config, epoch)), strength)
+        plan = MixupPlan(partner, lam, config.site, layer, strength=strength)
+        if layer == -1:
+            plan = replace(plan, site="embeddings", layer=None)
+        if config.interpolation == "dimensions":
+            assert width is not None
+            plan = self._with_dimensions(plan, config, epoch, width(layer))
+        if config.similarity is not None:
+            plan = replace(plan, similarity=(config.similarity, config.similarity_width or 0.5))
+        if config.add_noise or config.mult_noise:
+            scales = self.generator.beta(2, 5, size=2)
+            plan = replace(plan, noise=(config.add_noise * float(scales[0]), config.mult_noise * float(scales[1])))
+        if config.interpolation in ("span", "salient_span"):
+            plan = self._with_spans(plan, examples)
+        if config.label_rule != "lambda":
+            plan = replace(plan, label_lam=label_lambda(config, plan.lam, plan.partner, examples))
+        return plan
+
+    def _partner(self, config: MixupConfig, batch_size: int, examples: Examples | None) -> Tensor:
+        if config.partner == "random":
+            return torch.from_numpy(draw_partner(self.generator, batch_size, config.self_pairs))
+        assert examples is not None
+        uniform = torch.from_numpy(self.generator.random(batch_size))
+        coin = self.generator.random() < (
+            DEFAULT_SAME_LABEL_PROB if config.same_label_prob is None else config.same_label_prob
+        )
+        return choose_partner(config, examples, uniform, bool(coin))
+
+    def _with_dimensions(self, plan: MixupPlan, config: MixupConfig, epoch: float | None, width: int) -> MixupPlan:
+        drawn = draw_lambda(self.generator, plan.lam.shape[0] * width, replace(config, mode="elem"), epoch)
+        dimension_lam = _weaken(torch.from_numpy(drawn).reshape(-1, width), plan.strength)
+        return replace(plan, dimension_lam=dimension_lam, lam=dimension_lam.mean(1))
+
+    def _with_spans(self, plan: MixupPlan, examples: Examples | None) -> MixupPlan:
+        assert examples is not None and examples.mask is not None
+        uniform = torch.from_numpy(self.generator.random((2, 2, plan.lam.shape[0])))
+        device = examples.mask.device
+        saliency = None if examples.saliency is None else examples.saliency()
+        source, lam = plan_spans(
+            plan.lam.to(device, non_blocking=True),
+            plan.partner.to(device, non_blocking=True),
+            examples.mask,
+            examples.segments,
+            uniform.to(device, torch.float32, non_blocking=True),
+            saliency,
+        )
+        return replace(plan, source=source, lam=lam, partner=plan.partner.to(device, non_blocking=True))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the stream, as plain numbers and strings."""
@@ -87,6 +169,11 @@ class PlanStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`, as returned by `state_dict`."""
         self.generator.bit_generator.state = state
+
+
+def _weaken(lam: Tensor, strength: float) -> Tensor:
+    """Lambda with only a share of the partner's weight."""
+    return lam if strength == 1 else 1 - strength * (1 - lam)
 
 
 def draw_partner(generator: np.random.Generator, batch_size: int, self_pairs: bool = True) -> np.ndarray:
@@ -100,16 +187,3 @@ def draw_partner(generator: np.random.Generator, batch_size: int, self_pairs: bo
     partner = np.empty_like(order)
     partner[order] = np.roll(order, 1)
     return partner
-
-
-def draw_lambda(generator: np.random.Generator, batch_size: int, config: MixupConfig) -> np.ndarray:
-    """Lambda of each example: float32 of shape (batch,), in [0, 1]."""
-    if config.lam is not None:
-        lam = np.full(batch_size, config.lam)
-    else:
-        beta = config.alpha if config.beta is None else config.beta
-        draws = generator.beta(config.alpha, beta, size=batch_size if config.mode == "elem" else 1)
-        lam = np.broadcast_to(draws, (batch_size,))
-    if config.dominant:
-        lam = np.maximum(lam, 1 - lam)
-    return lam.astype(np.float32)

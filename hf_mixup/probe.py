@@ -161,8 +161,10 @@ class _Record:
         names = list(inspect.signature(block.forward).parameters)
         call = BlockCall(block, self.stack_of[block], names)
         given = bind(names, args, kwargs)
+        entering = first_tensor(next(iter(given.values())))
+        call.widths = (entering.shape[-1], entering.shape[-1])
         if not self.calls:
-            self.batch_dim = list(first_tensor(next(iter(given.values()))).shape).index(PROBE_BATCH)
+            self.batch_dim = list(entering.shape).index(PROBE_BATCH)
 
         def note(path: str, tensor: Tensor) -> Tensor:
             call.seen.add(path)
@@ -223,6 +225,7 @@ class _Record:
     def after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
         """Cut the graph behind the block, so that what is computed from its output is known by it."""
         index = len(self.calls) - 1
+        self.calls[index].widths = (self.calls[index].widths[0], first_tensor(output).shape[-1])
         self.calls[index].output = self.describe(first_tensor(output)) or Argument("states", self.batch_dim)
 
         def cut(path: str, tensor: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from hf_mixup.anatomy import (
 from hf_mixup.architectures import peculiarity_of
 from hf_mixup.mixing import FOUND_IN_TEXT, Mixing
 from hf_mixup.soft_mask import soft_mask
+from hf_mixup.spans import swap_tokens
 from hf_mixup.text_head import read_both_texts
 
 # How many graphs of one function PyTorch keeps by default, before it gives up and runs it uncompiled.
@@ -68,6 +69,8 @@ class Hooks:
         anatomy = self.anatomy
         if mixing.plan.site == "pooled":
             return [anatomy.root.register_forward_hook(self.mix_logits)]
+        if mixing.plan.source is not None:
+            return [anatomy.root.register_forward_pre_hook(self.swap_tokens, with_kwargs=True)]
         if anatomy.entrance is not None:
             mixed = anatomy.calls[mixing.start - 1].module if mixing.start else anatomy.entrance
             masked = anatomy.backbone.register_forward_pre_hook(self.before_backbone, with_kwargs=True)
@@ -87,7 +90,7 @@ class Hooks:
         if anatomy.readout in (*FOUND_IN_TEXT, "mean"):
             handles.append(anatomy.read_at.register_forward_hook(self.mix_readout))
         if anatomy.readout == "text":
-            handles += read_both_texts(anatomy, mixing.plan)
+            handles += read_both_texts(anatomy, lambda: mixing.plan)
         return handles
 
     def _ends_a_stack(self, index: int) -> bool:
@@ -191,6 +194,9 @@ class Hooks:
     def before_backbone(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a model whose masks reach no block as an argument one that is mixed from the site on."""
         mask, mixing = kwargs.get("attention_mask"), self.current
+        if mixing.plan.similarity is not None:
+            name = type(self.anatomy.root).__name__
+            raise ValueError(f"similarity: {name} needs its mask mixed before the distance of a pair is known.")
         if mask is None:
             raise ValueError(f"attention_mask: {type(self.anatomy.root).__name__} needs it to be mixed.")
         kept = mask.bool().float()
@@ -203,12 +209,22 @@ class Hooks:
 
     def mix_input(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Mix the float input of an image or audio model."""
-        mixing, name = self.current, self.anatomy.input_name
-        mixing.reached = True
-        if name in kwargs:
-            kwargs[name] = interpolation.mix_rows(kwargs[name], mixing.plan.partner, mixing.plan.lam)
-            return args, kwargs
-        return (interpolation.mix_rows(args[0], mixing.plan.partner, mixing.plan.lam), *args[1:]), kwargs
+        plan = self.current.plan
+        return self._with_input(args, kwargs, lambda value: interpolation.mix_rows(value, plan.partner, plan.lam))
+
+    def swap_tokens(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Take spans of tokens from the partners."""
+        plan = self.current.plan
+        assert plan.source is not None
+        source = plan.source
+        return self._with_input(args, kwargs, lambda ids: swap_tokens(ids, plan.partner, source))
+
+    def _with_input(
+        self, args: tuple, kwargs: dict[str, Any], mix: Callable[[Tensor], Tensor]
+    ) -> tuple[tuple, dict[str, Any]]:
+        self.current.reached = True
+        name = self.anatomy.input_name
+        return (args, kwargs | {name: mix(kwargs[name])}) if name in kwargs else ((mix(args[0]), *args[1:]), kwargs)
 
     def mix_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         """Mix token, position and segment embeddings."""
@@ -225,6 +241,7 @@ class Hooks:
         if isinstance(kwargs.get(name), Tensor):
             mask = kwargs[name].to(self.current.plan.lam.dtype)
             weights = self.current.weights[0]
+            weights = weights.mean(-1) if weights.dim() == 3 else weights
             kwargs[name] = torch.lerp(mask[self.current.plan.partner], mask, weights)
         return args, kwargs
 

@@ -62,11 +62,12 @@ def to_targets(labels: Tensor, problem_type: str, num_labels: int) -> Tensor:
 
 
 def mix_targets(targets: Tensor, plan: MixupPlan) -> Tensor:
-    """lam * y_i + (1 - lam) * y_j (Zhang et al. 2018, eq. 1): `(batch, k)` in and out."""
+    """lam * y_i + (1 - lam) * y_j (Zhang et al. 2018, eq. 1), lam being the label's: `(batch, k)` in and out."""
     if not plan.active:
         return targets
     plan = plan.to(targets.device)
-    return torch.lerp(targets[plan.partner], targets, plan.lam.unsqueeze(-1).to(targets.dtype))
+    lam = plan.lam if plan.label_lam is None else plan.label_lam
+    return torch.lerp(targets[plan.partner], targets, lam.unsqueeze(-1).to(targets.dtype))
 
 
 def example_losses(

@@ -6,6 +6,7 @@ alone runs on twice the rows; the backbone runs once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from hf_mixup.anatomy import Anatomy, logits_of, map_tensors, with_logits
 from hf_mixup.plan import MixupPlan
 
 
-def read_both_texts(anatomy: Anatomy, plan: MixupPlan) -> list[RemovableHandle]:
+def read_both_texts(anatomy: Anatomy, current_plan: Callable[[], MixupPlan]) -> list[RemovableHandle]:
     """Register the hooks that let the head of one forward pass read for the example and for its partner."""
-    size = plan.lam.shape[0]
+    # Lambda may be drawn where the texts are mixed, so the plan is asked for when it is used.
+    size = current_plan().lam.shape[0]
 
     def with_partners(path: str, value: Tensor) -> Tensor:
-        return torch.cat([value, value[plan.partner]]) if value.dim() and value.shape[0] == size else value
+        return torch.cat([value, value[current_plan().partner]]) if value.dim() and value.shape[0] == size else value
 
     def without_partners(path: str, value: Tensor) -> Tensor:
         return value[:size] if value.dim() and value.shape[0] == 2 * size else value
@@ -41,7 +43,7 @@ def read_both_texts(anatomy: Anatomy, plan: MixupPlan) -> list[RemovableHandle]:
     def after_model(module: nn.Module, args: tuple, output: Any) -> Any:
         own, other = logits_of(output).split(size)
         output = map_tensors(output, "", without_partners)
-        return with_logits(output, torch.lerp(other, own, plan.lam.unsqueeze(1).to(own.dtype)))
+        return with_logits(output, torch.lerp(other, own, current_plan().lam.unsqueeze(1).to(own.dtype)))
 
     return [
         anatomy.root.register_forward_pre_hook(before_model, with_kwargs=True),

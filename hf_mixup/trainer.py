@@ -17,11 +17,11 @@ from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
 from hf_mixup.anatomy import logits_of, model_config, with_loss
+from hf_mixup.collator import MixupCollator
 from hf_mixup.config import MixupConfig
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.model import MixupModel
-from hf_mixup.plan import PlanStream
 from hf_mixup.resolve import resolve_config
 from hf_mixup.targets import check_labels, example_losses, problem_type_of
 
@@ -78,6 +78,8 @@ class MixupTrainer(Trainer):
     def _refuse_what_cannot_be_mixed(self, config: MixupConfig) -> None:
         if isinstance(self.model, MixupModel):
             raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
+        if isinstance(self.data_collator, MixupCollator):
+            raise ValueError("data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator.")
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
@@ -93,6 +95,21 @@ class MixupTrainer(Trainer):
         if config.class_weights is not None and self.compute_loss_func is not None:
             raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
 
+        if config.clean_weight and self.compute_loss_func is not None:
+            raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self.mixup is not None and self.mixup.config.partner == "lisa":
+            assert self._signature_columns is not None
+            self._signature_columns = [*dict.fromkeys([*self._signature_columns, self.mixup.config.group_column])]
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which the column of groups is not for."""
+        if self.mixup is not None and self.mixup.config.partner == "lisa":
+            inputs = {name: value for name, value in inputs.items() if name != self.mixup.config.group_column}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     # ---- Loss ----
 
     def compute_loss(
@@ -103,16 +120,16 @@ class MixupTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Trainer's own loss in evaluation and where mixup is off, else that of the mixed batch."""
+        inputs = dict(inputs)
         if self.mixup is None or not model.training:
             return self._clean_loss(model, inputs, return_outputs, num_items_in_batch)
         mixup = self._mixup_of_current_model()
-        inputs = dict(inputs)
+        groups = inputs.pop(mixup.config.group_column, None) if mixup.config.partner == "lisa" else None
         labels = inputs.pop("labels", None)
         if labels is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
-        problem_type = mixup.problem_type(labels)
-        drawn = mixup.draw(inputs, self.state.epoch or 0.0)
-        plan = drawn.to(labels.device)
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        plan = mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
         with mixup.apply(plan, inputs):
             outputs = model(**inputs)
         logits = logits_of(outputs)
@@ -121,9 +138,10 @@ class MixupTrainer(Trainer):
             self.loss_is_scaled_for_ga = True
             loss = self._users_loss(outputs, mixed, labels, num_items_in_batch)
         else:
-            losses = mixup.target_losses(logits, mixed, problem_type, self.args.label_smoothing_factor)
+            clean_logits = logits_of(model(**inputs)) if mixup.needs_clean_pass(plan) else None
+            losses = mixup.target_losses(logits, mixed, labels, plan, self.args.label_smoothing_factor, clean_logits)
             loss = self._share_of_step(losses.mean(), labels)
-        self._logs.add(drawn, logits.detach(), mixed, problem_type)
+        self._logs.add(mixup.settled(plan), logits.detach(), mixed, mixup.objective.problem_type(labels))
         return (loss, outputs) if return_outputs else loss
 
     def _clean_loss(
@@ -196,7 +214,7 @@ class MixupTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's. Every training starts the random stream of mixup anew, and a resumed one continues it."""
         if self.mixup is not None:
-            self.mixup.stream = PlanStream(self.args.seed, self.args.process_index)
+            self.mixup.restart(self.args.seed, self.args.process_index)
             self._check_label_column(model_config(self.mixup.model))
         self._logs = MixupLogs()
         try:
@@ -214,6 +232,9 @@ class MixupTrainer(Trainer):
         if isinstance(feature, (Value, ClassLabel)) and feature.dtype.startswith(("int", "uint")):
             labels = torch.as_tensor(data.with_format(None)[name][:])
             check_labels(labels, problem_type_of(config, labels), config.num_labels)
+            if self.mixup is not None and self.mixup.config.label_rule == "remix":
+                counts = torch.bincount(labels.reshape(-1), minlength=config.num_labels)
+                self.mixup.config.class_counts = self.mixup.config.class_counts or counts.tolist()
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Names in a search space that are fields of `MixupConfig` go there, the others to the training arguments."""

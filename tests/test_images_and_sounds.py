@@ -255,7 +255,13 @@ def test_a_mixup_model_of_images_returns_the_mixed_loss():
     model = MixupModel(toy("vit"), "input_mixup").train()
     batch, labels = batch_of("vit"), torch.arange(SIZE) % LABELS
     plan = MixupPlan(PARTNER, torch.full((SIZE,), 0.3), "input")
-    model.mixup.draw = lambda batch, epoch=None: plan
+    model.mixup.draw = lambda *args, **kwargs: plan
     outputs = model(**batch, labels=labels)
     torch.testing.assert_close(outputs.loss, two_term(F.cross_entropy, outputs.logits, labels, plan))
     assert not torch.allclose(outputs.logits, clean_logits(toy("vit"), batch), atol=1e-2)
+
+
+def test_a_lambda_for_each_dimension_is_for_texts():
+    kind, config, sizes = MODELS["vit"]
+    with pytest.raises(ValueError, match="interpolation='dimensions': ViT.* no tokens"):
+        Mixup(kind(config(**sizes)), {"interpolation": "dimensions"})

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_mixup import MixupConfig, MixupModel, MixupTrainer
+from hf_mixup import MixupCollator, MixupConfig, MixupModel, MixupTrainer
 from hf_mixup.resolve import resolve_config
 from tests.toy_runs import (
     CLASSES,
@@ -32,7 +32,7 @@ MIXED = {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
 
 def mixed_step(trainer, inputs, plan):
     """The loss of one training batch under `plan`, and its logits."""
-    trainer.mixup.draw = lambda batch, epoch=None: plan
+    trainer.mixup.draw = lambda *args, **kwargs: plan
     trainer.model.train()
     loss, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
     return loss, outputs["logits"].detach()
@@ -115,7 +115,7 @@ def test_a_last_batch_of_one_is_trained_clean(tmp_path):
     plans = []
     trainer = make_trainer(tmp_path, mixup={"lam": 0.5}, rows=examples(9), max_steps=-1, num_train_epochs=1)
     draw = trainer.mixup.draw
-    trainer.mixup.draw = lambda *args: plans.append(draw(*args)) or plans[-1]
+    trainer.mixup.draw = lambda *args, **kwargs: plans.append(draw(*args, **kwargs)) or plans[-1]
     losses = train_losses(trainer)
     assert [len(plan.lam) for plan in plans] == [8, 1]
     assert [plan.active for plan in plans] == [True, False]
@@ -279,7 +279,7 @@ def test_compute_loss_func_gets_the_mixed_targets_and_the_number_of_items(tmp_pa
 
     inputs, plan = training_inputs(), a_plan(8)
     trainer = make_trainer(tmp_path, mixup=MIXED, compute_loss_func=keep)
-    trainer.mixup.draw = lambda batch, epoch=None: plan
+    trainer.mixup.draw = lambda *args, **kwargs: plan
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=21)
     targets, items = calls[0]
@@ -397,7 +397,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, family, reent
         first_step(
             tmp_path,
             toy_model(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-            draw=lambda batch, epoch=None: plan,
+            draw=lambda *args, **kwargs: plan,
             mixup={"site": site},
             **options,
         )
@@ -422,7 +422,7 @@ def test_a_compiled_model_gives_the_same_loss_and_gradients(tmp_path):
 
 
 def noisy_logits(trainer, inputs, plan):
-    trainer.mixup.draw = lambda batch, epoch=None: plan
+    trainer.mixup.draw = lambda *args, **kwargs: plan
     trainer.model.train()
     torch.manual_seed(0)
     return trainer.compute_loss(trainer.model, inputs, return_outputs=True)[1]["logits"].detach()
@@ -480,7 +480,7 @@ class Settings(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         mixup = self.trainer.mixup
         self.seen.append((mixup.config.alpha, args.learning_rate, args.seed))
-        self.streams.append(mixup.stream.generator.bit_generator.state["state"]["state"])
+        self.streams.append(mixup.drawing.stream.generator.bit_generator.state["state"]["state"])
 
 
 def test_a_search_over_alpha_and_the_learning_rate_sets_both(tmp_path, monkeypatch):
@@ -536,7 +536,7 @@ def test_the_logs_hold_the_mean_lambda_the_site_and_the_accuracy_on_the_mixed_ta
         for i, j in enumerate(plan.partner.tolist()):
             expected.append(lams[i] * (predicted[i] == labels[i]) + (1 - lams[i]) * (predicted[i] == labels[j]))
     queue = iter(plans)
-    trainer.mixup.draw = lambda batch, epoch=None: next(queue)
+    trainer.mixup.draw = lambda *args, **kwargs: next(queue)
     trainer.train()
     logs = trainer.state.log_history[0]
     assert logs["mixup_accuracy"] == pytest.approx(np.mean(expected), abs=1e-4)
@@ -634,6 +634,12 @@ def test_several_gpus_without_a_launcher_are_refused(tmp_path):
 def test_a_mixup_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="MixupModel.*plain model"):
         make_trainer(tmp_path, MixupModel(steady_bert()), mixup=MIXED)
+
+
+def test_a_mixup_collator_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="data_collator: a MixupCollator mixes by itself"):
+        collator = MixupCollator(collate, "span_mix", num_labels=CLASSES)
+        MixupTrainer(model=steady_bert(), args=arguments(tmp_path), data_collator=collator, train_dataset=examples())
 
 
 def test_label_smoothing_of_a_multi_label_model_is_refused(tmp_path):

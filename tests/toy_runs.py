@@ -83,7 +83,7 @@ def a_plan(size, site="embeddings", seed=0, layer=None):
     return MixupPlan(torch.arange(size).roll(1), lam, site, layer)
 
 
-def swap_neighbours(batch, epoch=None):
+def swap_neighbours(batch, epoch=None, **kwargs):
     """A plan that depends on the texts alone: neighbours are partners, lambda comes from the third token."""
     partner = torch.arange(batch["input_ids"].shape[0]) ^ 1
     lam = (batch["input_ids"][:, 2] % 9 + 0.5) / 10

@@ -1,0 +1,135 @@
+"""Drawing the plan of a batch: what of the examples a config asks for is looked up, and given to the random stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_mixup.config import MixupConfig
+from hf_mixup.margins import Margins
+from hf_mixup.objective import Objective
+from hf_mixup.partners import Examples
+from hf_mixup.plan import MixupPlan, PlanStream
+
+BY_CLASS = ("same_class", "other_class", "balanced", "lisa", "margin")
+
+
+class Drawing:
+    """Where the plans of one config come from, and what is remembered from batch to batch.
+
+    Args:
+        config (`MixupConfig`): what is drawn.
+        objective (`Objective`): makes targets of labels.
+        seed (`int`): seed of the plans.
+        rank (`int`): index of this process.
+    """
+
+    def __init__(self, config: MixupConfig, objective: Objective, seed: int, rank: int) -> None:
+        self.config, self.objective = config, objective
+        self.restart(seed, rank)
+
+    def restart(self, seed: int, rank: int) -> None:
+        """Begin anew, as for a new training."""
+        self.stream = PlanStream(seed, rank)
+        self.margins = Margins() if self.config.partner == "margin" else None
+        self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether plans depend on the labels."""
+        by_label = self.config.partner != "random" or self.config.label_rule == "remix"
+        return by_label or self.config.interpolation == "salient_span"
+
+    def draw(
+        self,
+        batch: Mapping[str, Any],
+        size: int,
+        layers: list[int],
+        width: Callable[[int | None], int] | None,
+        labels: Tensor | None,
+        groups: Tensor | None,
+        saliency: Callable[[], Tensor],
+        epoch: float | None,
+        progress: float | None,
+    ) -> MixupPlan:
+        """The plan of a batch of `size` examples; see `Mixup.draw` and `PlanStream.draw`."""
+        for name, values in (("labels", labels), ("groups", groups)):
+            if values is not None and len(values) != size:
+                raise ValueError(f"{name}: {len(values)} of them for a batch of {size} examples.")
+        examples = self._examples(batch, labels, groups, saliency)
+        plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
+        self._last = plan, batch
+        return plan
+
+    def record(self, plan: MixupPlan, clean_logits: Tensor, targets: Tensor) -> None:
+        """Remember how the model did on the unmixed batch of a plan, where partners depend on it."""
+        if self.margins is not None and self._last is not None and self._last[0] is plan:
+            self.margins.record(self._last[1], clean_logits, targets)
+
+    def _examples(
+        self,
+        batch: Mapping[str, Any],
+        labels: Tensor | None,
+        groups: Tensor | None,
+        saliency: Callable[[], Tensor],
+    ) -> Examples | None:
+        config = self.config
+        found: dict[str, Any] = {}
+        if self.needs_labels:
+            if labels is None:
+                raise ValueError(
+                    f"labels: with partner={config.partner!r}, label_rule={config.label_rule!r}, interpolation="
+                    f"{config.interpolation!r} a plan depends on them: give draw(batch, labels=...)."
+                )
+            self._check_labels(labels)
+            found["targets"] = self.objective.targets(labels)
+        if config.partner == "lisa":
+            if groups is None:
+                raise ValueError("groups: partner='lisa' needs each example's group: give draw(batch, groups=...).")
+            found["groups"] = groups.reshape(-1)
+        if self.margins is not None:
+            self._tokens(batch)
+            found["margins"] = self.margins.of(batch)
+        if config.label_rule == "remix":
+            found["counts"] = torch.tensor(config.class_counts, device=found["targets"].device)
+        if config.interpolation in ("span", "salient_span"):
+            ids = self._tokens(batch)
+            mask = batch.get("attention_mask")
+            found["mask"] = torch.ones_like(ids) if mask is None else mask
+            found["segments"] = batch.get("token_type_ids")
+        if config.interpolation == "salient_span":
+            found["saliency"] = saliency
+        return Examples(**found) if found else None
+
+    def _tokens(self, batch: Mapping[str, Any]) -> Tensor:
+        if batch.get("input_ids") is None:
+            raise ValueError(
+                f"input_ids: partner={self.config.partner!r} with interpolation={self.config.interpolation!r} needs "
+                f"the tokens of each text; this batch has only {', '.join(batch)}."
+            )
+        return batch["input_ids"]
+
+    def _check_labels(self, labels: Tensor) -> None:
+        config, problem_type = self.config, self.objective.problem_type(labels)
+        if config.partner in BY_CLASS and problem_type == "regression":
+            raise ValueError(f"partner={config.partner!r} needs classes; for scores there is 'near_label'.")
+        if config.label_rule == "remix" and problem_type != "single_label_classification":
+            raise ValueError(f"label_rule='remix' needs single_label_classification, not {problem_type}.")
+        if config.label_rule == "remix" and config.class_counts is None:
+            raise ValueError("class_counts: label_rule='remix' needs the number of training examples of each class.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random stream and the margins, as plain numbers and strings."""
+        margins = {} if self.margins is None else {"margins": self.margins.state_dict()}
+        return self.stream.state_dict() | margins
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        state = dict(state)
+        margins = state.pop("margins", None)
+        self.stream.load_state_dict(state)
+        if self.margins is not None and margins is not None:
+            self.margins.load_state_dict(margins)

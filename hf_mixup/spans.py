@@ -1,0 +1,73 @@
+"""How, for tokens: a span of the example gives way to a span of its partner, and lambda follows from its length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def plan_spans(
+    lam: Tensor,
+    partner: Tensor,
+    mask: Tensor,
+    segments: Tensor | None,
+    uniform: Tensor,
+    saliency: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Which token of its partner each position takes, and the lambda that follows.
+
+    In each segment of a text with n tokens that may be replaced, max(floor((1 - lambda) n), 1) of them are, in one
+    span, or none where lambda is 1 or the partner has fewer. The first token of a text and the last of each segment
+    stay: they are special.
+
+    Args:
+        lam, partner (`torch.Tensor` of shape `(batch,)`): the share that stays, the index of each partner.
+        mask (`torch.Tensor` of shape `(batch, length)`): true where there is a token.
+        segments (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 and 1 for the two texts of a pair.
+        uniform (`torch.Tensor` of shape `(2, 2, batch)`): random numbers in [0, 1), for both segments and both spans.
+        saliency (`torch.Tensor` of shape `(batch, length)`, *optional*): the example's least salient span gives way to
+            its partner's most salient one (SSMix, Yoon et al. 2021); without, both spans are random.
+
+    Returns:
+        `tuple`: positions in the partner's text, `(batch, length)`, -1 where the token stays; and lambda, `(batch,)`:
+        1 - replaced / replaceable tokens.
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    has_partner = partner != torch.arange(len(partner), device=partner.device)
+    source = torch.full_like(mask, -1, dtype=torch.long)
+    replaced = replaceable = torch.zeros_like(lam)
+    for number in range(1 if segments is None else 2):
+        inside = mask.bool() if segments is None else mask.bool() & (segments == number)
+        first = inside.int().argmax(1) + (1 if number == 0 else 0)
+        size = (inside.sum(1) - (2 if number == 0 else 1)).clamp_min(0)
+        wanted = ((1 - lam) * size + 1e-4).floor().long().clamp_min(1)
+        wanted = torch.where((lam < 1) & has_partner & (wanted <= size) & (wanted <= size[partner]), wanted, 0)
+        if saliency is None:
+            own, other = uniform[number]
+            start = (own * (size - wanted + 1)).floor().long()
+            taken = (other * (size[partner] - wanted + 1)).floor().long()
+        else:
+            start = _best_window(-saliency, first, size, wanted)
+            taken = _best_window(saliency[partner], first[partner], size[partner], wanted)
+        begin = (first + start).unsqueeze(1)
+        is_replaced = (positions >= begin) & (positions < begin + wanted.unsqueeze(1))
+        source = torch.where(is_replaced, positions - begin + (first[partner] + taken).unsqueeze(1), source)
+        replaced, replaceable = replaced + wanted, replaceable + size
+    return source, 1 - replaced / replaceable.clamp_min(1)
+
+
+def _best_window(values: Tensor, first: Tensor, size: Tensor, width: Tensor) -> Tensor:
+    """Where, counted from `first`, the `width` neighbouring values of largest sum begin; all of shape `(batch,)`."""
+    length = values.shape[1]
+    sums = torch.nn.functional.pad(values.float().cumsum(1), (1, 0))
+    start = torch.arange(length, device=values.device).expand(len(values), -1)
+    end = (start + width.unsqueeze(1)).clamp_max(length)
+    total = sums.gather(1, end) - sums.gather(1, start)
+    fits = (start >= first.unsqueeze(1)) & (start + width.unsqueeze(1) <= (first + size).unsqueeze(1))
+    return total.masked_fill(~fits, -torch.inf).argmax(1) - first
+
+
+def swap_tokens(ids: Tensor, partner: Tensor, source: Tensor) -> Tensor:
+    """The token ids with the spans of `plan_spans` taken from the partners: `(batch, length)` in and out."""
+    taken = ids[partner].gather(1, source.clamp_min(0))
+    return torch.where(source >= 0, taken, ids)

@@ -1,0 +1,69 @@
+"""The table of methods in the docs: as it is generated, complete, and true of the passes that a step takes."""
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from hf_mixup import MixupTrainer
+from hf_mixup.resolve import recipe_names, resolve_config
+from tests import methods
+from tests.test_images_and_sounds import toy
+from tests.toy_runs import CLASSES, arguments, collate, examples, steady_bert
+
+
+def test_every_recipe_has_a_row_and_every_row_a_recipe():
+    assert sorted(methods.METHODS) == recipe_names()
+
+
+def test_the_docs_are_what_is_generated():
+    text = methods.DOCS.read_text(encoding="utf-8")
+    assert text == methods.written(text), "stale: run python -m tests.methods"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_formula_names_the_distribution_of_lambda(name):
+    config, formula = resolve_config(name), methods.METHODS[name].formula
+    said = re.search(r"Beta\((\d[\d.]*), \1\)", formula.replace("b, b' ~ Beta(2, 5)", ""))
+    assert float(said[1]) == config.alpha if said else config.lam or config.similarity
+    assert ("max(lambda, 1 - lambda)" in formula) == config.dominant
+
+
+@pytest.mark.parametrize(
+    "link", re.findall(r"\]\((?!https?:)([^)#]+)\)", methods.DOCS.read_text(encoding="utf-8").split("<!-- table")[0])
+)
+def test_links_lead_somewhere(link):
+    assert (methods.DOCS.parent / link).exists()
+
+
+def with_groups(rows):
+    batch = collate(rows)
+    return batch | {"group": torch.tensor([row["group"] for row in rows])} if "group" in rows[0] else batch
+
+
+def trainer_of(name, folder):
+    """A trainer of one step, with the recipe and data that suit it."""
+    config, rows = resolve_config(name), examples(8)
+    if name == "input_mixup":
+        images = [{"pixel_values": torch.randn(3, 32, 32), "labels": number % CLASSES} for number in range(8)]
+        return MixupTrainer(toy("vit"), arguments(folder, max_steps=1), train_dataset=images, mixup=config)
+    model = steady_bert()
+    if name == "c_mixup":
+        model, rows = steady_bert(num_labels=1), examples(8, float)
+    if name == "lisa":
+        rows = [row | {"group": number % 2} for number, row in enumerate(rows)]
+    if name == "remix":
+        config.class_counts = [3.0, 3.0, 2.0]
+    args = arguments(folder, max_steps=1)
+    return MixupTrainer(model, args, data_collator=with_groups, train_dataset=rows, mixup=config)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_step_takes_the_passes_that_the_table_says(tmp_path, name):
+    trainer = trainer_of(name, tmp_path)
+    passes = Counter()
+    trainer.model.register_forward_pre_hook(lambda *args: passes.update(["forward"]))
+    trainer.model.classifier.register_full_backward_pre_hook(lambda *args: passes.update(["backward"]))
+    trainer.train()
+    assert (passes["forward"], passes["backward"]) == methods.METHODS[name].passes
