@@ -22,8 +22,9 @@ Step = Callable[[dict[str, torch.Tensor]], None]
 # Everything of hf_mixup that a step of MixupTrainer runs through, none of it inside another.
 PARTS: list[tuple[Any, str]] = [
     (mixup_module, "begin"),
-    *[(Mixup, name) for name in ("draw", "prepare", "targets")],
+    *[(Mixup, name) for name in ("draw", "targets")],
     *[(Hooks, name) for name in ("register", "before_block", "after_block", "mix_lookup", "mix_readout", "mix_logits")],
+    (Hooks, "swap_tokens"),
     (MixupLogs, "add"),
 ]
 # What the backward pass of an interpolation consists of; the models measured have no other such nodes.
@@ -50,25 +51,27 @@ def peak_memory(step: Step, batch: dict[str, torch.Tensor]) -> int:
     return peak
 
 
-def parts_time(step: Step, batch: dict[str, torch.Tensor], repeats: int = 5) -> float:
-    """Seconds that mixup's own parts take in a step, forward and backward; on a GPU those of the GPU."""
+def parts_time(step: Step, batch: dict[str, torch.Tensor], repeats: int = 5) -> tuple[float, float]:
+    """Seconds that mixup's own parts take in a step, forward and backward, and those of `draw`; on a GPU, its own."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     with ExitStack() as patches, profile(activities=activities) as recorded:
         for owner, name in PARTS:
             patches.enter_context(patch.object(owner, name, named(getattr(owner, name))))
         for _ in range(repeats):
             step(batch)
-    total = 0.0
+    total = drawing = 0.0
     for row in recorded.key_averages():
         is_backward = row.key.startswith("autograd::engine::evaluate_function") and row.key.endswith(BACKWARD)
-        if row.key == "mixup" or is_backward:
-            total += row.device_time_total if torch.cuda.is_available() else row.cpu_time_total
-    return total / repeats / 1e6
+        if row.key.startswith("mixup ") or is_backward:
+            own = row.device_time_total if torch.cuda.is_available() else row.cpu_time_total
+            total += own
+            drawing += own * (row.key == "mixup draw")
+    return total / repeats / 1e6, drawing / repeats / 1e6
 
 
 def named(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with record_function("mixup"):
+        with record_function(f"mixup {function.__name__}"):
             return function(*args, **kwargs)
 
     return wrapped

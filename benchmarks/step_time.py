@@ -1,14 +1,14 @@
 """One optimiser step of MixupTrainer against one of plain Trainer, side by side in one process.
 
     python benchmarks/step_time.py                            # every site
-    python benchmarks/step_time.py --contenders recipes
+    python benchmarks/step_time.py --contenders recipes       # or some by name: c_mixup,ssmix
     python benchmarks/step_time.py --contenders references    # and mixup as the papers' own code does it
     python benchmarks/step_time.py --length 128 --padding none --bf16 --compile --output steps.csv
 
 Every round times one step of every contender on the same batch, in an order drawn anew, so that a machine that slows
 down slows all of them. Printed are, for each contender: the median time of a step; the median over rounds of its ratio
 to plain Trainer, with its quartiles, and the ratio of the medians; tokens a second; the ratio of peak memory; the time
-that mixup's own parts take, forward and backward.
+that mixup's own parts take, forward and backward, and of these the drawing of the plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,8 @@ class Options:
     """What is measured."""
 
     model: str = _option("demo:minilm", "demo:minilm, a folder, or a hub name.")
-    contenders: str = field(
-        default="sites",
-        metadata={"help": "What runs beside plain Trainer.", "choices": ["sites", "recipes", "references"]},
+    contenders: str = _option(
+        "sites", "What runs beside plain Trainer: sites, recipes, references, or recipes by name."
     )
     rounds: int = _option(30, "How often each contender is timed.")
     warmup: int = _option(2, "Rounds before that, not timed.")
@@ -102,11 +101,22 @@ def contenders(options: Options) -> dict[str, Kind]:
     if options.contenders == "sites":
         one_layer = [2] if options.compile else None
         return chosen | {site: MixupConfig(site=site, layers=one_layer if site == "hidden" else None) for site in SITES}
-    recipes = {name: resolve_config(name) for name in recipe_names()}
-    recipes = {name: recipe for name, recipe in recipes.items() if recipe and recipe.site != "input"}
-    if options.contenders == "recipes":
-        return chosen | recipes
-    return chosen | {name: recipes[name] for name in ("tmix", "sent_mixup")} | REFERENCES
+    if options.contenders == "references":
+        return chosen | {name: recipe_for_texts(name) for name in ("tmix", "sent_mixup")} | REFERENCES
+    names = [name for name in recipe_names() if name != "input_mixup"]
+    if options.contenders != "recipes":
+        names = options.contenders.split(",")
+    recipes = {name: recipe_for_texts(name) for name in names}
+    if "ssmix" in recipes:
+        recipes["ssmix, no clean terms"] = replace(recipes["ssmix"], clean_weight=0.0)
+    return chosen | recipes
+
+
+def recipe_for_texts(name: str) -> MixupConfig:
+    """A recipe as it is in the middle of a training, where it mixes."""
+    recipe = resolve_config(name)
+    assert recipe is not None
+    return replace(recipe, schedule=None, class_counts=[3.0, 1.0] if recipe.label_rule == "remix" else None)
 
 
 def arguments(options: Options) -> TrainingArguments:
@@ -129,8 +139,10 @@ def stepper(
         trainer = MixupTrainer(model=model, args=arguments(options), mixup=kind, optimizers=(optimizer, None))
     trainer.current_gradient_accumulation_steps = 1
 
+    needs_groups = isinstance(kind, MixupConfig) and kind.partner == "lisa"
+
     def step(batch: Batch) -> None:
-        trainer.training_step(wrapped, dict(batch))
+        trainer.training_step(wrapped, {name: batch[name] for name in batch if name != "group" or needs_groups})
         optimizer.step()
         wrapped.zero_grad()
         if torch.cuda.is_available():
@@ -146,8 +158,9 @@ def make_batch(vocab: int, options: Options) -> Batch:
         lengths = torch.randint(options.length // 4, options.length + 1, (options.batch_size, 1))
         lengths[0] = options.length
     mask = (torch.arange(options.length) < lengths).long()
-    labels = torch.randint(0, 2, (options.batch_size,))
-    return {"input_ids": torch.randint(1000, vocab, shape) * mask, "attention_mask": mask, "labels": labels}
+    labels, group = torch.randint(0, 2, (2, options.batch_size))
+    ids = torch.randint(1000, vocab, shape) * mask
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "group": group}
 
 
 def measure(steps: dict[str, Callable[[Batch], None]], vocab: int, options: Options) -> dict[str, list[float]]:
@@ -170,8 +183,10 @@ def report(
     memory = {name: peak_memory(step, batch) for name, step in steps.items()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"\n{options.title}; {device}, torch {torch.__version__}\n")
-    print("| | ms a step | ratio (quartiles) | ratio of medians | tokens/s | peak memory | mixup's parts, ms |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| | ms a step | ratio (quartiles) | ratio of medians | tokens/s | peak memory | mixup's parts, ms | draw, ms |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name, own in seconds.items():
         low, middle, high = statistics.quantiles([a / b for a, b in zip(own, plain, strict=True)], n=4)
         median = statistics.median(own)
@@ -183,7 +198,7 @@ def report(
             f"{median / statistics.median(plain):.3f}",
             f"{tokens / median:,.0f}",
             f"{memory[name] / memory['plain Trainer']:.3f}",
-            f"{parts_time(steps[name], batch) * 1e3:.1f}" if has_parts else "",
+            *(f"{part * 1e3:.1f}" if has_parts else "" for part in parts_time(steps[name], batch)),
         ]
         print("|", " | ".join(cells), "|", flush=True)
 

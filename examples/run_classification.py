@@ -35,7 +35,7 @@ def main() -> None:
             data = load_data(model_args, data_args, training_args)
         model, tokenizer = build_model(model_args, data)
         with training_args.main_process_first(desc="tokenising the data"):
-            splits = encode(data, tokenizer, data_args)
+            splits = encode(data, tokenizer, data_args, mixup and mixup.group_column)
 
         trainer = MixupTrainer(
             model=model,

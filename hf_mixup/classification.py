@@ -32,6 +32,7 @@ from hf_mixup.config import MixupConfig
 from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.evaluation.metrics import check_metric_name, first_output
+from hf_mixup.labels import number_groups
 from hf_mixup.resolve import resolve_config
 
 logger = logging.getLogger(__name__)
@@ -76,8 +77,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     with args.main_process_first(desc="reading the data"):
         data = load_data(model_args, data_args, args)
     model, tokenizer = build_model(model_args, data)
-    with args.main_process_first(desc="tokenising the data"):
-        splits = encode(data, tokenizer, data_args)
+    with args.main_process_first(desc="tokenising the data"), mixup_errors():
+        splits = encode(data, tokenizer, data_args, mixup and mixup.group_column)
     with mixup_errors():
         trainer = MixupTrainer(
             model=model,
@@ -214,14 +215,23 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
     return model, tokenizer
 
 
-def encode(data: TextData, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments) -> dict[str, Dataset]:
+def encode(
+    data: TextData, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, group_column: str | None = None
+) -> dict[str, Dataset]:
     """Tokenise every split.
 
     Args:
         data (`TextData`): two text columns are encoded as a pair.
         tokenizer (`PreTrainedTokenizerBase`): its `model_max_length` caps `max_seq_length`.
         data_args (`DataArguments`): `max_seq_length` in tokens, `pad_to_max_length`, `overwrite_cache`.
+        group_column (`str`, *optional*): the column of the training rows that stays, numbered, for partners by group.
+
+    Raises:
+        ValueError: where the training rows have no such column.
     """
+    splits = data.splits
+    if group_column is not None:
+        splits = splits | {"train": number_groups(splits["train"], group_column)}
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
     if max_length < data_args.max_seq_length:
         logger.warning("max_seq_length=%d: the model takes %d tokens.", data_args.max_seq_length, max_length)
@@ -231,15 +241,16 @@ def encode(data: TextData, tokenizer: PreTrainedTokenizerBase, data_args: DataAr
         texts = [rows[column] for column in data.text_columns]
         return {**tokenizer(*texts, truncation=True, max_length=max_length, padding=padding), "labels": rows["labels"]}
 
+    kept = (["labels"], ["labels", group_column])
     return {
         name: rows.map(
             tokenize,
             batched=True,
-            remove_columns=[column for column in rows.column_names if column != "labels"],
+            remove_columns=[column for column in rows.column_names if column not in kept[name == "train"]],
             load_from_cache_file=not data_args.overwrite_cache,
             desc=f"tokenising {name}",
         )
-        for name, rows in data.splits.items()
+        for name, rows in splits.items()
     }
 
 

@@ -104,7 +104,7 @@ class MixupCollator(TrainerCallback):
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         """The mixed batch of a list of examples; for a Trainer's evaluation or prediction, the batch as it is."""
         batch = dict(self.collate_fn(features))
-        groups = batch.pop(self.config.group_column, None) if self.config.partner == "lisa" else None
+        groups = batch.pop(self.config.group_column, None)
         if self._has_trainer and not self._is_training_batch:
             return batch
         labels = batch.pop("labels", None)
@@ -239,7 +239,7 @@ class MixupCollator(TrainerCallback):
                 f"{args.n_gpu} GPUs without a launcher: start the script with `accelerate launch` or `torchrun`, or "
                 "set CUDA_VISIBLE_DEVICES=0."
             )
-        if self.config.partner == "lisa" and args.remove_unused_columns:
+        if self.config.group_column is not None and args.remove_unused_columns:
             raise ValueError(
                 f"remove_unused_columns: partner='lisa' needs the column {self.config.group_column!r}, which the "
                 "Trainer removes; set it to False."

@@ -198,9 +198,9 @@ class MixupConfig:
             raise ValueError(f"{name}={value!r} needs {other}={words}, got {other}={getattr(self, other)!r}.")
 
     @property
-    def group_column(self) -> str:
-        """The column that holds each example's group."""
-        return self.group or "group"
+    def group_column(self) -> str | None:
+        """The column that holds each example's group, where partners depend on it."""
+        return (self.group or "group") if self.partner == "lisa" else None
 
     def resolve_layers(self, depth: int) -> list[int]:
         """The layers as numbers in [-1, `depth`), -1 being before the first block, for a model of `depth` blocks.

@@ -218,3 +218,22 @@ def _check_present(
             f"label_column_name={label!r}: {len(missing)} {name} rows lack {what}: row {some(missing)}, "
             "counted from 1 without the header."
         )
+
+
+def number_groups(train: Dataset, column: str) -> Dataset:
+    """The training rows with the groups in `column` as whole numbers.
+
+    Raises:
+        ValueError: where there is no such column, or a row has no group.
+    """
+    if column not in train.column_names:
+        raise ValueError(
+            f"group={column!r}: no such column in the training data.{nearest(column, train.column_names)} "
+            f"Columns: {', '.join(train.column_names)}."
+        )
+    names, numbers = np.unique([str(group) for group in train[column]], return_inverse=True)
+    if None in train[column]:
+        raise ValueError(f"group={column!r}: row {train[column][:].index(None) + 1} has no group.")
+    if len(names) < 2:
+        raise ValueError(f"group={column!r}: all rows are of the group {names[0]!r}; it takes two.")
+    return train.remove_columns(column).add_column(column, numbers)

@@ -80,7 +80,7 @@ class MixupModel(nn.Module):
                 "and compute_loss_func take them away: use MixupTrainer with those.)"
             )
         items = inputs.pop("num_items_in_batch", None)
-        groups = inputs.pop(mixup.config.group_column, None) if mixup.config.partner == "lisa" else None
+        groups = inputs.pop(mixup.config.group_column, None)
         plan = mixup.draw(inputs, self.mixup_epoch, progress=self.mixup_progress, labels=labels, groups=groups)
         with mixup.apply(plan, inputs):
             outputs = super().__call__(**inputs)

@@ -100,13 +100,14 @@ class MixupTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if self.mixup is not None and self.mixup.config.partner == "lisa":
+        column = None if self.mixup is None else self.mixup.config.group_column
+        if column is not None:
             assert self._signature_columns is not None
-            self._signature_columns = [*dict.fromkeys([*self._signature_columns, self.mixup.config.group_column])]
+            self._signature_columns = [*dict.fromkeys([*self._signature_columns, column])]
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, which the column of groups is not for."""
-        if self.mixup is not None and self.mixup.config.partner == "lisa":
+        if self.mixup is not None:
             inputs = {name: value for name, value in inputs.items() if name != self.mixup.config.group_column}
         return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -124,7 +125,7 @@ class MixupTrainer(Trainer):
         if self.mixup is None or not model.training:
             return self._clean_loss(model, inputs, return_outputs, num_items_in_batch)
         mixup = self._mixup_of_current_model()
-        groups = inputs.pop(mixup.config.group_column, None) if mixup.config.partner == "lisa" else None
+        groups = inputs.pop(mixup.config.group_column, None)
         labels = inputs.pop("labels", None)
         if labels is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_mixup import __version__
@@ -14,34 +13,7 @@ from hf_mixup.arguments import parse
 from hf_mixup.cli import main
 from hf_mixup.config import MixupConfig
 from hf_mixup.resolve import recipe_names, resolve_config
-from tests.toy_text import save_toy_model, write_csv, write_reviews
-
-
-@pytest.fixture
-def toy_config(tmp_path):
-    """Writes a YAML for a run of a few steps; keyword arguments change fields, None leaves them out."""
-
-    def write(**changes):
-        values = {
-            "model_name_or_path": save_toy_model(tmp_path / "toy"),
-            "train_file": write_reviews(tmp_path / "train.csv", 48),
-            "test_file": write_reviews(tmp_path / "test.csv", 16, seed=1),
-            "cache_dir": str(tmp_path / "cache"),
-            "output_dir": str(tmp_path / "out"),
-            "mixup": {"site": "hidden", "layers": [0, 1], "alpha": 0.4},
-            "max_steps": 3,
-            "per_device_train_batch_size": 8,
-            "learning_rate": "5e-3",
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": True,
-            "disable_tqdm": True,
-        } | changes
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump({name: value for name, value in values.items() if value is not None}))
-        return str(path)
-
-    return write
+from tests.toy_text import write_csv
 
 
 def results_of(folder):
