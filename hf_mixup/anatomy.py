@@ -194,3 +194,13 @@ def map_tensors(value: Any, path: str, function: Callable[[str, Tensor], Any]) -
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def separators(config: Any) -> set[int]:
+    """The ids of tokens that begin, end or part texts, as far as the config of a model names them."""
+    names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+    found: set[int] = set()
+    for name in names:
+        value = config.to_dict().get(name)
+        found |= set(value) if isinstance(value, (list, tuple)) else set() if value is None else {value}
+    return found

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_mixup.checks import nearest
 from hf_mixup.config import MixupConfig
 from hf_mixup.mixup_help import mixup_help
 from hf_mixup.resolve import resolve_config
+from hf_mixup.yaml_file import load_yaml, read_mapping
 
 
 def _help(default: Any, text: str) -> Any:
@@ -49,7 +49,7 @@ class ModelArguments:
 class DataArguments:
     """What is trained and evaluated on. The help of each field says what it means."""
 
-    dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes (needs the demo extra).")
+    dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes, demo:bbc_news (demo extra).")
     dataset_config_name: str | None = _help(None, "Configuration of the dataset.")
     train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
     validation_file: str | None = _help(None, "File for evaluation during training; else a tenth is held out.")
@@ -88,16 +88,6 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
     pass
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = set()
-        for key, _ in node.value:
-            if str(key.value) in names:
-                raise ValueError(f"{key.value!r} is given twice, again in line {key.start_mark.line + 1}.")
-            names.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> Any:
         raise ValueError(message)
@@ -120,6 +110,15 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     """
     argv = list(argv)
     values = read_yaml(argv.pop(0)) if argv and not argv[0].startswith("-") else {}
+    return parse_fields(values, argv)
+
+
+def parse_fields(
+    values: Mapping[str, Any], argv: Sequence[str] = ()
+) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """As `parse`, for a mapping of fields, `mixup.alpha` among them, with the options of a command line on top."""
+    values, argv = dict(values), list(argv)
+    dotted = [(name.removeprefix("mixup."), values.pop(name)) for name in list(values) if name.startswith("mixup.")]
     groups: list[Any] = [ModelArguments, DataArguments, TrainingArguments]
     parser = _Parser(
         groups,
@@ -131,7 +130,8 @@ def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingA
     known = {option[2:]: action for action in parser._actions for option in action.option_strings}
     argv, mixup_options = _split_mixup(argv)
     _check_names([*values, *_option_names(argv)], known)
-    mixup = _merge_mixup(values.pop("mixup", "default"), mixup_options)
+    in_file = [(name, json.dumps(value)) for name, value in dotted]
+    mixup = _merge_mixup(values.pop("mixup", "default"), [*in_file, *mixup_options])
     arguments = [part for name, value in values.items() for part in _to_argv(name, value, known[name])]
     model_args, data_args, training_args, extra = parser.parse_args_into_dataclasses(
         arguments + argv, look_for_args_file=False, return_remaining_strings=True
@@ -150,13 +150,7 @@ def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` where it is not a mapping."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the YAML file of a run.")
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeys)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path}: expected a mapping of field names to values, got {type(values).__name__}.")
-    return {str(name): value for name, value in values.items()}
+    return read_mapping(path, "field names to values")
 
 
 @contextmanager
@@ -231,6 +225,6 @@ def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
 
 def _yaml_value(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}={text!r}: not a YAML value.") from error
+        return load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r}: not a YAML value: {error}") from error

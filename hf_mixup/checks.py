@@ -16,7 +16,8 @@ Check = Callable[[str, Any], Any]
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `choices`, or an empty string."""
-    close = difflib.get_close_matches(word, list(choices), n=1)
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = [by_lower[match] for match in difflib.get_close_matches(word.lower(), by_lower, n=1)]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -78,7 +79,10 @@ def points(when: Check, what: Check) -> Check:
     def check(name: str, value: Any) -> dict[float, float]:
         if not isinstance(value, Mapping) or not value:
             raise ValueError(f"{name}={value!r}: expected a mapping such as {{0: 0, 0.1: 1}}.")
-        return {when(name, moment): what(name, item) for moment, item in sorted(value.items(), key=_moment)}
+        return {
+            when(f"{name}, moment", moment): what(f"{name}, value", item)
+            for moment, item in sorted(value.items(), key=_moment)
+        }
 
     return check
 
@@ -91,7 +95,13 @@ def _moment(item: tuple[Any, Any]) -> float:
 
 def either(single: Check, mapping: Check) -> Check:
     """A value, or a mapping of moments to values."""
-    return lambda name, value: (mapping if isinstance(value, Mapping) else single)(name, value)
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            raise ValueError(f"{name}={value!r}: expected a number, or a mapping such as {{0: 0.1, 2: 0.4}}.")
+        return (mapping if isinstance(value, Mapping) else single)(name, value)
+
+    return check
 
 
 def layer_list(name: str, value: Any) -> list[int | str]:

@@ -78,7 +78,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
         data = load_data(model_args, data_args, args)
     model, tokenizer = build_model(model_args, data)
     with args.main_process_first(desc="tokenising the data"), mixup_errors():
-        splits = encode(data, tokenizer, data_args, mixup and mixup.group_column)
+        splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
         trainer = MixupTrainer(
             model=model,

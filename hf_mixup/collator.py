@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,8 @@ class MixupCollator(TrainerCallback):
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, *optional*): index of this process; processes draw different plans. Defaults to what the launcher
             says (`RANK`), or 0.
+        separators (`Collection[int]`): for spans, ids of the tokens that stand between texts, such as
+            `[tokenizer.sep_token_id]`; needed for pairs of texts where the tokenizer gives no `token_type_ids`.
 
     Raises:
         ValueError: for a config that needs a model, an unknown problem type, missing class counts; for a batch without
@@ -76,6 +78,7 @@ class MixupCollator(TrainerCallback):
         problem_type: str | None = None,
         seed: int = 0,
         rank: int | None = None,
+        separators: Collection[int] = (),
     ) -> None:
         resolved = resolve_config(config)
         if resolved is None:
@@ -88,7 +91,7 @@ class MixupCollator(TrainerCallback):
                 f"class_counts={resolved.class_counts}: label_rule='remix' needs the number of training examples of "
                 f"each of the {num_labels} classes."
             )
-        self.collate_fn, self.config, self.seed = collate_fn, resolved, seed
+        self.collate_fn, self.config, self.seed, self.separators = collate_fn, resolved, seed, separators
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         by_number = "regression" if num_labels == 1 else "single_label_classification"
         about = PretrainedConfig()
@@ -104,7 +107,7 @@ class MixupCollator(TrainerCallback):
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         """The mixed batch of a list of examples; for a Trainer's evaluation or prediction, the batch as it is."""
         batch = dict(self.collate_fn(features))
-        groups = batch.pop(self.config.group_column, None)
+        groups = batch.pop(self.config.group_column or "", None)
         if self._has_trainer and not self._is_training_batch:
             return batch
         labels = batch.pop("labels", None)
@@ -180,7 +183,7 @@ class MixupCollator(TrainerCallback):
             # PyTorch seeds neighbouring workers with neighbouring numbers.
             words = np.random.SeedSequence([self.seed, source or 0]).generate_state(2, np.uint32)
             seed = self.seed if source is None else int(words[0]) << 32 | int(words[1])
-            self._drawing = source, Drawing(self.config, self.objective, seed, self.rank)
+            self._drawing = source, Drawing(self.config, self.objective, seed, self.rank, self.separators)
         epoch, progress = (None if math.isnan(value) else value for value in self._progress.tolist())
         for name, is_used, known in (
             ("off_epoch", self.config.off_epoch is not None, epoch),

@@ -14,6 +14,7 @@ import yaml
 
 from hf_mixup import checks
 from hf_mixup.checks import Check, nearest
+from hf_mixup.yaml_file import read_mapping
 
 SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
 PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin")
@@ -116,7 +117,8 @@ class MixupConfig:
         prob (`float`, defaults to 1.0): probability of mixing a batch.
         off_epoch (`float`, *optional*): the epoch from which batches are no longer mixed.
         schedule (`dict`, *optional*): strength over the training: which share of the partner's weight is used, at which
-            share of all steps. `{0: 0, 0.1: 1}` warms up, `{0.5: 0, 0.51: 1}` is on in the second half only.
+            share of all steps: at step k of n that is (k - 1) / n. `{0: 0, 0.1: 1}` warms up,
+            `{0.499: 0, 0.5: 1}` is on in the second half only.
         ramp (`str`, defaults to `"linear"`): how the schedule goes from point to point: `"linear"`, `"cosine"`,
             `"step"`.
         interpolation (`str`, defaults to `"line"`): how two become one. `"line"`; `"dimensions"`: a lambda of its own
@@ -189,6 +191,12 @@ class MixupConfig:
                 raise ValueError(
                     f"{field.name}={getattr(self, field.name)!r}: not with similarity, which draws lambda in its place."
                 )
+        if self.ramp != "linear" and self.schedule is None:
+            raise ValueError(f"ramp={self.ramp!r} needs a schedule.")
+        if not self.self_pairs and self.partner != "random":
+            raise ValueError("self_pairs=False needs partner='random'; other partners are never the example itself.")
+        if self.interpolation == "dimensions" and self.mode == "batch":
+            raise ValueError("mode='batch': not with interpolation='dimensions', which draws lambdas for each example.")
         if self.partner == "margin" and not self.clean_weight:
             raise ValueError("partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass.")
 
@@ -260,12 +268,7 @@ class MixupConfig:
         """Read a YAML or JSON file. Raises `FileNotFoundError`, or `ValueError` where it is not a config."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"No mixup config file at {str(path)!r}.")
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not valid YAML: {error}") from error
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{path}: expected a mapping of mixup fields, got {type(values).__name__}.")
+        values = read_mapping(path, "mixup fields")
         try:
             return cls.from_dict(values)
         except ValueError as error:

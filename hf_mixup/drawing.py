@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hf_mixup.margins import Margins
 from hf_mixup.objective import Objective
 from hf_mixup.partners import Examples
 from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.spans import separated
 
 BY_CLASS = ("same_class", "other_class", "balanced", "lisa", "margin")
 
@@ -25,15 +26,25 @@ class Drawing:
         objective (`Objective`): makes targets of labels.
         seed (`int`): seed of the plans.
         rank (`int`): index of this process.
+        separators (`Collection[int]`): ids of tokens that stand between texts or end them; spans leave them alone.
+
+    Raises:
+        ValueError: for a config that does not fit the problem type.
     """
 
-    def __init__(self, config: MixupConfig, objective: Objective, seed: int, rank: int) -> None:
+    def __init__(
+        self, config: MixupConfig, objective: Objective, seed: int, rank: int, separators: Collection[int] = ()
+    ) -> None:
         self.config, self.objective = config, objective
+        self.separators = None if not separators else torch.tensor(sorted(separators))
+        about = objective.about
+        self._check_problem_type(about.problem_type or ("regression" if about.num_labels == 1 else None))
         self.restart(seed, rank)
 
     def restart(self, seed: int, rank: int) -> None:
         """Begin anew, as for a new training."""
         self.stream = PlanStream(seed, rank)
+        self._counts: Tensor | None = None
         self.margins = Margins() if self.config.partner == "margin" else None
         self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
 
@@ -88,18 +99,29 @@ class Drawing:
             found["targets"] = self.objective.targets(labels)
         if config.partner == "lisa":
             if groups is None:
-                raise ValueError("groups: partner='lisa' needs each example's group: give draw(batch, groups=...).")
+                raise ValueError(
+                    f"groups: partner='lisa' needs each example's group, and the batch has no column "
+                    f"{config.group_column!r}. In a loop of your own give draw(batch, groups=...); for MixupModel in a "
+                    "Trainer set remove_unused_columns=False."
+                )
             found["groups"] = groups.reshape(-1)
         if self.margins is not None:
             self._tokens(batch)
             found["margins"] = self.margins.of(batch)
         if config.label_rule == "remix":
-            found["counts"] = torch.tensor(config.class_counts, device=found["targets"].device)
+            if self._counts is None:
+                self._counts = torch.tensor(config.class_counts, dtype=torch.float32)
+            found["counts"] = self._counts = self._counts.to(found["targets"].device)
         if config.interpolation in ("span", "salient_span"):
             ids = self._tokens(batch)
             mask = batch.get("attention_mask")
             found["mask"] = torch.ones_like(ids) if mask is None else mask
             found["segments"] = batch.get("token_type_ids")
+            if self.separators is not None:
+                self.separators = self.separators.to(ids.device)
+                segments, found["special"] = separated(ids, found["mask"], self.separators)
+                if found["segments"] is None:
+                    found["segments"] = segments
         if config.interpolation == "salient_span":
             found["saliency"] = saliency
         return Examples(**found) if found else None
@@ -113,13 +135,19 @@ class Drawing:
         return batch["input_ids"]
 
     def _check_labels(self, labels: Tensor) -> None:
-        config, problem_type = self.config, self.objective.problem_type(labels)
+        self._check_problem_type(self.objective.problem_type(labels))
+        if self.config.label_rule == "remix" and self.config.class_counts is None:
+            raise ValueError(
+                "class_counts: label_rule='remix' needs the number of training examples of each of the "
+                f"{self.objective.about.num_labels} classes, such as [900, 80, 20]."
+            )
+
+    def _check_problem_type(self, problem_type: str | None) -> None:
+        config = self.config
         if config.partner in BY_CLASS and problem_type == "regression":
             raise ValueError(f"partner={config.partner!r} needs classes; for scores there is 'near_label'.")
-        if config.label_rule == "remix" and problem_type != "single_label_classification":
+        if config.label_rule == "remix" and problem_type not in (None, "single_label_classification"):
             raise ValueError(f"label_rule='remix' needs single_label_classification, not {problem_type}.")
-        if config.label_rule == "remix" and config.class_counts is None:
-            raise ValueError("class_counts: label_rule='remix' needs the number of training examples of each class.")
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream and the margins, as plain numbers and strings."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_mixup.anatomy import Anatomy, logits_of
 from hf_mixup.architectures import site_width
 from hf_mixup.config import MixupConfig
+from hf_mixup.mixing import check_similarity
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe_batch import probe_batch, undisturbed
 from hf_mixup.readout import nonzero_parameters
@@ -29,6 +30,8 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
     name, site = type(anatomy.root).__name__, config.site
     if site == "word_embeddings" and (not anatomy.lookups or anatomy.entrance is not None):
         raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix behind; mix at 'embeddings'.")
+    if config.similarity is not None:
+        check_similarity(anatomy)
     is_text, has_spans = anatomy.input_name == "input_ids", config.interpolation in ("span", "salient_span")
     if has_spans and not is_text:
         raise ValueError(f"interpolation={config.interpolation!r}: {name} takes no tokens; spans are for texts.")

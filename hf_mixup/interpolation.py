@@ -67,18 +67,23 @@ def mix_rows(values: Tensor, partner: Tensor, weights: Tensor, batch_dim: int = 
 
 
 def similar_lambda(
-    values: Tensor, partner: Tensor, mask: Tensor | None, similarity: tuple[float, float], batch_dim: int = 0
+    values: Tensor,
+    partner: Tensor,
+    mask: Tensor | None,
+    similarity: tuple[float, float],
+    uniform: Tensor,
+    batch_dim: int = 0,
 ) -> Tensor:
     """lambda ~ Beta(tau, tau), tau = s exp(-(d / mean d - 1) / (2 w^2)): `(batch,)` (Bouniot et al. 2023, sec. 3).
 
-    d is the squared distance of a pair's mean hidden states, over the tokens of each text. What is drawn comes from
-    torch's own generator on the device, as dropout does.
+    d is the squared distance of a pair's mean hidden states, over the tokens of each text.
 
     Args:
         values (`torch.Tensor`): hidden states, not mixed yet.
         partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where there is a token.
         similarity (`tuple[float, float]`): s and w.
+        uniform (`torch.Tensor` of shape `(2, batch)`): random numbers in (0, 1), which lambda is made of.
         batch_dim (`int`, defaults to 0): dimension of the batch.
     """
     states = values.detach().float().movedim(batch_dim, 0)
@@ -89,9 +94,23 @@ def similar_lambda(
     relative = distance / distance.mean().clamp_min(1e-12)
     scale, width = similarity
     tau = (scale * torch.exp(-(relative - 1) / (2 * width**2))).clamp_min(1e-6)
-    # A ratio of two gamma draws, in logarithms: for a small tau both are too small for a float.
-    own, other = (torch._standard_gamma(tau + 1).log() + torch.log1p(-torch.rand_like(tau)) / tau for _ in range(2))
-    return torch.sigmoid(own - other)
+    return symmetric_beta(tau, uniform)
+
+
+def symmetric_beta(tau: Tensor, uniform: Tensor) -> Tensor:
+    """Numbers ~ Beta(tau, tau) from two uniform ones each: `(batch,)`, exact for every tau > 0.
+
+    (1 + T / sqrt(2 tau + T^2)) / 2 of a Student T with 2 tau degrees of freedom (Ulrich 1984), which is
+    sqrt(2 tau (u^(-1 / tau) - 1)) cos(2 pi v) (Bailey 1994).
+
+    Args:
+        tau (`torch.Tensor` of shape `(batch,)`): > 0.
+        uniform (`torch.Tensor` of shape `(2, batch)`): u and v, in (0, 1).
+    """
+    cosine = torch.cos(2 * torch.pi * uniform[1])
+    # The reciprocal stays finite where u^(-1 / tau) does not.
+    reciprocal = 1 / torch.expm1(-uniform[0].log() / tau)
+    return (1 + cosine / (reciprocal + cosine.square()).sqrt()) / 2
 
 
 def add_noise(

@@ -226,14 +226,29 @@ def number_groups(train: Dataset, column: str) -> Dataset:
     Raises:
         ValueError: where there is no such column, or a row has no group.
     """
-    if column not in train.column_names:
-        raise ValueError(
-            f"group={column!r}: no such column in the training data.{nearest(column, train.column_names)} "
-            f"Columns: {', '.join(train.column_names)}."
-        )
+    _check_group_column(train, column)
     names, numbers = np.unique([str(group) for group in train[column]], return_inverse=True)
     if None in train[column]:
         raise ValueError(f"group={column!r}: row {train[column][:].index(None) + 1} has no group.")
     if len(names) < 2:
         raise ValueError(f"group={column!r}: all rows are of the group {names[0]!r}; it takes two.")
     return train.remove_columns(column).add_column(column, numbers)
+
+
+def check_groups(train: Dataset, column: str) -> None:
+    """Raise `ValueError` where the training rows have no `column`, or one that is not of whole numbers."""
+    _check_group_column(train, column)
+    dtype = str(getattr(train.features[column], "dtype", "nested"))
+    if not dtype.startswith(("int", "uint", "bool")):
+        raise ValueError(
+            f"group={column!r}: holds {dtype}, expected whole numbers; "
+            f"dataset.class_encode_column({column!r}) makes them."
+        )
+
+
+def _check_group_column(train: Dataset, column: str) -> None:
+    if column not in train.column_names:
+        raise ValueError(
+            f"group={column!r}: no such column in the training data.{nearest(column, train.column_names)} "
+            f"Columns: {', '.join(train.column_names)}."
+        )

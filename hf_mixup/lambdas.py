@@ -70,7 +70,7 @@ def strength_at(config: MixupConfig, progress: float | None) -> float:
 def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Examples | None) -> Tensor:
     """The weight of the example's own label: `(batch,)`.
 
-    `"own"`: 1. `"larger"`: 1 where lambda > 1/2, else 0 (Wang et al. 2023). `"remix"`: of a frequent and a rare class,
+    `"own"`: 1. `"larger"`: 1 where lambda >= 1/2, else 0 (Wang et al. 2023). `"remix"`: of a frequent and a rare class,
     a pair that is mostly rare gets the rare label alone: 0 where n_i / n_j >= kappa and lambda < tau, 1 where
     n_i / n_j <= 1 / kappa and 1 - lambda < tau, else lambda (Chou et al. 2020).
 
@@ -82,11 +82,12 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
     if config.label_rule == "own":
         return torch.ones_like(lam)
     if config.label_rule == "larger":
-        return (lam > 0.5).to(lam.dtype)
+        return (lam >= 0.5).to(lam.dtype)
     assert examples is not None and examples.targets is not None and examples.counts is not None
     kappa = DEFAULT_KAPPA if config.kappa is None else config.kappa
     tau = DEFAULT_TAU if config.tau is None else config.tau
-    size = examples.targets @ examples.counts
+    # Under autocast a matrix product would round the counts.
+    size = (examples.targets * examples.counts).sum(1)
     lam, partner = (tensor.to(size.device, non_blocking=True) for tensor in (lam, partner))
     ratio = size / size[partner]
     rare_partner = (ratio >= kappa) & (lam < tau)

@@ -77,8 +77,9 @@ class Mixing:
 
     def _settle(self, values: Tensor, batch_dim: int) -> None:
         """Draw the lambda that depends on what is mixed."""
-        assert self.plan.similarity is not None
-        drawn = interpolation.similar_lambda(values, self.plan.partner, self.mask, self.plan.similarity, batch_dim)
+        plan = self.plan
+        assert plan.similarity is not None and plan.uniform is not None
+        drawn = interpolation.similar_lambda(values, plan.partner, self.mask, plan.similarity, plan.uniform, batch_dim)
         self.plan = replace(self.plan, lam=1 - self.plan.strength * (1 - drawn))
         self.weights = self.weigh(self.plan)
         self.is_settled = True
@@ -111,6 +112,8 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
         if batch.get(name) is not None:
             raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
+    if plan.similarity is not None:
+        check_similarity(anatomy)
     start = _first_mixed_call(anatomy, plan)
     plan, length = plan.to(tokens.device), tokens.shape[1]
     if plan.site in ("input", "pooled"):
@@ -133,6 +136,13 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
         return [interpolation.position_weights(lam, plan.partner, read, length, at) for read, at in stacks]
 
     return Mixing(plan, weigh, mask, padded, position, start)
+
+
+def check_similarity(anatomy: Anatomy) -> None:
+    """Raise `ValueError` for a model in which lambda cannot depend on what is mixed."""
+    if anatomy.entrance is not None:
+        name = type(anatomy.root).__name__
+        raise ValueError(f"similarity: {name} needs its mask mixed before the distance of a pair is known.")
 
 
 def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:

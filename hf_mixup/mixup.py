@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,7 +12,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.anatomy import Anatomy, changeable_state, model_config
+from hf_mixup.anatomy import Anatomy, changeable_state, model_config, separators
 from hf_mixup.architectures import site_width
 from hf_mixup.config import MixupConfig
 from hf_mixup.drawing import Drawing
@@ -25,6 +26,8 @@ from hf_mixup.resolve import resolve_config
 from hf_mixup.salience import saliency
 from hf_mixup.sites import Hooks, let_compiled_models_mix
 
+# Forward passes that a loop may make before it computes their losses.
+REMEMBERED = 64
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
 
@@ -70,10 +73,10 @@ class Mixup:
         self.config = resolved
         self._hooks: Hooks | None = None
         self.objective = Objective(model_config(model), resolved)
-        self.drawing = Drawing(resolved, self.objective, seed, rank)
+        self.drawing = Drawing(resolved, self.objective, seed, rank, separators(model_config(model)))
         self._checked_batch = False
-        self._applied: MixupPlan | None = None
-        self._settled: MixupPlan | None = None
+        # The plans of the last forward passes, each with what became of it there.
+        self._settled: deque[tuple[MixupPlan, MixupPlan]] = deque(maxlen=REMEMBERED)
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
@@ -173,7 +176,7 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch) as mixing:
             yield
-        self._applied, self._settled = plan, mixing.plan
+        self._settled.append((plan, mixing.plan))
 
     @contextmanager
     def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[Mixing]:
@@ -234,7 +237,7 @@ class Mixup:
         clean_logits: Tensor | None = None,
     ) -> Tensor:
         """As `loss`, one value an example: `(batch,)`."""
-        if plan is not None and plan.active and plan is not self._applied:
+        if plan is not None and plan.active and all(plan is not known for known, _ in self._settled):
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
         mixed = self.targets(labels, plan, logits.device)
         return self.target_losses(logits, mixed, labels, plan, label_smoothing, clean_logits)
@@ -268,7 +271,12 @@ class Mixup:
 
     def settled(self, plan: MixupPlan) -> MixupPlan:
         """The plan as its forward pass left it: on the device, with the lambda that was drawn where it was mixed."""
-        return self._settled if self._settled is not None and plan is self._applied else plan
+        for known, settled in reversed(self._settled):
+            if known is plan:
+                return settled
+        if plan.active and plan.similarity is not None:
+            raise ValueError("similarity: lambda is drawn where the plan is applied, so run the forward pass first.")
+        return plan
 
     def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         assert labels is not None

@@ -24,6 +24,7 @@ class Examples:
         counts (`torch.Tensor` of shape `(num_labels,)`): examples of each class in the training data, for `"remix"`.
         mask (`torch.Tensor` of shape `(batch, length)`): true where there is a token, for spans.
         segments (`torch.Tensor` of shape `(batch, length)`): 0 and 1 for the two texts of a pair, for spans.
+        special (`torch.Tensor` of shape `(batch, length)`): true at separators and the like, for spans.
         saliency (`Callable`): gives that of each token, `(batch, length)`, for `"salient_span"`.
     """
 
@@ -33,6 +34,7 @@ class Examples:
     counts: Tensor | None = None
     mask: Tensor | None = None
     segments: Tensor | None = None
+    special: Tensor | None = None
     saliency: Callable[[], Tensor] | None = None
 
 
@@ -99,8 +101,9 @@ def _balanced(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
     """Every class of the batch is as likely, whatever its number of examples."""
     targets = _targets(examples)
     # Of the others: an example does not count for its own class, which it cannot be drawn from.
-    count = targets @ targets.sum(0) - targets @ targets.t()
-    return count.clamp_min(1e-6).reciprocal()
+    count = (targets * targets.sum(0)).sum(1) - targets @ targets.t()
+    # A text without any label is a class of its own.
+    return count.clamp_min(1).reciprocal()
 
 
 def _margin(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:

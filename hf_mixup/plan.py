@@ -18,7 +18,7 @@ from hf_mixup.spans import plan_spans
 DEFAULT_SAME_LABEL_PROB = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixupPlan:
     """The numbers of one mixed batch; no model and no labels in it.
 
@@ -34,6 +34,7 @@ class MixupPlan:
         source (`torch.LongTensor` of shape `(batch, length)`, *optional*): for spans of tokens, the position in the
             partner's text that each position takes its token from, or -1.
         similarity (`tuple[float, float]`, *optional*): lambda is drawn at the site, see `MixupConfig.similarity`.
+        uniform (`torch.Tensor` of shape `(2, batch)`, *optional*): the random numbers that it is then made of.
         strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
         noise (`tuple[float, float]`, *optional*): additive and multiplicative noise on what was mixed.
     """
@@ -47,6 +48,7 @@ class MixupPlan:
     dimension_lam: Tensor | None = None
     source: Tensor | None = None
     similarity: tuple[float, float] | None = None
+    uniform: Tensor | None = None
     strength: float = 1.0
     noise: tuple[float, float] | None = None
 
@@ -56,6 +58,8 @@ class MixupPlan:
                 "A plan needs partner and lam of the same shape (batch,), "
                 f"got {tuple(self.partner.shape)} and {tuple(self.lam.shape)}."
             )
+        if self.similarity is not None and self.uniform is None:
+            raise ValueError("A plan with similarity needs uniform, the random numbers that lambda is made of.")
 
     def to(self, device: torch.device) -> MixupPlan:
         """The same plan with its tensors on `device`, sent without waiting."""
@@ -122,10 +126,13 @@ class PlanStream:
             assert width is not None
             plan = self._with_dimensions(plan, config, epoch, width(layer))
         if config.similarity is not None:
-            plan = replace(plan, similarity=(config.similarity, config.similarity_width or 0.5))
+            # 1 - a number in [0, 1) has a logarithm.
+            uniform = torch.from_numpy(1 - self.generator.random((2, batch_size), dtype=np.float32))
+            width_of_kernel = config.similarity_width or 0.5
+            plan = replace(plan, similarity=(config.similarity, width_of_kernel), uniform=uniform)
         if config.add_noise or config.mult_noise:
-            scales = self.generator.beta(2, 5, size=2)
-            plan = replace(plan, noise=(config.add_noise * float(scales[0]), config.mult_noise * float(scales[1])))
+            add, mult = (strength * float(scale) for scale in self.generator.beta(2, 5, size=2))
+            plan = replace(plan, noise=(config.add_noise * add, config.mult_noise * mult))
         if config.interpolation in ("span", "salient_span"):
             plan = self._with_spans(plan, examples)
         if config.label_rule != "lambda":
@@ -159,6 +166,7 @@ class PlanStream:
             examples.segments,
             uniform.to(device, torch.float32, non_blocking=True),
             saliency,
+            examples.special,
         )
         return replace(plan, source=source, lam=lam, partner=plan.partner.to(device, non_blocking=True))
 

@@ -194,9 +194,6 @@ class Hooks:
     def before_backbone(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a model whose masks reach no block as an argument one that is mixed from the site on."""
         mask, mixing = kwargs.get("attention_mask"), self.current
-        if mixing.plan.similarity is not None:
-            name = type(self.anatomy.root).__name__
-            raise ValueError(f"similarity: {name} needs its mask mixed before the distance of a pair is known.")
         if mask is None:
             raise ValueError(f"attention_mask: {type(self.anatomy.root).__name__} needs it to be mixed.")
         kept = mask.bool().float()

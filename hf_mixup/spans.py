@@ -13,12 +13,13 @@ def plan_spans(
     segments: Tensor | None,
     uniform: Tensor,
     saliency: Tensor | None = None,
+    special: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Which token of its partner each position takes, and the lambda that follows.
 
     In each segment of a text with n tokens that may be replaced, max(floor((1 - lambda) n), 1) of them are, in one
-    span, or none where lambda is 1 or the partner has fewer. The first token of a text and the last of each segment
-    stay: they are special.
+    span, or none where lambda is 1 or the partner has fewer. The first token of a text, the last of each segment and
+    what is special by its number stay, and no span crosses them.
 
     Args:
         lam, partner (`torch.Tensor` of shape `(batch,)`): the share that stays, the index of each partner.
@@ -27,6 +28,7 @@ def plan_spans(
         uniform (`torch.Tensor` of shape `(2, 2, batch)`): random numbers in [0, 1), for both segments and both spans.
         saliency (`torch.Tensor` of shape `(batch, length)`, *optional*): the example's least salient span gives way to
             its partner's most salient one (SSMix, Yoon et al. 2021); without, both spans are random.
+        special (`torch.Tensor` of shape `(batch, length)`, *optional*): true where a token must stay.
 
     Returns:
         `tuple`: positions in the partner's text, `(batch, length)`, -1 where the token stays; and lambda, `(batch,)`:
@@ -37,9 +39,7 @@ def plan_spans(
     source = torch.full_like(mask, -1, dtype=torch.long)
     replaced = replaceable = torch.zeros_like(lam)
     for number in range(1 if segments is None else 2):
-        inside = mask.bool() if segments is None else mask.bool() & (segments == number)
-        first = inside.int().argmax(1) + (1 if number == 0 else 0)
-        size = (inside.sum(1) - (2 if number == 0 else 1)).clamp_min(0)
+        first, size = _replaceable(mask.bool(), segments, special, number)
         wanted = ((1 - lam) * size + 1e-4).floor().long().clamp_min(1)
         wanted = torch.where((lam < 1) & has_partner & (wanted <= size) & (wanted <= size[partner]), wanted, 0)
         if saliency is None:
@@ -54,6 +54,34 @@ def plan_spans(
         source = torch.where(is_replaced, positions - begin + (first[partner] + taken).unsqueeze(1), source)
         replaced, replaceable = replaced + wanted, replaceable + size
     return source, 1 - replaced / replaceable.clamp_min(1)
+
+
+def _replaceable(mask: Tensor, segments: Tensor | None, special: Tensor | None, number: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of a segment that may be replaced begin, and how many they are: both `(batch,)`."""
+    inside = mask if segments is None else mask & (segments == number)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    ends = positions == (positions * inside).argmax(1, keepdim=True)
+    if number == 0:
+        ends = ends | (positions == inside.int().argmax(1, keepdim=True))
+    free = inside & ~ends if special is None else inside & ~ends & ~special
+    first = free.int().argmax(1)
+    run = (free | (positions < first.unsqueeze(1))).int().cumprod(1).bool() & free
+    return first, run.sum(1)
+
+
+def separated(ids: Tensor, mask: Tensor, separators: Tensor) -> tuple[Tensor, Tensor]:
+    """The two texts of a pair, told apart by what stands between them.
+
+    Args:
+        ids, mask (`torch.Tensor` of shape `(batch, length)`): token ids; true where there is a token.
+        separators (`torch.Tensor` of shape `(n,)`): ids that stand between texts or end them.
+
+    Returns:
+        `tuple`: 0 and 1 for the two texts, and true at separators, both `(batch, length)`.
+    """
+    special = torch.isin(ids, separators) & mask.bool()
+    seen = special.int().cumsum(1) - special.int()
+    return (seen > 0).long(), special
 
 
 def _best_window(values: Tensor, first: Tensor, size: Tensor, width: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_mixup.anatomy import logits_of, model_config, with_loss
 from hf_mixup.collator import MixupCollator
 from hf_mixup.config import MixupConfig
+from hf_mixup.labels import check_groups
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.model import MixupModel
@@ -61,6 +62,11 @@ class MixupTrainer(Trainer):
         self.mixup: Mixup | None = None
         self._logs = MixupLogs()
         self._step_examples: int | None = None
+        if isinstance(self.data_collator, MixupCollator):
+            raise ValueError(
+                "data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator, or a plain "
+                "Trainer data_collator=collator, callbacks=[collator] and compute_loss_func=collator.loss."
+            )
         if config is None:
             return
         self._refuse_what_cannot_be_mixed(config)
@@ -78,8 +84,6 @@ class MixupTrainer(Trainer):
     def _refuse_what_cannot_be_mixed(self, config: MixupConfig) -> None:
         if isinstance(self.model, MixupModel):
             raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
-        if isinstance(self.data_collator, MixupCollator):
-            raise ValueError("data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator.")
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
@@ -95,6 +99,8 @@ class MixupTrainer(Trainer):
         if config.class_weights is not None and self.compute_loss_func is not None:
             raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
 
+        if config.group_column is not None and isinstance(self.train_dataset, Dataset):
+            check_groups(self.train_dataset, config.group_column)
         if config.clean_weight and self.compute_loss_func is not None:
             raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
 
@@ -125,7 +131,7 @@ class MixupTrainer(Trainer):
         if self.mixup is None or not model.training:
             return self._clean_loss(model, inputs, return_outputs, num_items_in_batch)
         mixup = self._mixup_of_current_model()
-        groups = inputs.pop(mixup.config.group_column, None)
+        groups = inputs.pop(mixup.config.group_column or "", None)
         labels = inputs.pop("labels", None)
         if labels is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
@@ -235,7 +241,7 @@ class MixupTrainer(Trainer):
             check_labels(labels, problem_type_of(config, labels), config.num_labels)
             if self.mixup is not None and self.mixup.config.label_rule == "remix":
                 counts = torch.bincount(labels.reshape(-1), minlength=config.num_labels)
-                self.mixup.config.class_counts = self.mixup.config.class_counts or counts.tolist()
+                self.mixup.config.class_counts = self.mixup.config.class_counts or counts.float().tolist()
 
     def _hp_search_setup(self, trial: Any) -> None:
         """Names in a search space that are fields of `MixupConfig` go there, the others to the training arguments."""

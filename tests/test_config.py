@@ -59,13 +59,13 @@ from tests.zoo import cached_toy_model, toy_batch
         ({"partner": "lisa", "group": ""}, r"group='': expected a name"),
         ({"partner": "margin"}, r"partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass"),
         ({"self_pairs": 0}, r"self_pairs=0: expected true or false"),
-        ({"alpha": {0: 0.1, 2: 0}}, r"alpha=0: expected a finite number > 0"),
-        ({"alpha": {-1: 0.1}}, r"alpha=-1: expected a finite number >= 0"),
-        ({"schedule": {0: 0, 1.5: 1}}, r"schedule=1.5: expected a finite number >= 0 and <= 1"),
-        ({"schedule": {0: 2}}, r"schedule=2: expected a finite number >= 0 and <= 1"),
+        ({"alpha": {0: 0.1, 2: 0}}, r"alpha, value=0: expected a finite number > 0"),
+        ({"alpha": {-1: 0.1}}, r"alpha, moment=-1: expected a finite number >= 0"),
+        ({"schedule": {0: 0, 1.5: 1}}, r"schedule, moment=1.5: expected a finite number >= 0 and <= 1"),
+        ({"schedule": {0: 2}}, r"schedule, value=2: expected a finite number >= 0 and <= 1"),
         ({"schedule": {}}, r"schedule=\{\}: expected a mapping such as \{0: 0, 0.1: 1\}"),
         ({"schedule": 0.5}, r"schedule=0.5: expected a mapping"),
-        ({"schedule": {"late": 1}}, r"schedule='late': expected a finite number"),
+        ({"schedule": {"late": 1}}, r"schedule, moment='late': expected a finite number"),
         ({"ramp": "cosin"}, r"ramp='cosin': expected one of linear, cosine, step. Did you mean 'cosine'\?"),
         ({"kappa": 2.0}, r"kappa=2.0 needs label_rule='remix', got label_rule='lambda'"),
         ({"tau": 0.4, "label_rule": "own"}, r"tau=0.4 needs label_rule='remix', got label_rule='own'"),
@@ -327,14 +327,15 @@ def test_what_a_plan_lacks_is_named(values, message):
 def test_what_the_labels_do_not_allow_is_named():
     model = cached_toy_model("bert")
     with pytest.raises(
-        ValueError, match=r"groups: partner='lisa' needs each example's group: give draw\(batch, groups="
+        ValueError,
+        match=r"groups: partner='lisa' needs each example's group, and the batch has no column 'group'",
     ):
         Mixup(model, LISA).draw(TEXTS, labels=LABELS)
     with pytest.raises(ValueError, match="class_counts: label_rule='remix' needs the number of training examples"):
         Mixup(model, {"label_rule": "remix"}).draw(TEXTS, labels=LABELS)
-    scores = Mixup(cached_toy_model("bert", num_labels=1), {"partner": "balanced"})
+    scores = cached_toy_model("bert", num_labels=1)
     with pytest.raises(ValueError, match="partner='balanced' needs classes; for scores there is 'near_label'"):
-        scores.draw(TEXTS, labels=torch.randn(8))
+        Mixup(scores, {"partner": "balanced"})
     with pytest.raises(ValueError, match="label_rule='remix' needs single_label_classification, not multi_label"):
         Mixup(model, REMIX).draw(TEXTS, labels=torch.eye(3)[LABELS])
     with pytest.raises(ValueError, match="clean_weight=0.5: loss needs clean_logits, those of the same batch unmixed"):

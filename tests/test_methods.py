@@ -593,8 +593,8 @@ def test_warped_draws_lambda_from_a_beta_of_the_distance(seed):
     clean, _ = run(model, batch)
     taus = similarity_by_hand(clean[0], batch["attention_mask"].numpy(), plan.partner)
     many, partner = repeated(batch, plan.partner, times)
-    large = replace(plan, partner=partner, lam=torch.ones(len(partner)))
-    torch.manual_seed(seed)
+    uniform = 1 - torch.rand(2, len(partner), generator=torch.Generator().manual_seed(seed))
+    large = replace(plan, partner=partner, lam=torch.ones(len(partner)), uniform=uniform)
     mixed, _ = run(model, many, mixup, large)
     lam = mixup.settled(large).lam
     assert torch.isfinite(lam).all() and (lam >= 0).all() and (lam <= 1).all()
@@ -624,10 +624,11 @@ def test_warped_hardly_mixes_a_pair_that_is_far_apart():
     ids[:, 1] = torch.arange(40, 56)
     ids[0], ids[1] = 7, 8
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    plan = replace(draw(mixup, batch, None), partner=torch.arange(16) ^ 1)
-    torch.manual_seed(0)
+    drawn, generator = draw(mixup, batch, None), torch.Generator().manual_seed(0)
     distances = []
     for _ in range(100):
+        uniform = 1 - torch.rand(2, 16, generator=generator)
+        plan = replace(drawn, partner=torch.arange(16) ^ 1, uniform=uniform)
         run(model, batch, mixup, plan)
         lam = mixup.settled(plan).lam
         distances += torch.minimum(lam, 1 - lam)[:2].tolist()
@@ -647,6 +648,7 @@ def test_a_schedule_weakens_the_lambda_that_is_drawn_at_the_site():
     torch.testing.assert_close(1 - lambdas[1], 0.25 * (1 - lambdas[0]))
 
 
+UNIFORM = torch.tensor([[0.3, 0.8, 0.1, 0.6], [0.2, 0.7, 0.9, 0.4]])
 # A head with a reading rule of its own, a mask at the entrance, states of another length than the mask.
 OTHER_SHAPES = ("eurobert", "t5gemma", "xlm", "canine", "funnel", "perceiver")
 
@@ -657,7 +659,9 @@ def test_warped_mixes_everything_by_the_lambda_that_it_reports(family):
     batch, sites = toy_batch(), {"embeddings": None, "hidden": 1}
     mixup = Mixup(model, "sent_mixup")
     for site, layer in sites.items():
-        plan = MixupPlan(torch.tensor([2, 0, 3, 1]), torch.full((4,), 0.9), site, layer, similarity=(1.0, 0.5))
+        plan = MixupPlan(
+            torch.tensor([2, 0, 3, 1]), torch.full((4,), 0.9), site, layer, similarity=(1.0, 0.5), uniform=UNIFORM
+        )
         torch.manual_seed(0)
         try:
             with torch.no_grad(), mixup.apply(plan, batch):

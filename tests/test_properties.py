@@ -69,6 +69,12 @@ def configs(draw):
         "label_rule": draw(st.sampled_from(["lambda", "remix", "larger", "own"])),
         "interpolation": draw(st.sampled_from(["line", "dimensions", "span"])),
     }
+    if fields["interpolation"] == "dimensions":
+        fields["mode"] = "elem"
+    if fields["schedule"] is None:
+        fields["ramp"] = "linear"
+    if fields["partner"] != "random":
+        fields["self_pairs"] = True
     if fields["interpolation"] == "span":
         fields["site"] = "input"
     if fields["partner"] == "margin":

@@ -36,7 +36,7 @@ def test_the_ways_to_say_mixup_are_configs(tmp_path, monkeypatch):
     names = {"MixupTrainer": lambda *args, mixup: seen.append(resolve_config(mixup))}
     seen = []
     exec(ways.replace("import MixupConfig, MixupTrainer", "import MixupConfig"), names)
-    assert len(seen) == 5 and seen[-1] is None
+    assert len(seen) == 6 and seen[-1] is None
 
 
 @pytest.mark.parametrize(("library", "lines"), [("numpy", 12), ("torch", 12)])

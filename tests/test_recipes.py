@@ -73,10 +73,11 @@ def test_a_recipe_learns_a_real_set_from_its_yaml(recipe, toy_config, tmp_path):
         pytest.skip("needs the benchmark data in ../shared/data")
     scores = recipe == "c_mixup"
     name, label = ("stsb", "score") if scores else ("trec", "label")
+    group = "group" if recipe == "lisa" else None
     settings = {
         "model_name_or_path": "demo:minilm",
-        "train_file": write_set(name, "train", tmp_path / "train.csv", "group" if recipe == "lisa" else None),
-        "test_file": write_set(name, "test", tmp_path / "test.csv"),
+        "train_file": write_set(name, "train", tmp_path / "real_train.csv", group, count=600 if scores else 320),
+        "test_file": write_set(name, "test", tmp_path / "real_test.csv", count=200),
         "label_column_name": label,
         "max_seq_length": 48,
         "per_device_train_batch_size": 16,

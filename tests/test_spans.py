@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
+from hf_mixup import Mixup, MixupCollator
 from hf_mixup.spans import plan_spans, swap_tokens
-from tests.zoo import toy_batch
+from tests.zoo import cached_toy_model, toy_batch
 
 SWAP = torch.tensor([1, 0])
 
@@ -176,3 +177,31 @@ def test_tokens_come_from_the_partner():
     source = torch.tensor([[-1, 2, 3, -1], [-1, -1, -1, -1], [0, -1, -1, 0]])
     swapped = swap_tokens(ids, torch.tensor([1, 2, 0]), source)
     assert swapped.tolist() == [[1, 7, 8, 4], [5, 6, 7, 8], [1, 10, 11, 1]]
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "roberta"])
+def test_texts_of_a_pair_without_types_are_told_apart_by_their_separators(family):
+    """In these a pair is A </s> B </s>, or A </s> </s> B </s>, and the head of the first two reads at the last </s>."""
+    model, batch, length = cached_toy_model(family), toy_batch((14, 14, 14, 14)), 14
+    separators = [5] if family == "t5" else [5, 6]
+    batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == 2, 9)
+    batch["input_ids"][:, [*separators, length - 1]] = 2
+    mixup = Mixup(model, {"site": "input", "interpolation": "span", "alpha": 1.0, "self_pairs": False})
+    first, second = set(range(separators[0])), set(range(separators[-1] + 1, length - 1))
+    taken = set()
+    for _ in range(100):
+        plan = mixup.draw(batch)
+        with torch.no_grad(), mixup.apply(plan, batch):
+            model(**batch)
+        for position, source in ((p, s) for row in plan.source.tolist() for p, s in enumerate(row) if s >= 0):
+            assert {position, source} <= first or {position, source} <= second
+            taken.add(position)
+    assert taken == (first - {0}) | second
+
+
+def test_a_collator_is_told_the_separators():
+    batch = toy_batch((14, 14, 14, 14))
+    batch["input_ids"][:, 5] = 2
+    collator = MixupCollator(lambda rows: batch | {"labels": torch.tensor([0, 1, 2, 0])}, "span_mix", 3, separators=[2])
+    for _ in range(50):
+        assert (collator([])["input_ids"][:, 5] == 2).all()

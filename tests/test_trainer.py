@@ -677,6 +677,13 @@ def test_a_label_that_the_model_does_not_have_is_refused_before_the_first_step_w
     assert trainer.state.global_step == 0
 
 
+def test_the_classes_of_remix_are_counted_in_the_data(tmp_path):
+    trainer = make_trainer(tmp_path, mixup="remix", rows=Dataset.from_list(examples(16)), max_steps=1)
+    trainer.train()
+    assert trainer.mixup.config.class_counts == [6.0, 5.0, 5.0]
+    assert trainer.state.global_step == 1
+
+
 def test_a_short_last_batch_of_an_accumulated_step_weighs_what_its_examples_weigh(tmp_path):
     """9 texts in batches of 8 and 1, accumulated: the same step as one batch of 9, with mixup off and clean plans."""
     whole = {"per_device_train_batch_size": 9}
