@@ -31,7 +31,7 @@ def test_train_end_to_end(toy_config, tmp_path, capsys):
     assert results["train"]["step"] == 40
     assert results["metrics"]["accuracy"] > 0.8
     printed = capsys.readouterr().out
-    for name in ("accuracy", "macro_f1", "nll", "brier", "ece"):
+    for name in ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"):
         assert f"{results['metrics'][name]:.4f}" in printed and name in printed
 
 
@@ -158,7 +158,7 @@ def test_bad_command_lines(toy_config, tmp_path, capsys):
     assert "mixup: expected a value after --mixup." in error_of(capsys, config, "--mixup")
     assert "unexpected 'extra'" in error_of(capsys, config, "--max_steps", "1", "extra")
     assert "error: mixup.alpha=0" in error_of(capsys, config, "--mixup.alpha", "0")
-    assert "mixup.layers='[1': not a YAML value." in error_of(capsys, config, "--mixup.layers", "[1")
+    assert "mixup.layers='[1': not a YAML value" in error_of(capsys, config, "--mixup.layers", "[1")
     assert "no such file; expected the YAML file" in error_of(capsys, str(tmp_path / "absent.yaml"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from scipy.special import expit, softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score, root_mean_squared_error
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 from transformers import EvalPrediction
 
 from hf_mixup.checks import nearest
 
 ECE_BINS = 15
+# torchmetrics bins in float32 and gives a probability of exactly 1 a bin of its own, a 16th.
+BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -29,14 +32,13 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     Returns:
         `dict[str, float]`: `accuracy`; `macro_f1`, over the classes that occur in labels or predictions; `nll`, the
         mean negative log-likelihood in nats; `brier`, the squared distance between probabilities and one-hot labels,
-        summed over classes (0 to 2); `ece`, the expected calibration error over 15 equal-width bins (0 to 1).
+        summed over classes (0 to 2); `ece`, the expected calibration error over 15 equal-width bins, and
+        `adaptive_ece`, over 15 bins with the same number of examples (both 0 to 1).
 
     Raises:
         ValueError: for shapes that do not belong together, or no examples.
     """
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(_shapes("logits (examples, classes), labels (examples,)", logits, labels))
+    logits, labels = _single_label(logits, labels)
     # Softmax first: torchmetrics would take logits that lie in [0, 1] for probabilities.
     probabilities = softmax(logits, axis=1)
     predicted = probabilities.argmax(axis=1)
@@ -48,13 +50,53 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         "brier": float(np.square(probabilities - one_hot).sum(axis=1).mean()),
         "ece": float(
             multiclass_calibration_error(
-                torch.from_numpy(probabilities),
+                torch.from_numpy(probabilities.clip(max=BELOW_ONE)),
                 torch.from_numpy(labels).long(),
                 num_classes=logits.shape[1],
                 n_bins=ECE_BINS,
             )
         ),
+        "adaptive_ece": _adaptive_ece(probabilities.max(axis=1), predicted == labels),
     }
+
+
+def _adaptive_ece(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Calibration error over bins of equal mass; equal confidences are divided in the order of the examples."""
+    gaps = (correct - confidence)[np.argsort(confidence, kind="stable")]
+    return float(sum(abs(part.sum()) for part in np.array_split(gaps, ECE_BINS)) / len(gaps))
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, list[Any]]:
+    """What a reliability diagram shows: accuracy by confidence, the probability of the predicted class.
+
+    Args:
+        logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
+        labels (`np.ndarray`): class indices, shape (examples,).
+
+    Returns:
+        `dict[str, list]`: `confidence` and `accuracy`, the means over the examples of each of 15 equal-width bins from
+        0 to 1 (None where a bin is empty), and `count`, the examples in it.
+
+    Raises:
+        ValueError: for shapes that do not belong together, or no examples.
+    """
+    logits, labels = _single_label(logits, labels)
+    probabilities = softmax(logits, axis=1)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    members = [bins == number for number in range(ECE_BINS)]
+    return {
+        "confidence": [float(confidence[member].mean()) if member.any() else None for member in members],
+        "accuracy": [float(correct[member].mean()) if member.any() else None for member in members],
+        "count": [int(member.sum()) for member in members],
+    }
+
+
+def _single_label(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
+        raise ValueError(_shapes("logits (examples, classes), labels (examples,)", logits, labels))
+    return logits, labels
 
 
 def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -68,7 +110,8 @@ def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
         `dict[str, float]`: `micro_f1`; `macro_f1`, over all labels; `subset_accuracy`, the share of examples with
         every label right; `lrap`, the label-ranking average precision, which needs no threshold (0 to 1); `nll`, the
         binary cross-entropy in nats, and `brier`, the squared error of the probabilities, both means over examples
-        and labels.
+        and labels; `label_ece`, the mean over labels of the calibration error of the label's probability, over 15
+        equal-width bins (0 to 1).
 
     Raises:
         ValueError: for shapes that do not belong together, or no examples.
@@ -76,15 +119,26 @@ def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if logits.ndim != 2 or labels.shape != logits.shape or not len(labels):
         raise ValueError(_shapes("logits and labels (examples, labels)", logits, labels))
-    predicted, truth = (logits > 0).astype(int), labels.astype(int)
+    predicted, truth, probabilities = (logits > 0).astype(int), labels.astype(int), expit(logits)
     return {
         "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
         "subset_accuracy": float((truth == predicted).all(axis=1).mean()),
         "lrap": float(label_ranking_average_precision_score(truth, logits)),
         "nll": float(F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))),
-        "brier": float(np.square(expit(logits) - labels).mean()),
+        "brier": float(np.square(probabilities - labels).mean()),
+        "label_ece": float(np.mean([_binary_ece(*label) for label in zip(probabilities.T, truth.T, strict=True)])),
     }
+
+
+def _binary_ece(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    return float(
+        binary_calibration_error(
+            torch.from_numpy(probabilities.astype(np.float32).clip(max=BELOW_ONE)),
+            torch.from_numpy(truth.copy()),
+            n_bins=ECE_BINS,
+        )
+    )
 
 
 def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -120,18 +174,55 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 
 
 METRIC_NAMES = {
-    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece"),
-    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier"),
+    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"),
+    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier", "label_ece"),
     "regression": ("pearson", "spearman", "rmse"),
 }
 
 
-def check_metric_name(problem_type: str, name: str) -> None:
+# What tells a better model, for names after `dev_` is taken off.
+HIGHER_IS_BETTER = {
+    "accuracy*": True,
+    "*f1": True,
+    "subset_accuracy": True,
+    "lrap*": True,
+    "pearson*": True,
+    "spearman*": True,
+    "ood_auroc_*": True,
+    "loss": False,
+    "test_loss": False,
+    "path_loss": False,
+    "nll*": False,
+    "brier*": False,
+    "*ece*": False,
+    "rmse": False,
+    "flips_*": False,
+    "ood_fpr95_*": False,
+    "memorised": False,
+    "gradient_norm": False,
+}
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """The direction of a metric.
+
+    Args:
+        metric (`str`): a name, such as `"nll_scaled"`, `"accuracy_dropout_0.1"` or `"dev_accuracy"`; `dev_` in front
+            changes nothing.
+
+    Returns:
+        `bool | None`: None for what is neither good nor bad by itself, such as `temperature` or `train_loss`.
+    """
+    name = metric.removeprefix("dev_")
+    return next((up for pattern, up in HIGHER_IS_BETTER.items() if fnmatchcase(name, pattern)), None)
+
+
+def check_metric_name(problem_type: str, name: str, field: str = "metric_for_best_model") -> None:
     """Raises `ValueError` where `name`, with or without `eval_`, is not what an evaluation returns."""
     names = ("loss", *METRIC_NAMES[problem_type])
     if name.removeprefix("eval_") not in names:
         raise ValueError(
-            f"metric_for_best_model={name!r}: no such metric of {problem_type.replace('_', ' ')}."
+            f"{field}={name!r}: no such metric of {problem_type.replace('_', ' ')}."
             f"{nearest(name.removeprefix('eval_'), names)} Metrics: {', '.join(names)}."
         )
 

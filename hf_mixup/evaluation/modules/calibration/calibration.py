@@ -1,0 +1,32 @@
+"""How well a classifier knows how good it is, from logits, as a module of `evaluate`."""
+
+import evaluate
+from datasets import Features, Sequence, Value
+
+from hf_mixup.evaluation.metrics import classification_metrics
+
+INPUTS = """
+Args:
+    predictions: scores before the softmax, one list of classes per example.
+    references: class indices.
+Returns:
+    nll, in nats; brier, summed over classes; ece, over 15 equal-width bins; adaptive_ece, over 15 equal-mass bins.
+"""
+
+CITATION = "Nixon et al. (2019). Measuring Calibration in Deep Learning."
+
+
+class Calibration(evaluate.Metric):
+    """Negative log-likelihood, Brier score and two calibration errors."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=Features({"predictions": Sequence(Value("float64")), "references": Value("int64")}),
+        )
+
+    def _compute(self, predictions, references):
+        metrics = classification_metrics(predictions, references)
+        return {name: metrics[name] for name in ("nll", "brier", "ece", "adaptive_ece")}

@@ -1,0 +1,82 @@
+"""Temperature scaling: one number, fitted on held-out data, that divides all logits (Guo et al., 2017)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch.nn import functional as F
+
+from hf_mixup.checks import nearest, number
+from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+
+LOWEST, HIGHEST = 0.05, 20.0
+
+# Dividing logits by a positive number leaves predictions and ranks alone: only these change.
+SCALED = ("nll", "brier", "ece", "adaptive_ece", "label_ece")
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
+    "single_label_classification": F.cross_entropy,
+    "multi_label_classification": F.binary_cross_entropy_with_logits,
+}
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> float:
+    """The temperature with the smallest negative log-likelihood.
+
+    Args:
+        logits (`np.ndarray`): scores of held-out examples before softmax or sigmoid, shape (examples, classes).
+        labels (`np.ndarray`): class indices, shape (examples,); for several labels 0 or 1, shape (examples, classes).
+        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+
+    Returns:
+        `float`: from 0.05 to 20; above 1 where the model is too sure. It goes to 0.05 where every prediction is right.
+
+    Raises:
+        ValueError: for another problem type, shapes that do not belong together, or no examples.
+    """
+    _check_problem_type(problem_type)
+    # Refuses shapes that do not belong together.
+    METRICS[problem_type](logits, labels)
+    scores = torch.from_numpy(np.asarray(logits, dtype=np.float64))
+    single = problem_type == "single_label_classification"
+    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64 if single else np.float64))
+
+    def loss(log_temperature: float) -> float:
+        return float(LOSSES[problem_type](scores / math.exp(log_temperature), targets))
+
+    bounds = (math.log(LOWEST), math.log(HIGHEST))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+
+
+def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, temperature: float) -> dict[str, float]:
+    """The metrics that a temperature changes.
+
+    Args:
+        logits (`np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).
+        labels (`np.ndarray`): as in `fit_temperature`.
+        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+        temperature (`float`): what the logits are divided by, > 0.
+
+    Returns:
+        `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled` and `adaptive_ece_scaled`, or with
+        `label_ece_scaled` for several labels.
+
+    Raises:
+        ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.
+    """
+    _check_problem_type(problem_type)
+    temperature = number(open_low=True)("temperature", temperature)
+    metrics = METRICS[problem_type](np.asarray(logits, dtype=np.float64) / temperature, labels)
+    return {f"{name}_scaled": metrics[name] for name in METRIC_NAMES[problem_type] if name in SCALED}
+
+
+def _check_problem_type(problem_type: str) -> None:
+    if problem_type not in LOSSES:
+        raise ValueError(
+            f"problem_type={problem_type!r}: a temperature needs one of {', '.join(LOSSES)}."
+            f"{nearest(problem_type, LOSSES)}"
+        )
