@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hf_mixup import __version__
 from hf_mixup.mixup_help import mixup_help
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _status(lambda: _train(words[1:]))
     # Help, the version, or what is missing: each of them exits.
     options = _parser().parse_args(words)
-    return _status(lambda: _inspect(options)) if options.command == "inspect" else 2
+    commands = {"inspect": _inspect, "compare": _compare, "report": _report}
+    return _status(lambda: commands[options.command](options)) if options.command in commands else 2
 
 
 def _status(command: Callable[[], int]) -> int:
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the run")
+    _add_comparison(commands)
     inspect = commands.add_parser(
         "inspect",
         usage="hf-mixup inspect MODEL [--blocks PATH ...] [--attn_implementation eager|sdpa]\n"
@@ -77,6 +80,53 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--trust_remote_code", action="store_true", help="run model code that comes with the model")
     inspect.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     return parser
+
+
+def _add_comparison(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train with several methods over seeds and sizes, and say what is better",
+        description="Train a baseline and other methods over seeds and training-set sizes, with the same number of\n"
+        "updates, and compare them on a test split. What is finished stays: the same command goes on after an\n"
+        "interruption. The YAML file holds the fields of `hf-mixup train` and those of a comparison: methods,\n"
+        "train_sizes, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the comparison")
+    compare.add_argument("--output_dir", help="in place of the one in the file")
+    compare.add_argument("--seeds", type=int, nargs="+", help="in place of those in the file")
+    compare.add_argument("--workers", type=int, help="runs at a time; by default one a GPU, else one a core, at most 8")
+    report = commands.add_parser(
+        "report",
+        help="write the HTML report of a comparison",
+        description="Write one self-contained HTML file, and its pictures as PNG, from the runs that are finished.",
+    )
+    report.add_argument("folder", metavar="RUN", help="the output_dir of the comparison")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    with one_line_errors():
+        from hf_mixup.arguments import read_yaml
+        from hf_mixup.comparison.compare import compare
+        from hf_mixup.comparison.grid import Comparison
+        from hf_mixup.comparison.table import MAIN_METRICS, format_summary, write_tables
+
+        given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        comparison = Comparison.from_dict(read_yaml(options.config) | changes)
+        failed = compare(comparison)
+        summary = write_tables(comparison.output_dir)[1]
+        print(format_summary(summary, [metric for metrics in MAIN_METRICS.values() for metric in metrics]))
+        print(f"\nresults.csv and summary.csv are in {comparison.output_dir}; `hf-mixup report` makes pictures of them")
+        return 1 if failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    with one_line_errors():
+        from hf_mixup.comparison.report import write_report
+
+        print(write_report(options.folder))
+        return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:

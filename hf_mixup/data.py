@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HELD_OUT = 0.1
+# What is taken where no column is named, the first that is there.
+TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
 
 
 @dataclass
@@ -119,6 +121,23 @@ def _read_file(field: str, path: str, cache_dir: str | None) -> Dataset:
         raise ValueError(f"{field}={path!r}: {problem}") from error
 
 
+def texts_of(source: str) -> list[str]:
+    """The texts of a file or dataset, without its labels: of its test split where it has one.
+
+    Raises:
+        ValueError: where it has no column of texts by one of the usual names.
+    """
+    if Path(source).suffix.lower() in FORMATS:
+        rows = _read_file("outliers", source, None)
+    else:
+        splits = demo.load_dataset(source) if source.startswith(demo.PREFIX) else load_dataset(source)
+        rows = splits.get("test", splits["train"])
+    names = [name for guess in TEXT_COLUMNS for name in guess if name in rows.column_names]
+    if not names:
+        raise ValueError(f"outliers={source!r}: none of its columns is named text, sentence or sentence1.")
+    return [text for text in rows[names[0]] if text and text.strip()]
+
+
 def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | None) -> DatasetDict:
     source = str(data_args.dataset_name)
     if source.startswith(demo.PREFIX):
@@ -144,8 +163,7 @@ def _columns(train: Dataset, data_args: DataArguments) -> tuple[list[str], str]:
     present = train.column_names
     texts = [name.strip() for name in (data_args.text_column_names or "").split(",") if name.strip()]
     if not texts:
-        guesses = (["text"], ["sentence"], ["sentence1", "sentence2"])
-        texts = next((guess for guess in guesses if set(guess) <= set(present)), ["text"])
+        texts = next((guess for guess in TEXT_COLUMNS if set(guess) <= set(present)), ["text"])
     if len(texts) > 2:
         raise ValueError(f"text_column_names={data_args.text_column_names!r}: expected one column, or two for pairs.")
     label = data_args.label_column_name or next((name for name in ("label", "labels") if name in present), "label")

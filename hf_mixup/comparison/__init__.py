@@ -1,0 +1,1 @@
+"""Comparing methods on one's own data: the `hf-mixup compare` and `hf-mixup report` commands."""

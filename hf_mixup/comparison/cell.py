@@ -1,0 +1,272 @@
+"""One run of a comparison: train on a few rows, pick a variant by the development split, measure on the test split."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_mixup import Mixup, MixupTrainer
+from hf_mixup.arguments import DataArguments, ModelArguments, mixup_errors, parse_fields
+from hf_mixup.classification import build_model, encode, load_data
+from hf_mixup.comparison.grid import Cell, Comparison
+from hf_mixup.comparison.measures import further_metrics
+from hf_mixup.data import TextData, texts_of
+from hf_mixup.evaluation.metrics import METRICS, check_metric_name, first_output, higher_is_better, reliability
+from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
+from hf_mixup.labels import number_groups
+from hf_mixup.resolve import resolve_config
+
+# Losses are measured at this many moments of a training, on this many rows.
+MOMENTS, CURVE_ROWS = 5, 96
+RESULT, PREDICTIONS = "result.json", "predictions.npz"
+
+
+@dataclass
+class Trained:
+    """A variant after its training.
+
+    Args:
+        trainer (`Trainer`): with the trained model.
+        splits (`dict[str, Dataset]`): tokenised; the training rows with the labels that were trained on.
+        learning (`dict[str, list]`): `step`, `train_loss` and `dev_loss`, of clean batches.
+        dev_metrics (`dict[str, float]`): with `loss`.
+        dev_logits (`np.ndarray`): of the development split.
+        fields (`dict`): what makes the variant.
+    """
+
+    trainer: Trainer
+    splits: dict[str, Dataset]
+    learning: dict[str, list[float]]
+    dev_metrics: dict[str, float]
+    dev_logits: np.ndarray
+    fields: dict[str, Any]
+
+
+def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train, measure, and write `predictions.npz` and, last and at once, `result.json`.
+
+    Args:
+        comparison (`Comparison`): what is compared.
+        cell (`Cell`): which run of it.
+        folder (`Path`): the folder of the run.
+
+    Returns:
+        `dict[str, Any]`: what `result.json` holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    shared = parse_fields(comparison.run | {"output_dir": str(folder)})
+    data, flipped = training_data(read_data(*shared), cell)
+    trained = [train_variant(comparison, cell, fields, data, folder) for fields in comparison.methods[cell.method]]
+    best = select(trained, comparison.select_by)
+    result = asdict(cell) | {"variant": best.fields, "problem_type": data.problem_type, "label_names": data.label_names}
+    metrics, curves, predictions = measure(best, data, flipped)
+    more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
+    result |= {"metrics": finite(metrics | more), "curves": {"learning": best.learning} | curves | more_curves}
+    result["train"] = {"steps": best.trainer.state.global_step, "seconds": round(time.perf_counter() - start, 1)}
+    np.savez_compressed(folder / PREDICTIONS, **predictions)  # type: ignore[arg-type]
+    written = folder / f"{RESULT}.part"
+    written.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    os.replace(written, folder / RESULT)
+    return result
+
+
+def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of one training run, as `hf-mixup train` takes them."""
+    fixed = {"seed": cell.seed, "output_dir": str(folder / "training"), "save_strategy": "no", "report_to": "none"}
+    quiet = {"disable_tqdm": True, "logging_strategy": "no", "eval_strategy": "no"}
+    return {**comparison.run, **variant, **fixed, **quiet}
+
+
+def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
+    """The splits of a comparison. Raises `ValueError` where there is no test split."""
+    # Development rows are needed in any case: to pick variants and to fit the temperature.
+    args.eval_strategy = IntervalStrategy.EPOCH
+    data = load_data(model_args, data_args, args)
+    if "test" not in data.splits:
+        raise ValueError("test_file: a comparison needs a test split besides the development split.")
+    return data
+
+
+def training_data(data: TextData, cell: Cell) -> tuple[TextData, np.ndarray]:
+    """The data with the training rows of the cell's seed and size; and which of their labels were replaced.
+
+    Raises:
+        ValueError: where there are not as many rows.
+    """
+    generator = np.random.default_rng([cell.seed, cell.train_size])
+    rows = draw_rows(data, cell.train_size, generator)
+    train, flipped = flip_labels(data.splits["train"].select(rows), data, cell.label_noise, generator)
+    return replace(data, splits=data.splits | {"train": train}), flipped
+
+
+def draw_rows(data: TextData, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Which training rows: `size` of each class, or `size` in all where rows have no single class."""
+    train = data.splits["train"]
+    if data.problem_type != "single_label_classification":
+        if size > train.num_rows:
+            raise ValueError(f"train_sizes={size}: there are {train.num_rows} training rows.")
+        return generator.permutation(train.num_rows)[:size]
+    labels, drawn = np.asarray(train["labels"]), []
+    for number, name in enumerate(data.label_names):
+        own = np.flatnonzero(labels == number)
+        if len(own) < size:
+            raise ValueError(f"train_sizes={size}: class {name!r} has {len(own)} training rows.")
+        drawn.append(generator.permutation(own)[:size])
+    return np.concatenate(drawn)
+
+
+def flip_labels(
+    train: Dataset, data: TextData, share: float, generator: np.random.Generator
+) -> tuple[Dataset, np.ndarray]:
+    """Replace the labels of a share of the rows by another class; and say of which, `(rows,)`, boolean."""
+    flipped = np.zeros(train.num_rows, dtype=bool)
+    if not share:
+        return train, flipped
+    if data.problem_type != "single_label_classification":
+        raise ValueError(f"label_noise={share}: needs classes, not {data.problem_type.replace('_', ' ')}.")
+    flipped[generator.permutation(train.num_rows)[: round(share * train.num_rows)]] = True
+    labels = np.asarray(train["labels"])
+    others = (labels + generator.integers(1, len(data.label_names), len(labels))) % len(data.label_names)
+    feature = train.features["labels"]
+    mixed = np.where(flipped, others, labels)
+    return train.remove_columns("labels").add_column("labels", mixed).cast_column("labels", feature), flipped
+
+
+def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], data: TextData, folder: Path) -> Trained:
+    """Train one variant on the rows of the cell."""
+    model_args, data_args, args = parse_fields(run_fields(comparison, cell, variant, folder))
+    with mixup_errors():
+        mixup = resolve_config(model_args.mixup)
+    set_seed(cell.seed)
+    model, tokenizer = build_model(model_args, data)
+    splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
+    with mixup_errors():
+        trainer = MixupTrainer(
+            model=model,
+            args=args,
+            mixup=mixup,
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            preprocess_logits_for_metrics=first_output,
+        )
+    curve = LearningCurve(trainer, splits, data.problem_type)
+    trainer.add_callback(curve)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    logits, labels = predict(trainer, splits["validation"])
+    metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
+    return Trained(trainer, splits, curve.learning, metrics, logits, variant)
+
+
+class LearningCurve(TrainerCallback):
+    """Losses of clean batches, of training and development rows, at moments spread over the training."""
+
+    def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
+        self.trainer, self.problem_type = trainer, problem_type
+        self.rows = {
+            "train_loss": splits["train"].shuffle(seed=0).select(range(min(CURVE_ROWS, splits["train"].num_rows))),
+            "dev_loss": splits["validation"].select(range(min(CURVE_ROWS, splits["validation"].num_rows))),
+        }
+        self.learning: dict[str, list[float]] = {"step": [], "train_loss": [], "dev_loss": []}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure after every fifth of the steps."""
+        moments = {math.ceil(state.max_steps * part / MOMENTS) for part in range(1, MOMENTS + 1)}
+        if state.global_step not in moments:
+            return
+        self.learning["step"].append(state.global_step)
+        for name, rows in self.rows.items():
+            self.learning[name].append(loss_of(self.problem_type, *predict(self.trainer, rows)))
+
+
+def select(trained: list[Trained], metric: str | None) -> Trained:
+    """The variant that is best on the development split."""
+    metric = metric or "loss"
+    for one in trained:
+        if metric not in one.dev_metrics:
+            raise ValueError(f"select_by={metric!r}: expected one of {', '.join(one.dev_metrics)}.")
+    sign = 1 if higher_is_better(metric) else -1
+    return max(trained, key=lambda one: sign * one.dev_metrics[metric])
+
+
+def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
+    """Metrics of the test split, raw and with a temperature fitted on development data; curves; and predictions."""
+    kind, trainer = data.problem_type, best.trainer
+    logits, labels = predict(trainer, best.splits["test"])
+    dev_labels = np.asarray(best.splits["validation"]["labels"])
+    metrics = METRICS[kind](logits, labels) | {f"dev_{name}": value for name, value in best.dev_metrics.items()}
+    metrics |= {"train_loss": best.learning["train_loss"][-1], "test_loss": loss_of(kind, logits, labels)}
+    metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
+    curves: dict[str, Any] = {}
+    if kind != "regression":
+        temperature = fit_temperature(best.dev_logits, dev_labels, kind)
+        metrics |= {"temperature": temperature} | scaled_metrics(logits, labels, kind, temperature)
+    if kind == "single_label_classification":
+        curves["reliability"] = reliability(logits, labels)
+        curves["reliability_scaled"] = reliability(logits / temperature, labels)
+    if flipped.any():
+        wrong, wrong_labels = predict(trainer, best.splits["train"].select(np.flatnonzero(flipped)))
+        metrics["memorised"] = float((wrong.argmax(1) == wrong_labels).mean())
+    predictions = {"test_logits": logits, "test_labels": labels}
+    return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
+
+
+def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of some rows."""
+    return first_output(trainer.predict(rows).predictions), np.asarray(rows["labels"])
+
+
+def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The loss of the problem type, without smoothing or weights."""
+    metrics = METRICS[problem_type](logits, labels)
+    return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers that JSON knows: what is not finite becomes `None`."""
+    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+
+
+def check_runs(comparison: Comparison) -> None:
+    """Make every check that a run of the grid makes before its first step.
+
+    Raises:
+        ValueError: for what cannot work; the message names the method and the field.
+    """
+    folder = Path(comparison.output_dir)
+    model_args, data_args, args = parse_fields(comparison.run | {"output_dir": comparison.output_dir})
+    data = read_data(model_args, data_args, args)
+    for size, noise in itertools.product(comparison.train_sizes, comparison.label_noise):
+        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]))
+    if comparison.select_by:
+        check_metric_name(data.problem_type, comparison.select_by, "select_by")
+    if comparison.outliers is not None:
+        texts_of(comparison.outliers)
+    model, _ = build_model(model_args, data)
+    for method, variants in comparison.methods.items():
+        for variant in variants:
+            try:
+                given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
+                with mixup_errors():
+                    mixup = resolve_config(given[0].mixup)
+                    if mixup is not None and mixup.group_column is not None:
+                        number_groups(data.splits["train"], mixup.group_column)
+                    if mixup is not None:
+                        Mixup(model, mixup)
+            except ValueError as error:
+                raise ValueError(f"methods: {method}: {error}") from error

@@ -1,0 +1,150 @@
+"""`hf-mixup compare` on toy reviews: real trainings in real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from hf_mixup.cli import main
+from tests.toy_text import save_toy_model, write_reviews
+
+# Trained on the labels of others: lambda 0 gives the text of the partner, the label stays the example's own.
+BROKEN = {"mixup": {"lam": 0.0, "label_rule": "own", "self_pairs": False}}
+
+
+@pytest.fixture
+def toy_comparison(tmp_path):
+    """Writes the YAML file of a comparison of a few seconds; keyword arguments change fields."""
+
+    def write(**changes):
+        values = {
+            "output_dir": str(tmp_path / "out"),
+            "methods": {"none": None, "again": {"mixup": "none"}, "broken": BROKEN},
+            "train_sizes": [16],
+            "seeds": [0, 1, 2],
+            "measures": [],
+            "workers": 2,
+            "model_name_or_path": save_toy_model(tmp_path / "toy"),
+            "train_file": write_reviews(tmp_path / "train.csv", 80),
+            "validation_file": write_reviews(tmp_path / "dev.csv", 40, seed=1),
+            "test_file": write_reviews(tmp_path / "test.csv", 60, seed=2),
+            "cache_dir": str(tmp_path / "cache"),
+            "max_steps": 40,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 5e-3,
+            "use_cpu": True,
+        } | changes
+        path = tmp_path / "comparison.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+def verdicts(folder, method):
+    summary = pd.read_csv(Path(folder) / "summary.csv", keep_default_na=False)
+    rows = summary[summary["method"] == method]
+    return dict(zip(rows["metric"], rows["verdict"], strict=True))
+
+
+def test_a_method_is_not_different_from_itself_and_random_targets_are_worse(toy_comparison, tmp_path, capsys):
+    assert main(["compare", toy_comparison()]) == 0
+    same, broken = verdicts(tmp_path / "out", "again"), verdicts(tmp_path / "out", "broken")
+    directed = {metric for metric in same if same[metric]}
+    assert {"accuracy", "nll", "brier", "ece", "adaptive_ece", "nll_scaled"} <= directed
+    assert {same[metric] for metric in directed} == {"no difference seen"}
+    assert {broken[metric] for metric in ("accuracy", "macro_f1", "nll", "brier")} == {"worse"}
+    assert "broken" in capsys.readouterr().out
+
+
+def finished(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).glob("runs/*/result.json")}
+
+
+def test_a_killed_comparison_goes_on_and_repeats_nothing(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli", "compare", toy_comparison(max_steps=60)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not finished(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    # The workers notice that they are alone.
+    while children_of(first.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    before = finished(tmp_path / "out")
+    assert 0 < len(before) < 9
+    subprocess.run(command, check=True, capture_output=True)
+    after = finished(tmp_path / "out")
+    assert len(after) == 9
+    assert {path: after[path] for path in before} == before
+
+
+def children_of(session):
+    """Processes of a session that are still there."""
+    alive = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session and is_running(entry):
+                alive.append(entry.name)
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return alive
+
+
+def is_running(entry):
+    return "State:\tZ" not in (entry / "status").read_text()
+
+
+def test_variants_are_picked_by_the_development_split(toy_comparison, tmp_path):
+    methods = {"none": None, "either": [BROKEN, {"mixup": "none"}]}
+    assert main(["compare", toy_comparison(methods=methods, seeds=[0])]) == 0
+    result = yaml.safe_load((tmp_path / "out/runs/either-size16-noise0-seed0/result.json").read_text())
+    assert result["variant"] == {"mixup": "none"}
+
+
+def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
+    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 4}
+    assert main(["compare", toy_comparison(**few)]) == 0
+    before = finished(tmp_path / "out")
+    assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 0
+    after = finished(tmp_path / "out")
+    assert len(after) == 4 and {path: after[path] for path in before} == before
+    assert main(["compare", toy_comparison(**few | {"max_steps": 5})]) == 2
+    assert "holds a comparison with another run: max_steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_sizes": [41]}, "train_sizes=41: class 'bad' has 40 training rows"),
+        ({"test_file": None}, "test_file: a comparison needs a test split"),
+        ({"methods": {"none": None, "tmix": {"mixup.alpa": 1}}}, "methods: tmix: .*alpa.* Did you mean 'alpha'"),
+        ({"methods": {"none": None, "deep": {"mixup": {"site": "hidden", "layers": [5]}}}}, "methods: deep: .*layer 5"),
+        ({"select_by": "acuracy"}, "select_by='acuracy': .* Did you mean 'accuracy'"),
+        ({"learning_rat": 1}, "unknown field 'learning_rat'. Did you mean 'learning_rate'"),
+        ({"outliers": "absent.csv"}, "outliers='absent.csv': no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_run(toy_comparison, tmp_path, capsys, changes, message):
+    values = yaml.safe_load(Path(toy_comparison()).read_text()) | changes
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in values.items() if value is not None}))
+    assert main(["compare", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(toy_comparison, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    assert main(["compare", toy_comparison()]) == 2
+    assert "is not empty and holds no comparison" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]

@@ -1,0 +1,103 @@
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="needs the plots extra")
+
+from hf_mixup.comparison.canvas import Pictured, mean_and_half
+from hf_mixup.comparison.findings import finding, overview
+from hf_mixup.comparison.plots import PICTURES, figures
+from hf_mixup.comparison.table import collect, load_runs, summarise
+from tests.toy_comparison import change_run, write_comparison
+
+
+def pictured(folder, baseline="none"):
+    results = collect(folder)
+    return Pictured(results, summarise(results, baseline), load_runs(folder))
+
+
+def titles(drawn):
+    return {name: " ".join(figure.get_suptitle().split()) for name, figure in drawn.items()}
+
+
+def test_titles_state_what_was_found(tmp_path):
+    found = titles(figures(pictured(write_comparison(tmp_path, noise=[0.0, 0.2]))))
+    assert list(found) == list(PICTURES)
+    assert found["reliability"].startswith("temperature_scaling is better calibrated than none: ECE 0.040 against 0.1")
+    assert found["sizes"].startswith("tmix is more accurate than none: accuracy 0.7")
+    assert found["differences"].startswith("Against none: accuracy is better with tmix;")
+    assert found["noise"].startswith("tmix is better than none: accuracy (characters 0.3) 0.")
+    assert "(20 training rows per class, 20 % wrong labels)" in found["memorised"]
+
+
+def test_titles_where_nothing_was_found(tmp_path):
+    folder = write_comparison(tmp_path, methods=["none", "same"], sizes=[20, 40], seeds=[0, 1, 2])
+    for size in (20, 40):
+        for method in ("none", "same"):
+            for seed in range(3):
+                change_run(folder, f"{method}-size{size}-noise0-seed{seed}", accuracy=0.7 + 0.1 * seed)
+    assert titles(figures(pictured(folder)))["sizes"].startswith("No difference in accuracy was seen")
+
+
+def test_findings(tmp_path):
+    summary = pictured(write_comparison(tmp_path, sizes=[20])).summary
+    none = summary[(summary["method"] == "none") & (summary["metric"] == "ece")]["mean"].item()
+    turned = summarise(collect(tmp_path), "tmix")
+    assert "temperature_scaling" in finding(summary, "nll", "none", 20, 0.0)
+    assert finding(turned, "accuracy", "tmix", 20, 0.0).startswith("No method is better than tmix, and ")
+    assert f"against {none:.3f}" in finding(summary, "ece", "none", 20, 0.0)
+    one = pictured(write_comparison(tmp_path / "one", seeds=[0])).summary
+    assert finding(one, "ece", "none", 20, 0.0) == "Too few seeds for a verdict on ECE"
+    assert overview(one, ["ece"], "none", 20, 0.0) == "Against none: too few seeds for a verdict"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sizes": [20]}, {"differences", "reliability", "boundary", "noise", "learning"}),
+        ({"kind": "regression"}, {"differences", "sizes"}),
+        ({"kind": "multi_label_classification"}, {"differences", "noise", "sizes"}),
+        ({"seeds": [0]}, {"differences", "reliability", "boundary", "noise", "learning", "sizes"}),
+        ({"noise": [0.2], "sizes": [20]}, set(PICTURES) - {"sizes"}),
+    ],
+)
+def test_pictures_without_data_are_left_out(tmp_path, changes, expected):
+    assert set(figures(pictured(write_comparison(tmp_path, **changes)))) == expected
+
+
+def test_missing_runs_and_curves(tmp_path):
+    folder = write_comparison(tmp_path)
+    for run in (folder / "runs").glob("tmix-size80-*"):
+        (run / "result.json").unlink()
+    for run in (folder / "runs").glob("none-size20-*"):
+        change_run(folder, run.name, accuracy=None)
+    assert set(figures(pictured(folder))) == set(PICTURES) - {"memorised"}
+
+
+def test_reliability_weighs_seeds_by_count(tmp_path):
+    data = pictured(write_comparison(tmp_path, methods=["none", "tmix"], sizes=[20], seeds=[0, 1]))
+    curve = {"confidence": [0.25, 0.75], "accuracy": [0.0, 0.5], "count": [1, 10]}
+    other = {"confidence": [None, 0.75], "accuracy": [None, 1.0], "count": [0, 30]}
+    for run, one in zip(data.runs, [curve, other, curve, other], strict=True):
+        run["curves"] = {"reliability": one}
+    line = figures(data)["reliability"].axes[0].lines[-1]
+    assert np.asarray(line.get_ydata()) == pytest.approx([0, (10 * 0.5 + 30 * 1.0) / 40])
+
+
+def test_methods_differ_in_more_than_colour(tmp_path):
+    data = pictured(write_comparison(tmp_path))
+    looks = [(data.style(name)["marker"], str(data.style(name)["linestyle"])) for name in data.methods]
+    assert len({marker for marker, _ in looks}) == len({line for _, line in looks}) == len(data.methods)
+
+
+def test_intervals():
+    mean, half = mean_and_half([1.0, 2.0, 3.0, np.nan])
+    assert (mean, half) == pytest.approx((2, 4.303 / np.sqrt(3)), rel=1e-3)
+    assert np.isnan(mean_and_half([1.0])[1])
+
+
+def test_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'pip install "hf_mixup\[plots\]"'):
+        figures(pictured(write_comparison(tmp_path)))
