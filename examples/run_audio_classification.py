@@ -27,9 +27,8 @@ from transformers import (
 )
 
 from hf_mixup import MixupTrainer
-from hf_mixup.classification import format_table
 from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.reporting import interruptible, one_line_errors
+from hf_mixup.reporting import format_table, interruptible, one_line_errors
 from hf_mixup.resolve import resolve_config
 
 RATE = 8000

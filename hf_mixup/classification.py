@@ -33,6 +33,7 @@ from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.evaluation.metrics import check_metric_name, first_output
 from hf_mixup.labels import number_groups
+from hf_mixup.reporting import format_table
 from hf_mixup.resolve import resolve_config
 
 logger = logging.getLogger(__name__)
@@ -80,18 +81,30 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     with args.main_process_first(desc="tokenising the data"), mixup_errors():
         splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
-        trainer = MixupTrainer(
-            model=model,
-            args=args,
-            mixup=mixup,
-            train_dataset=splits["train"],
-            eval_dataset=splits.get("validation"),
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=compute_metrics_for(data.problem_type),
-            preprocess_logits_for_metrics=first_output,
-        )
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type)
     return Run(trainer, data, splits, mixup, checkpoint)
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, Dataset],
+    args: TrainingArguments,
+    mixup: MixupConfig | None,
+    problem_type: str,
+) -> MixupTrainer:
+    """The trainer of a run, with its metrics; from `build_model` and `encode`."""
+    return MixupTrainer(
+        model=model,
+        args=args,
+        mixup=mixup,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics_for(problem_type),
+        preprocess_logits_for_metrics=first_output,
+    )
 
 
 def finish(run: Run) -> dict[str, Any]:
@@ -252,16 +265,6 @@ def encode(
         )
         for name, rows in splits.items()
     }
-
-
-def format_table(results: dict[str, Any]) -> str:
-    """The metrics of `results` in two columns, one line each."""
-    timing = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
-    rows = [(name, value) for name, value in results["metrics"].items() if name not in timing]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {'-' if value is None else f'{value:.4f}':>8}" for name, value in rows]
-    title = f"{results['split']}, {results['rows'][results['split']]} rows"
-    return "\n".join(["", title, "-" * (width + 10), *lines])
 
 
 def model_path(model_args: ModelArguments) -> str:

@@ -1,4 +1,4 @@
-"""What ends a run early becomes one line and an exit status. Imports no torch."""
+"""What a run says at its end, or where it ends early. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from hf_mixup.checkpoints import last_checkpoint
 
@@ -30,6 +31,16 @@ def interruptible(output_dir: str | None = None) -> Iterator[None]:
         can_resume = output_dir is not None and last_checkpoint(output_dir)
         _say("interrupted" + ("; continue with --resume_from_checkpoint true" if can_resume else ""))
         raise SystemExit(130) from error
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """The metrics of `results` in two columns, one line each."""
+    timing = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
+    rows = [(name, value) for name, value in results["metrics"].items() if name not in timing]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {'-' if value is None else f'{value:.4f}':>8}" for name, value in rows]
+    title = f"{results['split']}, {results['rows'][results['split']]} rows"
+    return "\n".join(["", title, "-" * (width + 10), *lines])
 
 
 def _say(line: str) -> None:

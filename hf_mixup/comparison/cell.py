@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_mixup import Mixup, MixupTrainer
+from hf_mixup import Mixup
 from hf_mixup.arguments import DataArguments, ModelArguments, mixup_errors, parse_fields
-from hf_mixup.classification import build_model, encode, load_data
+from hf_mixup.classification import build_model, build_trainer, encode, load_data
 from hf_mixup.comparison.grid import Cell, Comparison
 from hf_mixup.comparison.measures import further_metrics
 from hf_mixup.data import TextData, texts_of
@@ -154,16 +154,7 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     model, tokenizer = build_model(model_args, data)
     splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
-        trainer = MixupTrainer(
-            model=model,
-            args=args,
-            mixup=mixup,
-            train_dataset=splits["train"],
-            eval_dataset=splits["validation"],
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            preprocess_logits_for_metrics=first_output,
-        )
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type)
     curve = LearningCurve(trainer, splits, data.problem_type)
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
