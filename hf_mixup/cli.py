@@ -107,13 +107,14 @@ def _add_comparison(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> int:
     with one_line_errors():
         from hf_mixup.arguments import read_yaml
-        from hf_mixup.comparison.compare import compare
+        from hf_mixup.comparison.compare import compare, quiet
         from hf_mixup.comparison.grid import Comparison
         from hf_mixup.comparison.table import MAIN_METRICS, format_summary, write_tables
 
         given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}
         changes = {name: value for name, value in given.items() if value is not None}
         comparison = Comparison.from_dict(read_yaml(options.config) | changes)
+        quiet()
         failed = compare(comparison)
         summary = write_tables(comparison.output_dir)[1]
         print(format_summary(summary, [metric for metrics in MAIN_METRICS.values() for metric in metrics]))

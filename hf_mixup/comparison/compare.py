@@ -105,6 +105,8 @@ def start_worker(numbers: Any, gpus: int, threads: int, parent: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
     torch.set_num_threads(threads)
     quiet()
+    # What is said of the data was said once, by the comparison.
+    logging.getLogger("hf_mixup").setLevel(logging.ERROR)
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
@@ -132,4 +134,3 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     set_verbosity_error()
     disable_progress_bar()
-    logging.getLogger("hf_mixup").setLevel(logging.ERROR)

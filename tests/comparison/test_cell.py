@@ -1,0 +1,119 @@
+"""One run of a comparison, in this process."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from hf_mixup.arguments import parse_fields
+from hf_mixup.comparison.cell import draw_rows, flip_labels, read_data, run_cell, training_data
+from hf_mixup.comparison.grid import Cell, Comparison
+from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+from tests.toy_text import reviews, save_toy_model, write_csv, write_reviews
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A comparison of toy reviews; keyword arguments change fields."""
+
+    def make(**changes):
+        values = {
+            "output_dir": str(tmp_path / "out"),
+            "methods": ["none", "default"],
+            "train_sizes": [12],
+            "measured_samples": 20,
+            "model_name_or_path": save_toy_model(tmp_path / "toy"),
+            "train_file": write_reviews(tmp_path / "train.csv", 80),
+            "validation_file": write_reviews(tmp_path / "dev.csv", 40, seed=1),
+            "test_file": write_reviews(tmp_path / "test.csv", 60, seed=2),
+            "cache_dir": str(tmp_path / "cache"),
+            "max_steps": 10,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 5e-3,
+            "use_cpu": True,
+        } | changes
+        return Comparison.from_dict({name: value for name, value in values.items() if value is not None})
+
+    return make
+
+
+def data_of(comparison):
+    return read_data(*parse_fields(comparison.run | {"output_dir": comparison.output_dir}))
+
+
+def texts(data):
+    return list(zip(data.splits["train"]["text"], data.splits["train"]["labels"], strict=True))
+
+
+def test_rows_belong_to_the_seed_and_the_size_and_not_to_the_method(toy):
+    data = data_of(toy())
+    drawn = {
+        (method, seed): texts(training_data(data, Cell(method, 12, 0.0, seed))[0])
+        for method in ("none", "default")
+        for seed in (0, 1)
+    }
+    assert drawn["none", 0] == drawn["default", 0] != drawn["none", 1]
+    assert [label for _, label in drawn["none", 0]].count(0) == 12 == len(drawn["none", 0]) / 2
+
+
+def test_replaced_labels_are_other_labels_and_as_many_as_asked(toy):
+    data = data_of(toy())
+    rows = data.splits["train"].select(draw_rows(data, 30, np.random.default_rng(0)))
+    noisy, flipped = flip_labels(rows, data, 0.4, np.random.default_rng(0))
+    before, after = np.asarray(rows["labels"]), np.asarray(noisy["labels"])
+    assert flipped.sum() == 24 and ((before != after) == flipped).all()
+    assert noisy.features["labels"] == rows.features["labels"]
+
+
+def test_a_run_holds_everything_that_it_measured(toy, tmp_path):
+    outliers = write_csv(tmp_path / "other.csv", ["text"], [["with the plot"], ["a film was"], ["the the the"]] * 8)
+    comparison = toy(outliers=outliers, label_noise=[0.25])
+    folder = tmp_path / "out/runs/one"
+    result = run_cell(comparison, Cell("default", 12, 0.25, 0), folder)
+    assert json.loads((folder / "result.json").read_text()) == result
+    metrics = result["metrics"]
+    names = METRIC_NAMES["single_label_classification"]
+    scaled = [f"{name}_scaled" for name in ("nll", "brier", "ece", "adaptive_ece")]
+    expected = {*names, *(f"dev_{name}" for name in names), *scaled, "temperature", "memorised", "generalisation_gap"}
+    expected |= {
+        f"{what}_{how}" for what in ("accuracy", "flips") for how in ("characters_0.1", "dropout_0.3", "noise_1")
+    }
+    expected |= {"gradient_norm", "uncertain_width", "path_loss", "steepness", "ood_auroc_energy", "ood_fpr95_softmax"}
+    assert expected <= set(metrics) and all(math.isfinite(metrics[name]) for name in expected)
+    assert result["curves"]["learning"]["step"] == [2, 4, 6, 8, 10]
+    assert {"learning", "path", "reliability", "reliability_scaled"} == set(result["curves"])
+    with np.load(folder / "predictions.npz") as saved:
+        again = METRICS["single_label_classification"](saved["test_logits"], saved["test_labels"])
+        assert saved["dev_logits"].shape == (40, 2)
+    assert {name: metrics[name] for name in again} == pytest.approx(again)
+
+
+def test_a_run_is_the_same_again(toy, tmp_path):
+    comparison, cell = toy(), Cell("default", 12, 0.0, 3)
+    first, second = (run_cell(comparison, cell, tmp_path / name) for name in ("a", "b"))
+    assert first["metrics"] == second["metrics"] and first["curves"] == second["curves"]
+    assert run_cell(comparison, Cell("default", 12, 0.0, 4), tmp_path / "c")["metrics"] != first["metrics"]
+
+
+@pytest.mark.parametrize("kind", ["scores", "several labels", "pairs"])
+def test_other_tasks_are_measured(toy, tmp_path, kind):
+    rows, changes = {
+        "scores": (lambda text, good: [text, 0.5 + 3 * good], {}),
+        "several labels": (lambda text, good: [text, "fun,short" if good else "short"], {"label_delimiter": ","}),
+        "pairs": (
+            lambda text, good: [text, "a film", "good" if good else "bad"],
+            {"text_column_names": "text,other"},
+        ),
+    }[kind]
+    header = ["text", "other", "label"] if kind == "pairs" else ["text", "label"]
+    files = {
+        f"{name}_file": write_csv(tmp_path / f"{name}.tasks.csv", header, [rows(*row) for row in reviews(count, seed)])
+        for seed, (name, count) in enumerate({"train": 60, "validation": 30, "test": 30}.items())
+    }
+    result = run_cell(toy(**files, **changes), Cell("default", 12, 0.0, 0), tmp_path / "run")
+    metrics = result["metrics"]
+    assert set(METRIC_NAMES[result["problem_type"]]) <= set(metrics)
+    followed = {"scores": "pearson", "several labels": "lrap", "pairs": "accuracy"}[kind]
+    assert math.isfinite(metrics[f"{followed}_swaps_0.3"]) and math.isfinite(metrics["path_loss"])
+    assert ("temperature" in metrics) == (kind != "scores")
