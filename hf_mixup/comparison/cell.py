@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_mixup import Mixup
+from hf_mixup import Mixup, MixupTrainer
 from hf_mixup.arguments import DataArguments, ModelArguments, mixup_errors, parse_fields
 from hf_mixup.classification import build_model, build_trainer, encode, load_data
 from hf_mixup.comparison.grid import Cell, Comparison
@@ -27,6 +28,8 @@ from hf_mixup.evaluation.metrics import METRICS, check_metric_name, first_output
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
 from hf_mixup.labels import number_groups
 from hf_mixup.resolve import resolve_config
+
+logger = logging.getLogger(__name__)
 
 # Losses are measured at this many moments of a training, on this many rows.
 MOMENTS, CURVE_ROWS = 5, 96
@@ -38,7 +41,7 @@ class Trained:
     """A variant after its training.
 
     Args:
-        trainer (`Trainer`): with the trained model.
+        trainer (`MixupTrainer`): with the trained model.
         splits (`dict[str, Dataset]`): tokenised; the training rows with the labels that were trained on.
         learning (`dict[str, list]`): `step`, `train_loss` and `dev_loss`, of clean batches.
         dev_metrics (`dict[str, float]`): with `loss`.
@@ -46,7 +49,7 @@ class Trained:
         fields (`dict`): what makes the variant.
     """
 
-    trainer: Trainer
+    trainer: MixupTrainer
     splits: dict[str, Dataset]
     learning: dict[str, list[float]]
     dev_metrics: dict[str, float]
@@ -69,9 +72,13 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     start = time.perf_counter()
     shared = parse_fields(comparison.run | {"output_dir": str(folder)})
     data, flipped = training_data(read_data(*shared), cell)
-    trained = [train_variant(comparison, cell, fields, data, folder) for fields in comparison.methods[cell.method]]
-    best = select(trained, comparison.select_by)
-    result = asdict(cell) | {"variant": best.fields, "problem_type": data.problem_type, "label_names": data.label_names}
+    best = None
+    for fields in comparison.methods[cell.method]:
+        best = better(best, train_variant(comparison, cell, fields, data, folder), comparison.select_by)
+    assert best is not None
+    mixup = best.trainer.mixup and best.trainer.mixup.config.to_dict()
+    result = asdict(cell) | {"variant": best.fields, "mixup": mixup}
+    result |= {"problem_type": data.problem_type, "label_names": data.label_names}
     metrics, curves, predictions = measure(best, data, flipped)
     more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
     result |= {"metrics": finite(metrics | more), "curves": {"learning": best.learning} | curves | more_curves}
@@ -91,13 +98,41 @@ def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], f
 
 
 def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
-    """The splits of a comparison. Raises `ValueError` where there is no test split."""
+    """The splits of a comparison: of a long development or test split a random part, and no text of them to train on.
+
+    Raises:
+        ValueError: where there is no test split.
+    """
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
-    data = load_data(model_args, data_args, args)
+    whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
+    data = load_data(model_args, whole, args)
     if "test" not in data.splits:
         raise ValueError("test_file: a comparison needs a test split besides the development split.")
-    return data
+    limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
+    held_out = {
+        name: data.splits[name]
+        .shuffle(seed=0)
+        .select(range(min(limit or len(data.splits[name]), len(data.splits[name]))))
+        for name, limit in limits.items()
+    }
+    return replace(data, splits={"train": without(data, held_out.values())} | held_out)
+
+
+def without(data: TextData, held_out: Iterable[Dataset]) -> Dataset:
+    """The training rows whose text is in none of the splits that are held out."""
+    train = data.splits["train"]
+    known = {text for split in held_out for text in spelled(split, data.text_columns)}
+    kept = [index for index, text in enumerate(spelled(train, data.text_columns)) if text not in known]
+    if len(kept) < train.num_rows:
+        logger.warning("%d training rows are left out: their texts are held out as well.", train.num_rows - len(kept))
+    return train.select(kept)
+
+
+def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts of each row, whatever their case and blanks."""
+    texts = [[" ".join(text.lower().split()) for text in rows[column]] for column in columns]
+    return list(zip(*texts, strict=True))
 
 
 def training_data(data: TextData, cell: Cell) -> tuple[TextData, np.ndarray]:
@@ -185,14 +220,13 @@ class LearningCurve(TrainerCallback):
             self.learning[name].append(loss_of(self.problem_type, *predict(self.trainer, rows)))
 
 
-def select(trained: list[Trained], metric: str | None) -> Trained:
-    """The variant that is best on the development split."""
-    metric = metric or "loss"
-    for one in trained:
-        if metric not in one.dev_metrics:
-            raise ValueError(f"select_by={metric!r}: expected one of {', '.join(one.dev_metrics)}.")
-    sign = 1 if higher_is_better(metric) else -1
-    return max(trained, key=lambda one: sign * one.dev_metrics[metric])
+def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
+    """The variant that does better on the development split; one that has diverged is the worst."""
+    name = (metric or "loss").removeprefix("eval_")
+    sign = 1 if higher_is_better(name) else -1
+    values = [-math.inf if one is None else sign * one.dev_metrics[name] for one in (best, other)]
+    before, now = (-math.inf if math.isnan(value) else value for value in values)
+    return other if best is None or now > before else best
 
 
 def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
