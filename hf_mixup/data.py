@@ -131,7 +131,7 @@ def texts_of(source: str) -> list[str]:
         rows = _read_file("outliers", source, None)
     else:
         splits = demo.load_dataset(source) if source.startswith(demo.PREFIX) else load_dataset(source)
-        rows = splits.get("test", splits["train"])
+        rows = splits[next((name for name in ("test", "validation", "train") if name in splits), next(iter(splits)))]
     names = [name for guess in TEXT_COLUMNS for name in guess if name in rows.column_names]
     if not names:
         raise ValueError(f"outliers={source!r}: none of its columns is named text, sentence or sentence1.")

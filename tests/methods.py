@@ -159,13 +159,14 @@ METHODS = {
     ),
     "c_mixup": Method(
         "Yao, Wang, Zhang, Zou, Finn 2022, C-Mixup: Improving Generalization in Regression, NeurIPS",
-        "what enters the first block; partner j with probability ~ exp(-(y_i - y_j)^2 / (2 bandwidth^2)); "
-        "lambda ~ Beta(2, 2)",
+        "the sentence vector; partner j with probability ~ exp(-(y_i - y_j)^2 / (2 bandwidth^2)); lambda ~ Beta(2, 2)",
         "regression",
         AUTHORS,
         "The kernel, alpha 2 and one lambda a batch are as in their code. Theirs draws the partner from the "
         "whole training set, the example itself included, which is then the likeliest; here it comes from the "
-        "batch and is somebody else. The bandwidth is in units of the label: set it.",
+        "batch and is somebody else. The bandwidth is in units of the label: set it. Theirs mixes inputs or a "
+        "hidden layer; on pairs of sentences (STS-B, 600 pairs, 225 steps, one seed) Pearson's r was 0.16 at "
+        "`embeddings`, 0.25 after block 5 of 6, 0.49 here, and 0.47 without mixup.",
     ),
     "intra_class": Method(
         "none: LISA's partners of the same label, without groups",

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from hf_mixup import checks
-from hf_mixup.arguments import read_yaml
+from hf_mixup.arguments import DataArguments, read_yaml
 from hf_mixup.resolve import recipe_names
 
 MEASURES = ("boundary", "perturbation")
@@ -19,7 +19,14 @@ RIVALS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"mixup": "none", "label_smoothing_factor": 0.1},
 }
 # The comparison decides these in every run.
-DECIDED = ("seed", "data_seed", "output_dir", "mixup", "max_train_samples", "resume_from_checkpoint")
+DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint")
+# The last weights of a training are measured, whatever its checkpoints; variants are picked by select_by.
+UNUSED = ("load_best_model_at_end", "metric_for_best_model")
+# Methods share their data and the number of their updates.
+SHARED = (
+    *(item.name for item in fields(DataArguments)),
+    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+)
 DERIVED = "temperature_scaling"
 
 
@@ -84,16 +91,22 @@ class Comparison:
         self.methods = _methods(self.methods)
         for name, low in (("seeds", 0), ("train_sizes", 1)):
             setattr(self, name, _whole_numbers(name, getattr(self, name), low))
-        noise = self.label_noise if isinstance(self.label_noise, Sequence) else [self.label_noise]
-        self.label_noise = [checks.number(high=0.9)("label_noise", share) for share in noise]
-        for measure in self.measures:
+        shares = [checks.number(high=0.9)("label_noise", share) for share in _list("label_noise", self.label_noise)]
+        if len({f"{share:g}" for share in shares}) < len(shares):
+            raise ValueError(f"label_noise={shares!r}: expected each share once.")
+        self.label_noise = shares
+        for measure in _list("measures", self.measures, may_be_empty=True):
             checks.choice(*MEASURES)("measures", measure)
         (self.measured_samples,) = _whole_numbers("measured_samples", [self.measured_samples], 2)
         if self.workers is not None:
             (self.workers,) = _whole_numbers("workers", [self.workers], 1)
-        for name in DECIDED:
-            if name in self.run:
-                raise ValueError(f"{name}={self.run[name]!r}: the comparison sets it; see methods, seeds, train_sizes.")
+        _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
+        _refuse(self.run, UNUSED, "the last weights are measured, and select_by picks variants; leave it out")
+        for name, variants in self.methods.items():
+            for variant in variants:
+                where = f" (in the method {name!r})"
+                _refuse(variant, (*DECIDED, *UNUSED), f"the comparison sets it{where}")
+                _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
 
     @property
     def baseline(self) -> str:
@@ -154,10 +167,22 @@ def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:
 
 
 def _whole_numbers(name: str, values: Any, low: int) -> list[int]:
-    values = values if isinstance(values, (list, tuple)) else [values]
+    values = _list(name, values)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
             raise ValueError(f"{name}={values!r}: expected whole numbers >= {low}.")
-    if not values or len(set(values)) < len(values):
-        raise ValueError(f"{name}={values!r}: expected one number or more, each once.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name}={values!r}: expected each number once.")
     return [int(value) for value in values]
+
+
+def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:
+    if not isinstance(values, (list, tuple)) or not (values or may_be_empty):
+        raise ValueError(f"{name}={values!r}: expected a list, such as [{values if values else 0}].")
+    return list(values)
+
+
+def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    for name in names:
+        if name in given:
+            raise ValueError(f"{name}={given[name]!r}: {why}.")

@@ -106,6 +106,7 @@ class _Measured:
 
 
 def outlier_texts(comparison: Comparison, data: TextData, count: int) -> list[list[str]]:
-    """The first `count` texts of another kind; those of one column serve for both of a pair."""
-    texts = texts_of(str(comparison.outliers))[:count]
+    """`count` texts of another kind, drawn once for all; those of one column serve for both of a pair."""
+    every = texts_of(str(comparison.outliers))
+    texts = [every[index] for index in np.random.default_rng(0).permutation(len(every))[:count]]
     return [texts] * len(data.text_columns)

@@ -28,6 +28,8 @@ MAIN_METRICS = {
 COLUMNS = ["method", "train_size", "label_noise", "seed", "metric", "value"]
 SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds"]
 AGAINST = ["difference", "low", "high", "p", "verdict"]
+# With two pairs an interval is one chance in a few.
+FEWEST = 3
 SETTING = ["train_size", "label_noise"]
 # What a temperature leaves as it is: it changes no ranking of the classes.
 UNSCALED = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised")
@@ -125,7 +127,7 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `pandas.DataFrame`: a row per `method`, `train_size`, `label_noise` and `metric`: `mean`, `std` (with n - 1) and
             `seeds` (how many) of the method; `difference` (method minus baseline), `low` and `high` (its interval), `p`
             (paired t test) and `verdict`: `"better"` or `"worse"` where the interval excludes 0, else `"no difference
-            seen"`; `"too few seeds"` with less than 2 pairs; empty for the baseline and for metrics that are neither
+            seen"`; `"too few seeds"` with less than 3 pairs; empty for the baseline and for metrics that are neither
             good nor bad by themselves.
     """
     rows = []
@@ -152,7 +154,7 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def _against(differences: np.ndarray, metric: str) -> list[Any]:
     """Difference, interval, p and verdict of paired differences."""
-    if len(differences) < 2:
+    if len(differences) < FEWEST:
         return [differences.mean() if len(differences) else np.nan, np.nan, np.nan, np.nan, TOO_FEW]
     mean = differences.mean()
     if np.ptp(differences) <= 1e-12 * abs(mean):
@@ -161,7 +163,9 @@ def _against(differences: np.ndarray, metric: str) -> list[Any]:
     else:
         test = stats.ttest_1samp(differences, 0)
         (low, high), p = test.confidence_interval(0.95), test.pvalue
-    return [mean, low, high, p, _verdict(low, high, higher_is_better(metric))]
+    # What was picked by the development split is not judged by it.
+    up = None if metric.startswith("dev_") else higher_is_better(metric)
+    return [mean, low, high, p, _verdict(low, high, up)]
 
 
 def _verdict(low: float, high: float, up: bool | None) -> str:

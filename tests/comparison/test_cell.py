@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hf_mixup.arguments import parse_fields
-from hf_mixup.comparison.cell import draw_rows, flip_labels, read_data, run_cell, training_data
+from hf_mixup.comparison.cell import run_cell
 from hf_mixup.comparison.grid import Cell, Comparison
+from hf_mixup.comparison.rows import draw_rows, flip_labels, read_data, training_data
 from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
 from tests.toy_text import reviews, save_toy_model, write_csv, write_reviews
 

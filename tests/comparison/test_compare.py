@@ -11,8 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 
 from hf_mixup.cli import main
+from hf_mixup.comparison.compare import visible_gpus
+from hf_mixup.comparison.grid import Comparison
 from tests.toy_text import save_toy_model, write_reviews
 
 # Trained on the labels of others: lambda 0 gives the text of the partner, the label stays the example's own.
@@ -148,3 +151,38 @@ def test_a_folder_with_something_else_is_left_alone(toy_comparison, tmp_path, ca
     assert main(["compare", toy_comparison()]) == 2
     assert "is not empty and holds no comparison" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("alpha: 0.2")
+    methods = {"none": None, "mine": {"mixup": str(recipe)}}
+    few = {"methods": methods, "seeds": [0], "max_steps": 2}
+    assert main(["compare", toy_comparison(**few)]) == 0
+    recipe.write_text("alpha: 0.5")
+    assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 2
+    assert "methods: mine: its recipe has changed since" in capsys.readouterr().err
+    # Left out for once and then defined anew: the old runs are still known.
+    assert main(["compare", toy_comparison(**few | {"methods": ["none", "label_smoothing"]})]) == 0
+    changed = {"none": None, "mine": {"mixup": "tmix"}}
+    assert main(["compare", toy_comparison(**few | {"methods": changed})]) == 2
+    assert "another methods: mine" in capsys.readouterr().err
+
+
+def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    path = toy_comparison(seeds=[0], max_steps=2)
+    with FileLock(tmp_path / "out/.lock"):
+        (tmp_path / "out/comparison.yaml").write_text(
+            yaml.safe_dump(Comparison.from_file(path).to_dict(), sort_keys=False)
+        )
+        assert main(["compare", path]) == 2
+    assert "another comparison is running in it" in capsys.readouterr().err
+
+
+def test_the_gpus_of_a_process_are_those_it_may_see(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert visible_gpus() == ["0", "1", "2"]

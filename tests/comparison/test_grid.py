@@ -30,7 +30,7 @@ def test_methods_may_be_changed_recipes_variants_or_ones_own():
 
 
 def test_fields_of_the_runs_are_those_that_the_comparison_does_not_know():
-    comparison = Comparison.from_dict(BASE | {"learning_rate": 1e-4, "seeds": 3})
+    comparison = Comparison.from_dict(BASE | {"learning_rate": 1e-4, "seeds": [3]})
     assert (comparison.run, comparison.seeds) == ({"learning_rate": 1e-4}, [3])
 
 
@@ -58,12 +58,23 @@ def test_a_comparison_comes_back_from_its_own_dict():
         ({"methods": {"none": None, "tmix": 0.2}}, "methods: tmix=0.2: expected a mapping"),
         ({"methods": None}, "methods is missing"),
         ({"train_sizes": [0]}, r"train_sizes=\[0\]: expected whole numbers >= 1"),
-        ({"train_sizes": [5, 5]}, "train_sizes=.*each once"),
+        ({"train_sizes": [5, 5]}, "train_sizes=.*each number once"),
         ({"seeds": [0.5]}, r"seeds=\[0.5\]: expected whole numbers >= 0"),
         ({"label_noise": [1.5]}, "label_noise=1.5: expected a finite number"),
         ({"measures": ["boundry"]}, "measures='boundry': .* Did you mean 'boundary'"),
         ({"workers": 0}, r"workers=\[0\]: expected whole numbers >= 1"),
         ({"seed": 3}, "seed=3: the comparison sets it"),
+        ({"seeds": 5}, r"seeds=5: expected a list, such as \[5\]"),
+        ({"label_noise": [0, 0.0]}, "label_noise=.*each share once"),
+        ({"label_noise": []}, r"label_noise=\[\]: expected a list"),
+        ({"measures": None}, "measures=None: expected a list"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end=True: .* select_by picks variants"),
+        ({"methods": {"none": None, "a": {"mixup": "tmix", "seed": 9}}}, "seed=9: .*in the method 'a'"),
+        ({"methods": {"none": None, "a": {"mixup": "tmix", "max_steps": 9}}}, "max_steps=9: methods share it.*'a'"),
+        (
+            {"methods": {"none": None, "a": {"mixup": "tmix", "train_file": "b.csv"}}},
+            "train_file=.*methods share",
+        ),
         ({"mixup": "tmix"}, "mixup='tmix': the comparison sets it"),
     ],
 )

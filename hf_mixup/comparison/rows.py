@@ -1,0 +1,102 @@
+"""Which rows a run is trained and measured on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from datasets import Dataset
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_mixup.arguments import DataArguments, ModelArguments
+from hf_mixup.classification import load_data
+from hf_mixup.comparison.grid import Cell
+from hf_mixup.data import TextData
+
+logger = logging.getLogger(__name__)
+
+
+def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
+    """The splits of a comparison: of a long development or test split a random part, and no text of them to train on.
+
+    Raises:
+        ValueError: where there is no test split.
+    """
+    # Development rows are needed in any case: to pick variants and to fit the temperature.
+    args.eval_strategy = IntervalStrategy.EPOCH
+    whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
+    data = load_data(model_args, whole, args)
+    if "test" not in data.splits:
+        raise ValueError("test_file: a comparison needs a test split besides the development split.")
+    limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
+    held_out = {
+        name: data.splits[name]
+        .shuffle(seed=0)
+        .select(range(min(limit or len(data.splits[name]), len(data.splits[name]))))
+        for name, limit in limits.items()
+    }
+    return replace(data, splits={"train": without(data, held_out.values())} | held_out)
+
+
+def without(data: TextData, held_out: Iterable[Dataset]) -> Dataset:
+    """The training rows whose text is in none of the splits that are held out."""
+    train = data.splits["train"]
+    known = {text for split in held_out for text in spelled(split, data.text_columns)}
+    kept = [index for index, text in enumerate(spelled(train, data.text_columns)) if text not in known]
+    if len(kept) < train.num_rows:
+        logger.warning("%d training rows are left out: their texts are held out as well.", train.num_rows - len(kept))
+    return train.select(kept)
+
+
+def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts of each row, whatever their case and blanks."""
+    texts = [[" ".join(text.lower().split()) for text in rows[column]] for column in columns]
+    return list(zip(*texts, strict=True))
+
+
+def training_data(data: TextData, cell: Cell) -> tuple[TextData, np.ndarray]:
+    """The data with the training rows of the cell's seed and size; and which of their labels were replaced.
+
+    Raises:
+        ValueError: where there are not as many rows.
+    """
+    generator = np.random.default_rng([cell.seed, cell.train_size])
+    rows = draw_rows(data, cell.train_size, generator)
+    train, flipped = flip_labels(data.splits["train"].select(rows), data, cell.label_noise, generator)
+    return replace(data, splits=data.splits | {"train": train}), flipped
+
+
+def draw_rows(data: TextData, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Which training rows: `size` of each class, or `size` in all where rows have no single class."""
+    train = data.splits["train"]
+    if data.problem_type != "single_label_classification":
+        if size > train.num_rows:
+            raise ValueError(f"train_sizes={size}: there are {train.num_rows} training rows.")
+        return generator.permutation(train.num_rows)[:size]
+    labels, drawn = np.asarray(train["labels"]), []
+    for number, name in enumerate(data.label_names):
+        own = np.flatnonzero(labels == number)
+        if len(own) < size:
+            raise ValueError(f"train_sizes={size}: class {name!r} has {len(own)} training rows.")
+        drawn.append(generator.permutation(own)[:size])
+    return np.concatenate(drawn)
+
+
+def flip_labels(
+    train: Dataset, data: TextData, share: float, generator: np.random.Generator
+) -> tuple[Dataset, np.ndarray]:
+    """Replace the labels of a share of the rows by another class; and say of which, `(rows,)`, boolean."""
+    flipped = np.zeros(train.num_rows, dtype=bool)
+    if not share:
+        return train, flipped
+    if data.problem_type != "single_label_classification":
+        raise ValueError(f"label_noise={share}: needs classes, not {data.problem_type.replace('_', ' ')}.")
+    flipped[generator.permutation(train.num_rows)[: round(share * train.num_rows)]] = True
+    labels = np.asarray(train["labels"])
+    others = (labels + generator.integers(1, len(data.label_names), len(labels))) % len(data.label_names)
+    feature = train.features["labels"]
+    mixed = np.where(flipped, others, labels)
+    return train.remove_columns("labels").add_column("labels", mixed).cast_column("labels", feature), flipped
