@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from hf_mixup.comparison.findings import finding, metric_name, setting_name
-from hf_mixup.comparison.table import MAIN_METRICS
+from hf_mixup.comparison.table import FEWEST, MAIN_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart; markers and lines say the same in grey.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 
 
@@ -60,7 +60,9 @@ class Pictured:
     def style(self, method: str) -> dict[str, Any]:
         """Colour, marker and line of a method, the same in every picture."""
         place = self.methods.index(method)
-        look = {"color": COLOURS[place % 8], "marker": MARKERS[place % 8], "linestyle": LINES[place % 8]}
+        # A second round of the colours comes with other markers and lines.
+        line = LINES[(place + place // 8) % 8]
+        look = {"color": COLOURS[place % 8], "marker": MARKERS[place % 9], "linestyle": line}
         return look | {"label": method, "markersize": 5, "linewidth": 1.6}
 
     def values(self, method: str, metric: str, size: int, noise: float | None = None) -> np.ndarray:
@@ -75,20 +77,34 @@ class Pictured:
         return [run["curves"][curve] for run in own if run["label_noise"] == self.noise and curve in run["curves"]]
 
 
-def draw_line(axis: Axes, x: Sequence[float], values: Sequence[np.ndarray], style: dict[str, Any]) -> None:
+def draw_line(
+    axis: Axes, x: Sequence[float], values: Sequence[np.ndarray], bounds: tuple[float, float], style: dict[str, Any]
+) -> None:
     """The mean of curves with the band of its interval."""
-    means, halves = zip(*(mean_and_half(column) for column in np.stack(values).T), strict=True)
-    mean, half = np.array(means), np.array(halves)
+    mean, low, high = np.array([mean_and_interval(column, bounds) for column in np.stack(values).T]).T
     axis.plot(x, mean, markevery=max(1, len(mean) // 6), **style)
-    axis.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.12, linewidth=0)
+    axis.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def mean_and_half(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t interval; nan for less than two values."""
+    """Mean and half the width of its 95 % t interval; nan for less than three values."""
     kept = np.array([value for value in values if not np.isnan(value)])
-    if len(kept) < 2:
+    if len(kept) < FEWEST:
         return (float(kept.mean()) if len(kept) else np.nan), np.nan
     return float(kept.mean()), float(stats.t.ppf(0.975, len(kept) - 1) * stats.sem(kept))
+
+
+def mean_and_interval(values: Iterable[float], bounds: tuple[float, float]) -> tuple[float, float, float]:
+    """Mean and ends of its interval, which do not leave what the values can be."""
+    mean, half = mean_and_half(values)
+    return mean, max(mean - half, bounds[0]), min(mean + half, bounds[1])
+
+
+def bounds_of(metric: str) -> tuple[float, float]:
+    """What a metric can be at least and at most."""
+    if metric.startswith(("nll", "rmse")) or metric.endswith("loss"):
+        return 0.0, np.inf
+    return (-1.0, 1.0) if metric.startswith(("pearson", "spearman")) else (0.0, 1.0)
 
 
 def panels(rows: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, np.ndarray]:

@@ -27,7 +27,7 @@ from hf_mixup.comparison.cell import RESULT, check_runs, run_cell
 from hf_mixup.comparison.grid import Cell, Comparison
 from hf_mixup.resolve import resolve_config
 
-ASKED = "comparison.yaml"
+ASKED, LOCK = "comparison.yaml", ".lock"
 # What may differ when a comparison goes on: more of the grid, and how it is run.
 MAY_GROW = ("methods", "seeds", "train_sizes", "label_noise", "workers", "output_dir")
 MOST_WORKERS = 8
@@ -55,7 +55,7 @@ def compare(comparison: Comparison) -> list[Cell]:
     check_recipes(comparison, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             written = folder / f"{ASKED}.part"
             written.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
             os.replace(written, folder / ASKED)
@@ -71,7 +71,7 @@ def is_finished(folder: Path, cell: Cell) -> bool:
 
 def read_before(folder: Path) -> dict[str, Any] | None:
     """What was compared in the folder before. Raises `ValueError` where it holds something else."""
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(entry.name == LOCK for entry in folder.iterdir()):
         return None
     if not (folder / ASKED).is_file():
         raise ValueError(f"output_dir={str(folder)!r} is not empty and holds no comparison; choose another.")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hf_mixup.comparison.canvas import COLOURS, Pictured, draw_line, mean_and_half, panels, titled
+from hf_mixup.comparison.canvas import (
+    COLOURS,
+    Pictured,
+    bounds_of,
+    draw_line,
+    mean_and_half,
+    mean_and_interval,
+    panels,
+    titled,
+)
 from hf_mixup.comparison.findings import finding, metric_name, overview, select, setting_name
 from hf_mixup.comparison.grid import DERIVED
 from hf_mixup.comparison.table import BETTER, SETTING, WORSE
@@ -147,12 +156,12 @@ def _curve_figure(
     figure, axes = panels(len(pictured.shown_sizes), len(labels), 4.2, 2.6, sharey="row" if sharey else False)
     for row, size in zip(axes, pictured.shown_sizes, strict=True):
         for axis, (field, label) in zip(row, labels.items(), strict=True):
-            for method in pictured.methods[:MOST_LINES]:
+            for method in [name for name in pictured.methods if name != DERIVED][:MOST_LINES]:
                 found = [one for one in pictured.curves(curve, method, size) if field in one]
                 found = [one for one in found if one[x] == found[0][x] and one[field] is not None]
                 if found:
                     values = [np.array(one[field], dtype=float) for one in found]
-                    draw_line(axis, found[0][x], values, pictured.style(method))
+                    draw_line(axis, found[0][x], values, bounds_of(field), pictured.style(method))
             axis.set(xlabel=along, ylabel=label)
         row[0].set_title(pictured.name(size), loc="left", fontsize=9)
     return titled(figure, title, legend=True)
@@ -213,8 +222,9 @@ def _metric_lines(axis: Axes, pictured: Pictured, at: dict[Any, tuple[str, int]]
         aside = (place - (len(shown) - 1) / 2) / max(len(shown), 1)
         reach = max(at) - min(at)
         places = [x * 1.12**aside if scale == "log" else x + 0.1 * aside * (reach or 1) for x, _ in kept]
-        means, halves = zip(*(mean_and_half(one) for _, one in kept), strict=True)
-        axis.errorbar(places, means, yerr=halves, elinewidth=0.9, **pictured.style(method))
+        bounds = bounds_of(next(iter(at.values()))[0])
+        means, low, high = np.array([mean_and_interval(one, bounds) for _, one in kept]).T
+        axis.errorbar(places, means, yerr=[means - low, high - means], elinewidth=0.9, **pictured.style(method))
 
 
 def memorised(pictured: Pictured) -> Figure | None:

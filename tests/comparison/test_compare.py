@@ -90,6 +90,20 @@ def test_a_killed_comparison_goes_on_and_repeats_nothing(toy_comparison, tmp_pat
     assert {path: after[path] for path in before} == before
 
 
+def test_a_killed_worker_takes_no_run_with_it(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli", "compare", toy_comparison(seeds=[0, 1])]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not finished(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    before = finished(tmp_path / "out")
+    os.kill(max(int(pid) for pid in children_of(running.pid)), signal.SIGKILL)
+    said, _ = running.communicate()
+    assert running.returncode == 0 and b"A worker was killed" in said
+    after = finished(tmp_path / "out")
+    assert len(after) == 6 and {path: after[path] for path in before} == before
+
+
 def children_of(session):
     """Processes of a session that are still there."""
     alive = []

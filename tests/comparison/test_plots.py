@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
-from hf_mixup.comparison.canvas import Pictured, mean_and_half
+from hf_mixup.comparison.canvas import Pictured, mean_and_half, mean_and_interval
 from hf_mixup.comparison.findings import finding, overview
 from hf_mixup.comparison.plots import PICTURES, figures
 from hf_mixup.comparison.table import collect, load_runs, summarise
@@ -94,7 +94,18 @@ def test_methods_differ_in_more_than_colour(tmp_path):
 def test_intervals():
     mean, half = mean_and_half([1.0, 2.0, 3.0, np.nan])
     assert (mean, half) == pytest.approx((2, 4.303 / np.sqrt(3)), rel=1e-3)
-    assert np.isnan(mean_and_half([1.0])[1])
+    assert np.isnan(mean_and_half([1.0, 2.0])[1])
+    assert mean_and_interval([0.8, 0.9, 1.0], (0, 1)) == pytest.approx((0.9, 0.652, 1), abs=1e-3)
+    assert np.isnan(mean_and_interval([0.8, 1.0], (0, 1))[1:]).all()
+
+
+def test_a_ninth_method_looks_like_no_other(tmp_path):
+    data = pictured(write_comparison(tmp_path))
+    data.methods = [f"method {number}" for number in range(12)]
+    looks = {
+        str({name: look for name, look in data.style(method).items() if name != "label"}) for method in data.methods
+    }
+    assert len(looks) == 12
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
