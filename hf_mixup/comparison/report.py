@@ -51,7 +51,7 @@ PAGE = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-body { font: 16px/1.5 system-ui, "DejaVu Sans", Arial, sans-serif; color: #111; background: #fff; max-width: 62rem;
+body { font: 16px/1.5 system-ui, "DejaVu Sans", Arial, sans-serif; color: #111; background: #fff; max-width: 68rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #999; }
 h3 { font-size: 1.05rem; margin-bottom: 0.3rem; }
