@@ -76,13 +76,13 @@ def test_a_recipe_learns_a_real_set_from_its_yaml(recipe, toy_config, tmp_path):
     group = "group" if recipe == "lisa" else None
     settings = {
         "model_name_or_path": "demo:minilm",
-        "train_file": write_set(name, "train", tmp_path / "real_train.csv", group, count=600 if scores else 320),
+        "train_file": write_set(name, "train", tmp_path / "real_train.csv", group, count=800 if scores else 320),
         "test_file": write_set(name, "test", tmp_path / "real_test.csv", count=200),
         "label_column_name": label,
         "max_seq_length": 48,
         "per_device_train_batch_size": 16,
         "max_steps": None,
-        "num_train_epochs": 6 if scores else 4,
+        "num_train_epochs": 12 if scores else 4,
         "learning_rate": 3e-4,
         "warmup_steps": 10,
         "mixup": str(ROOT / f"configs/recipes/{recipe}.yaml"),
