@@ -74,14 +74,15 @@ def separated(ids: Tensor, mask: Tensor, separators: Tensor) -> tuple[Tensor, Te
 
     Args:
         ids, mask (`torch.Tensor` of shape `(batch, length)`): token ids; true where there is a token.
-        separators (`torch.Tensor` of shape `(n,)`): ids that stand between texts or end them.
+        separators (`torch.Tensor` of shape `(n,)`): ids that begin texts, stand between them or end them.
 
     Returns:
         `tuple`: 0 and 1 for the two texts, and true at separators, both `(batch, length)`.
     """
     special = torch.isin(ids, separators) & mask.bool()
-    seen = special.int().cumsum(1) - special.int()
-    return (seen > 0).long(), special
+    # What begins a text parts nothing.
+    parts = (special & (mask.cumsum(1) > 1)).int()
+    return (parts.cumsum(1) - parts > 0).long(), special
 
 
 def _best_window(values: Tensor, first: Tensor, size: Tensor, width: Tensor) -> Tensor:

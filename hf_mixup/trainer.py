@@ -98,7 +98,6 @@ class MixupTrainer(Trainer):
             )
         if config.class_weights is not None and self.compute_loss_func is not None:
             raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
-
         if config.group_column is not None and isinstance(self.train_dataset, Dataset):
             check_groups(self.train_dataset, config.group_column)
         if config.clean_weight and self.compute_loss_func is not None:

@@ -179,13 +179,15 @@ def test_tokens_come_from_the_partner():
     assert swapped.tolist() == [[1, 7, 8, 4], [5, 6, 7, 8], [1, 10, 11, 1]]
 
 
+@pytest.mark.parametrize("begins", [9, 0, 2])
 @pytest.mark.parametrize("family", ["t5", "bart", "roberta"])
-def test_texts_of_a_pair_without_types_are_told_apart_by_their_separators(family):
+def test_texts_of_a_pair_without_types_are_told_apart_by_their_separators(family, begins):
     """In these a pair is A </s> B </s>, or A </s> </s> B </s>, and the head of the first two reads at the last </s>."""
     model, batch, length = cached_toy_model(family), toy_batch((14, 14, 14, 14)), 14
     separators = [5] if family == "t5" else [5, 6]
     batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == 2, 9)
     batch["input_ids"][:, [*separators, length - 1]] = 2
+    batch["input_ids"][:, 0] = begins
     mixup = Mixup(model, {"site": "input", "interpolation": "span", "alpha": 1.0, "self_pairs": False})
     first, second = set(range(separators[0])), set(range(separators[-1] + 1, length - 1))
     taken = set()
