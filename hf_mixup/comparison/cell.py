@@ -21,10 +21,10 @@ from hf_mixup import Mixup, MixupTrainer
 from hf_mixup.arguments import mixup_errors, parse_fields
 from hf_mixup.classification import build_model, build_trainer, encode
 from hf_mixup.comparison.grid import Cell, Comparison
-from hf_mixup.comparison.measures import further_metrics
+from hf_mixup.comparison.measures import further_metrics, predict
 from hf_mixup.comparison.rows import read_data, training_data
 from hf_mixup.data import TextData, texts_of
-from hf_mixup.evaluation.metrics import METRICS, check_metric_name, first_output, higher_is_better, reliability
+from hf_mixup.evaluation.metrics import METRICS, check_metric_name, higher_is_better, reliability
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
 from hf_mixup.labels import number_groups
 from hf_mixup.resolve import resolve_config
@@ -32,7 +32,7 @@ from hf_mixup.resolve import resolve_config
 logger = logging.getLogger(__name__)
 
 # Losses are measured at this many moments of a training, on this many rows.
-MOMENTS, CURVE_ROWS = 5, 96
+MOMENTS, CURVE_ROWS = 5, 64
 RESULT, PREDICTIONS = "result.json", "predictions.npz"
 
 
@@ -166,11 +166,6 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
         metrics["memorised"] = float((wrong.argmax(1) == wrong_labels).mean())
     predictions = {"test_logits": logits, "test_labels": labels}
     return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
-
-
-def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of some rows."""
-    return first_output(trainer.predict(rows).predictions), np.asarray(rows["labels"])
 
 
 def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:

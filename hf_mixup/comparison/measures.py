@@ -61,7 +61,7 @@ class _Measured:
         self.model = trainer.model.eval()
         self.encoded = self._encode(raw)
         self.labels = np.asarray(raw["labels"])
-        self.clean = self._predict(self.encoded)
+        self.clean = predict(self.trainer, self.encoded)[0]
         self.kind = data.problem_type
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
@@ -76,7 +76,7 @@ class _Measured:
         """Of other texts, a list for each text column."""
         columns = dict(zip(self.data.text_columns, texts, strict=True))
         dummy = [self.raw[0]["labels"]] * len(texts[0])
-        return self._predict(self._encode(Dataset.from_dict({**columns, "labels": dummy})))
+        return predict(self.trainer, self._encode(Dataset.from_dict({**columns, "labels": dummy})))[0]
 
     def perturbed(self, seed: int) -> dict[str, float]:
         """The metric of the task under perturbations of growing strength, and for classes the changed predictions."""
@@ -101,8 +101,12 @@ class _Measured:
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         return encode(data, tokenizer, self.data_args)["test"]
 
-    def _predict(self, rows: Dataset) -> np.ndarray:
-        return first_output(self.trainer.predict(rows).predictions)
+
+def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of some rows; texts of like length are run together, for the sake of padding."""
+    order = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")
+    logits = first_output(trainer.predict(rows.select(order)).predictions)
+    return logits[np.argsort(order)], np.asarray(rows["labels"])
 
 
 def outlier_texts(comparison: Comparison, data: TextData, count: int) -> list[list[str]]:
