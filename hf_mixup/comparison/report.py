@@ -181,6 +181,8 @@ def _entry(row: pd.Series) -> str:
     if pd.notna(row["low"]):
         interval = f"{number(row['difference'], '+')} [{number(row['low'], '+')}, {number(row['high'], '+')}]"
         entry += f'<br><span class="interval">{interval}</span>'
+    if row["lost"]:
+        entry += f"<br>{row['lost']} of {row['seeds'] + row['lost']} seeds without a value"
     word = f"<b>{row['verdict']}</b>" if row["verdict"] in (BETTER, WORSE) else row["verdict"]
     return f"{entry}<br>{word}" if word else entry
 

@@ -26,7 +26,7 @@ MAIN_METRICS = {
     "regression": ["pearson", "rmse"],
 }
 COLUMNS = ["method", "train_size", "label_noise", "seed", "metric", "value"]
-SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds"]
+SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds", "lost"]
 AGAINST = ["difference", "low", "high", "p", "verdict"]
 # With two pairs an interval is one chance in a few.
 FEWEST = 3
@@ -125,7 +125,8 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Returns:
         `pandas.DataFrame`: a row per `method`, `train_size`, `label_noise` and `metric`: `mean`, `std` (with n - 1) and
-            `seeds` (how many) of the method; `difference` (method minus baseline), `low` and `high` (its interval), `p`
+            `seeds` (how many) of the method, and `lost`, how many more had no finite value, such as the loss of a
+            training that diverged; `difference` (method minus baseline), `low` and `high` (its interval), `p`
             (paired t test) and `verdict`: `"better"` or `"worse"` where the interval excludes 0, else `"no difference
             seen"`; `"too few seeds"` with less than 3 pairs; empty for the baseline and for metrics that are neither
             good nor bad by themselves.
@@ -136,7 +137,8 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
         values = group.pivot(index="seed", columns="method", values="value")
         for method in group["method"].unique():
             own = values[method].dropna()
-            row = [method, *key, own.mean(), own.std(), len(own)]
+            lost = int(group.loc[group["method"] == method, "value"].isna().sum())
+            row = [method, *key, own.mean(), own.std(), len(own), lost]
             if method == baseline or baseline not in values:
                 against = [np.nan] * 4 + ["" if method == baseline else TOO_FEW]
             else:
@@ -240,7 +242,8 @@ def _entry(shown: pd.DataFrame, method: str, metric: str) -> str:
     if (method, metric) not in shown.index:
         return "–"
     row = shown.loc[(method, metric)]
-    return f"{number(row['mean'])} {row['verdict']}"
+    lost = f" ({row['lost']} of {row['seeds'] + row['lost']} seeds without a value)" if row["lost"] else ""
+    return f"{number(row['mean'])} {row['verdict']}{lost}"
 
 
 def _column(entries: list[str]) -> list[str]:

@@ -80,6 +80,13 @@ def test_too_few_seeds():
     assert (summarise(tidy({"tmix": [0.5, 0.6]}), "none")["verdict"] == "too few seeds").all()
 
 
+def test_runs_without_a_value_are_counted():
+    row = against({"none": [0.5, 0.6, 0.7, 0.8], "tmix": [0.9, np.nan, np.nan, 0.8]}, "nll")
+    assert (row["seeds"], row["lost"]) == (2, 2)
+    summary = summarise(tidy({"none": [0.5, 0.6], "tmix": [0.9, np.nan]}, "nll"), "none")
+    assert "0.900 too few seeds (1 of 2 seeds without a value)" in format_summary(summary, ["nll"])
+
+
 def test_the_baseline_has_no_verdict():
     row = summarise(tidy({"none": [0.5, 0.6], "tmix": [0.9, 0.8]}), "none").iloc[0]
     assert row["method"] == "none" and row["verdict"] == "" and np.isnan(row["difference"])
