@@ -51,6 +51,8 @@ class BlockCall:
         seen (`set[str]`): every tensor that it was given in the probe.
         alike (`dict[str, int]`): flags and numbers that were the same for every example, with the dimension of
             the batch.
+        batch_dims (`dict[str, tuple[int, int]]`): of every tensor with rows for the examples, the dimension of the
+            batch in it and how many rows each example has.
         output (`Argument`): the hidden states that it returns.
         widths (`tuple[int, int]`): the last dimension of the hidden states that it is given, and of what it returns.
     """
@@ -61,6 +63,7 @@ class BlockCall:
     arguments: dict[str, Argument] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     alike: dict[str, int] = field(default_factory=dict)
+    batch_dims: dict[str, tuple[int, int]] = field(default_factory=dict)
     output: Argument = Argument("states", 0)
     widths: tuple[int, int] = (1, 1)
 

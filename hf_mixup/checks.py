@@ -49,6 +49,13 @@ def number(low: float = 0.0, high: float = math.inf, open_low: bool = False) -> 
     return check
 
 
+def count(name: str, value: Any) -> int:
+    """A whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a whole number of 1 or more.")
+    return int(value)
+
+
 def boolean(name: str, value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):

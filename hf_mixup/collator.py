@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from transformers import PretrainedConfig, TrainerCallback
 
 from hf_mixup.anatomy import logits_of
-from hf_mixup.config import PARTNERS, MixupConfig
+from hf_mixup.config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.drawing import Drawing
 from hf_mixup.interpolation import mix_rows
 from hf_mixup.objective import Objective
@@ -271,7 +271,7 @@ class _TrainingBatches:
 def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     needs = {
         "interpolation": (config.interpolation, ("line", "span")),
-        "partner": (config.partner, tuple(name for name in PARTNERS if name != "margin")),
+        "partner": (config.partner, tuple(name for name in PARTNERS if name not in ("margin", *OUTSIDE))),
         "similarity": (config.similarity, (None,)),
         "clean_weight": (config.clean_weight, (0.0,)),
         "add_noise": (config.add_noise, (0.0,)),

@@ -17,7 +17,9 @@ from hf_mixup.checks import Check, nearest
 from hf_mixup.yaml_file import read_mapping
 
 SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
-PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin")
+# Partners that are not in the batch.
+OUTSIDE = ("previous_batch", "all_ranks")
+PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", *OUTSIDE)
 INTERPOLATIONS = ("line", "dimensions", "span", "salient_span")
 LABEL_RULES = ("lambda", "remix", "larger", "own")
 CHOICES = {
@@ -34,6 +36,7 @@ CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOIC
     "layers": checks.layer_list,
     "blocks": checks.module_paths,
     "self_pairs": checks.boolean,
+    "memory": checks.count,
     "bandwidth": POSITIVE,
     "same_label_prob": SHARE,
     "group": checks.text,
@@ -57,6 +60,7 @@ CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOIC
 # Fields that only mean something where another has one of these values.
 NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "layers": ("site", ("hidden",)),
+    "memory": ("partner", ("previous_batch",)),
     "bandwidth": ("partner", ("near_label",)),
     "same_label_prob": ("partner", ("lisa",)),
     "group": ("partner", ("lisa",)),
@@ -99,7 +103,10 @@ class MixupConfig:
             `"same_class"`, `"other_class"`; `"near_label"`: the nearer the label, the likelier (C-Mixup, Yao et al.
             2022); `"balanced"`: every class as likely; `"lisa"`: same label and other group, or same group and other
             label (Yao et al. 2022); `"margin"`: easy with hard (Park and Caragea 2022). Nobody who fits: not mixed.
+            `"previous_batch"`: the last examples of this process, by their stored hidden states, also at batch size 1;
+            `"all_ranks"`: a permutation of the global batch, whose states are gathered at the site.
         self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
+        memory (`int`, defaults to 16): for `"previous_batch"`, how many examples are kept for each layer.
         bandwidth (`float`, defaults to 1.0): for `"near_label"`, width of the Gaussian kernel, in units of the label.
         same_label_prob (`float`, defaults to 0.5): for `"lisa"`, share of batches that mix one label across groups.
         group (`str`, defaults to `"group"`): for `"lisa"`, the column with the number of each example's group.
@@ -148,6 +155,7 @@ class MixupConfig:
     blocks: list[str] | None = None
     partner: str = "random"
     self_pairs: bool = True
+    memory: int | None = None
     bandwidth: float | None = None
     same_label_prob: float | None = None
     group: str | None = None
@@ -191,6 +199,11 @@ class MixupConfig:
                 raise ValueError(
                     f"{field.name}={getattr(self, field.name)!r}: not with similarity, which draws lambda in its place."
                 )
+        for name, words in (("interpolation", ("span", "salient_span")), ("label_rule", ("remix",))):
+            if self.partner in OUTSIDE and getattr(self, name) in words:
+                raise ValueError(f"{name}={getattr(self, name)!r}: not with partner={self.partner!r}.")
+        if self.partner in OUTSIDE and self.similarity is not None:
+            raise ValueError(f"similarity={self.similarity}: not with partner={self.partner!r}.")
         if self.ramp != "linear" and self.schedule is None:
             raise ValueError(f"ramp={self.ramp!r} needs a schedule.")
         if not self.self_pairs and self.partner != "random":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from hf_mixup.config import MixupConfig
 from hf_mixup.margins import Margins
+from hf_mixup.memory import Memory
 from hf_mixup.objective import Objective
 from hf_mixup.partners import Examples
 from hf_mixup.plan import MixupPlan, PlanStream
+from hf_mixup.ranks import number_of_ranks, share_of_plan, sizes_of_all
 from hf_mixup.spans import separated
 
+DEFAULT_MEMORY = 16
 BY_CLASS = ("same_class", "other_class", "balanced", "lisa", "margin")
 
 
@@ -43,7 +47,10 @@ class Drawing:
 
     def restart(self, seed: int, rank: int) -> None:
         """Begin anew, as for a new training."""
-        self.stream = PlanStream(seed, rank)
+        # Ranks that share a plan draw it from one stream.
+        self.stream = PlanStream(seed, 0 if self.config.partner == "all_ranks" else rank)
+        self.memory = Memory(self.config.memory or DEFAULT_MEMORY) if self.config.partner == "previous_batch" else None
+        self._targets: Tensor | None = None
         self._counts: Tensor | None = None
         self.margins = Margins() if self.config.partner == "margin" else None
         self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
@@ -71,9 +78,40 @@ class Drawing:
             if values is not None and len(values) != size:
                 raise ValueError(f"{name}: {len(values)} of them for a batch of {size} examples.")
         examples = self._examples(batch, labels, groups, saliency)
+        if self.config.partner == "all_ranks":
+            assert examples is not None and examples.targets is not None
+            return self._draw_for_all(batch, size, layers, epoch, progress, examples.targets, width)
         plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
+        if self.memory is not None and plan.active:
+            plan = self.memory.invite(plan, self.stream.generator)
         self._last = plan, batch
+        self._targets = None if examples is None else examples.targets
         return plan
+
+    def _draw_for_all(
+        self,
+        batch: Mapping[str, Any],
+        size: int,
+        layers: list[int],
+        epoch: float | None,
+        progress: float | None,
+        targets: Tensor,
+        width: Callable[[int | None], int] | None,
+    ) -> MixupPlan:
+        config = replace(self.config, partner="random")
+        if number_of_ranks() == 1:
+            return self.stream.draw(config, size, layers, epoch, progress, None, width)
+        sizes = sizes_of_all(batch, size)
+        plan = self.stream.draw(config, sum(count for count, _ in sizes), layers, epoch, progress, None, width)
+        if not plan.active:
+            return replace(plan, partner=torch.arange(size), lam=torch.ones(size))
+        return share_of_plan(plan, batch, targets, sizes)
+
+    def remember(self, plan: MixupPlan, inputs: Mapping[str, Any], states: list[Tensor]) -> None:
+        """Keep a batch after its forward pass, as partners of later ones."""
+        if self.memory is not None and self._last is not None and self._last[0] is plan:
+            assert self._targets is not None
+            self.memory.add(plan, inputs, self._targets, states)
 
     def record(self, plan: MixupPlan, clean_logits: Tensor, targets: Tensor) -> None:
         """Remember how the model did on the unmixed batch of a plan, where partners depend on it."""
@@ -150,14 +188,17 @@ class Drawing:
             raise ValueError(f"label_rule='remix' needs single_label_classification, not {problem_type}.")
 
     def state_dict(self) -> dict[str, Any]:
-        """The random stream and the margins, as plain numbers and strings."""
+        """The random stream, the margins and the memory: plain numbers and strings, and tensors in the memory."""
         margins = {} if self.margins is None else {"margins": self.margins.state_dict()}
-        return self.stream.state_dict() | margins
+        memory = {} if self.memory is None else {"memory": self.memory.state_dict()}
+        return self.stream.state_dict() | margins | memory
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | None = None) -> None:
+        """Continue from `state`, with what is remembered on `device`."""
         state = dict(state)
-        margins = state.pop("margins", None)
+        margins, memory = state.pop("margins", None), state.pop("memory", None)
         self.stream.load_state_dict(state)
         if self.margins is not None and margins is not None:
             self.margins.load_state_dict(margins)
+        if self.memory is not None and memory is not None:
+            self.memory.load_state_dict(memory, device)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_mixup.anatomy import Anatomy, logits_of
-from hf_mixup.architectures import site_width
-from hf_mixup.config import MixupConfig
+from hf_mixup.architectures import peculiarity_of, site_width
+from hf_mixup.config import OUTSIDE, MixupConfig
+from hf_mixup.guests import Guests, padding_of, stack_inputs
 from hf_mixup.mixing import check_similarity
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe_batch import probe_batch, undisturbed
@@ -23,6 +25,8 @@ from hf_mixup.readout import nonzero_parameters
 SPREAD_TOLERANCE = 0.02
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 HALF_ROUNDING = 2e-2
+# Positions by which the partners from outside are longer.
+LONGER = 3
 
 
 def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
@@ -32,6 +36,8 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
         raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix behind; mix at 'embeddings'.")
     if config.similarity is not None:
         check_similarity(anatomy)
+    if config.partner in OUTSIDE:
+        check_outside(anatomy, config.partner)
     is_text, has_spans = anatomy.input_name == "input_ids", config.interpolation in ("span", "salient_span")
     if has_spans and not is_text:
         raise ValueError(f"interpolation={config.interpolation!r}: {name} takes no tokens; spans are for texts.")
@@ -39,6 +45,15 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
         raise ValueError(f"interpolation='dimensions': {name} takes no tokens; it is known for texts only.")
     if site == "input" and is_text and not has_spans:
         raise ValueError(f"site='input': {name} takes tokens, which cannot be averaged; mix at 'embeddings', or spans.")
+
+
+def check_outside(anatomy: Anatomy, partner: str) -> None:
+    """Raises `ValueError` for a model that cannot be mixed with partners from outside of the batch."""
+    name = type(anatomy.root).__name__
+    if anatomy.reads_padding and anatomy.input_name == "input_ids":
+        raise ValueError(f"partner={partner!r}: {name} takes padding for text, so texts cannot be made as long.")
+    if anatomy.entrance is not None or peculiarity_of(anatomy.root).tokens_first:
+        raise ValueError(f"partner={partner!r}: not known how in {name}; use partners of the batch.")
 
 
 def check_endpoints(
@@ -66,27 +81,95 @@ def check_endpoints(
     size = batch[anatomy.input_name].shape[0]
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
-    layers: list[int | None] = [None]
-    if config.site == "hidden":
-        drawn = config.resolve_layers(anatomy.depth)
-        layers = list(dict.fromkeys([drawn[0], drawn[len(drawn) // 2], drawn[-1]]))
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
         clean = logits_of(root(**batch)).float().cpu()
         # Partners that stay as they are, and partners that are replaced in their turn.
-        for layer, ends in itertools.product(layers, (lam, 1 - lam, torch.zeros(size))):
-            expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
-            site, block = ("embeddings", None) if layer == -1 else (config.site, layer)
-            plan = MixupPlan(partner, ends, site, block)
-            if config.interpolation == "dimensions":
-                plan = replace(plan, dimension_lam=ends.unsqueeze(1).expand(-1, site_width(anatomy, site, block)))
+        for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam, torch.zeros(size))):
+            plan = _plan(anatomy, config, layer, partner, ends)
             with apply(plan, batch):
                 mixed = logits_of(root(**batch)).float().cpu()
-            error, dtype = (mixed - expected).abs().max(), next(root.parameters()).dtype
-            rounding = ROUNDING.get(dtype, HALF_ROUNDING) * clean.abs().max()
-            if not error <= SPREAD_TOLERANCE * (clean - clean[partner]).abs().max() + rounding:
-                where = config.site if layer is None else f"{config.site} {layer}"
-                named = " Are all blocks named in the config's field blocks?" if config.blocks else ""
-                raise ValueError(
-                    f"site={where!r}: in {type(root).__name__} the logits at lambda = 0 and 1 differ from the clean "
-                    f"ones by {error:.2g} (of {clean.abs().max():.2g}), so a mixture would not be exact.{named}"
-                )
+            expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
+            _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
+
+
+def check_guests(
+    anatomy: Anatomy,
+    config: MixupConfig,
+    apply: Callable[[MixupPlan, dict[str, Tensor]], AbstractContextManager[Any]],
+) -> None:
+    """As `check_endpoints`, for partners from outside of the batch: longer texts, run before."""
+    root = anatomy.root
+    own, other = _longer_and_shorter(anatomy)
+    size = own[anatomy.input_name].shape[0]
+    lam = (torch.arange(size) % 2).float()
+    with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad(), _naming(config.partner):
+        clean, theirs = (logits_of(root(**rows)).float().cpu() for rows in (own, other))
+        for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam)):
+            alone = replace(_plan(anatomy, config, layer, torch.arange(size), torch.ones(size)), is_remembered=True)
+            with apply(alone, other) as mixing:
+                root(**other)
+            guests = Guests([other], torch.zeros(size, 1), partial(_stored, mixing.visit.kept))
+            partner = torch.arange(size, 2 * size)
+            plan = replace(_plan(anatomy, config, layer, partner, ends), guests=guests)
+            with apply(plan, own):
+                mixed = logits_of(root(**own)).float().cpu()
+            expected = torch.where(ends.bool().unsqueeze(1), clean, theirs)
+            _compare(mixed, expected, (clean - theirs).abs().max(), plan, anatomy, config)
+
+
+def _longer_and_shorter(anatomy: Anatomy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Two parts of the probe of as many texts, padded where the head does not read; the second is padded further."""
+    batch, padding = probe_batch(anatomy.root), padding_of(anatomy)
+    count = batch[anatomy.input_name].shape[0]
+    rows = torch.arange(1 if padding.is_left and anatomy.input_name == "input_ids" else 0, count, 2)
+    half = len(rows) // 2
+    own, other = (
+        {name: value[part.to(value.device)] if value.shape[0] == count else value for name, value in batch.items()}
+        for part in (rows[:half], rows[half : 2 * half])
+    )
+    if peculiarity_of(anatomy.root).length is None and anatomy.input_name == "input_ids":
+        other = stack_inputs([other], padding, other["input_ids"].shape[1] + LONGER)
+    return own, other
+
+
+@contextmanager
+def _naming(partner: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"partner={partner!r}: {error}") from error
+
+
+def _stored(kept: list[Tensor], index: int, own: Tensor, as_long: Callable[[Tensor], Tensor]) -> Tensor:
+    return as_long(kept[index])
+
+
+def _layers(anatomy: Anatomy, config: MixupConfig) -> list[int | None]:
+    """The first, the middle and the last that may be drawn."""
+    if config.site != "hidden":
+        return [None]
+    drawn = config.resolve_layers(anatomy.depth)
+    return list(dict.fromkeys([drawn[0], drawn[len(drawn) // 2], drawn[-1]]))
+
+
+def _plan(anatomy: Anatomy, config: MixupConfig, layer: int | None, partner: Tensor, lam: Tensor) -> MixupPlan:
+    site, block = ("embeddings", None) if layer == -1 else (config.site, layer)
+    plan = MixupPlan(partner, lam, site, block)
+    if config.interpolation == "dimensions":
+        plan = replace(plan, dimension_lam=lam.unsqueeze(1).expand(-1, site_width(anatomy, site, block)))
+    return plan
+
+
+def _compare(
+    mixed: Tensor, expected: Tensor, spread: Tensor, plan: MixupPlan, anatomy: Anatomy, config: MixupConfig
+) -> None:
+    error, size = (mixed - expected).abs().max(), expected.abs().max()
+    rounding = ROUNDING.get(next(anatomy.root.parameters()).dtype, HALF_ROUNDING) * size
+    if error <= SPREAD_TOLERANCE * spread + rounding:
+        return
+    where = plan.site if plan.layer is None else f"{plan.site} {plan.layer}"
+    named = " Are all blocks named in the config's field blocks?" if config.blocks else ""
+    raise ValueError(
+        f"site={where!r}: in {type(anatomy.root).__name__} the logits at lambda = 0 and 1 differ from the clean "
+        f"ones by {error:.2g} (of {size:.2g}), so a mixture would not be exact.{named}"
+    )

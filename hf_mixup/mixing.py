@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_mixup import interpolation
 from hf_mixup.anatomy import Anatomy, Argument, text_config
+from hf_mixup.guests import Visit, with_guest_rows
 from hf_mixup.plan import MixupPlan
 from hf_mixup.readout import FIXED_READ
 
@@ -23,13 +24,14 @@ class Mixing:
     """The plan of the forward pass under way, and what its hooks share.
 
     Args:
-        plan (`MixupPlan`): on the device of the batch.
+        plan (`MixupPlan`): on the device of the batch; with rows for its guests, where it has any.
         weigh (`Callable`): gives the weight of the example itself at each position, `(batch, length)`, per stack.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
         reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
         read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
         is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
         start (`int`): number of block calls below the site; the first block that sees the mixture.
+        visit (`Visit`, *optional*): of partners from outside of the batch.
     """
 
     plan: MixupPlan
@@ -40,6 +42,7 @@ class Mixing:
     start: int
     reached: bool = False
     seen: dict[nn.Module, int] = field(default_factory=dict)
+    visit: Visit | None = None
     is_first: bool = False
     is_settled: bool = False
     mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -50,6 +53,13 @@ class Mixing:
     def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
         """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
         self.reached = True
+        if self.visit is None or argument.origin is None:
+            return self._mix(values, argument, stack)
+        # Blocks run for the batch alone; what was there before them is there for the guests too.
+        mixed = self._mix(self.visit.meet(values, argument), argument, stack)
+        return mixed.narrow(argument.batch_dim, 0, self.visit.size)
+
+    def _mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
         if self.plan.similarity is not None and not self.is_settled:
             self._settle(values, argument.batch_dim)
         weights = self.weights[min(stack, len(self.weights) - 1)]
@@ -99,8 +109,21 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
         )
     if tokens.shape[0] != plan.lam.shape[0]:
         raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
+    plan = plan.to(tokens.device)
+    if plan.guests is None and not plan.is_remembered:
+        return _begin(anatomy, plan, batch)
+    visit = Visit(anatomy, batch, tokens.shape[0], plan.guests, plan.site == "pooled")
+    batch = visit.inputs(batch)
+    mixing = _begin(anatomy, plan if plan.guests is None else with_guest_rows(plan), batch)
+    mixing.visit = visit
+    return mixing
+
+
+def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    ids, name = batch.get("input_ids"), anatomy.input_name
     if name != "input_ids":
-        return _begin_without_tokens(anatomy, plan.to(tokens.device), batch)
+        return _begin_without_tokens(anatomy, plan, batch)
+    tokens = batch["inputs_embeds"] if ids is None else ids
     if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
         raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
     for name in ("pixel_values", "pixel_values_videos", "input_features"):
@@ -115,7 +138,7 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     if plan.similarity is not None:
         check_similarity(anatomy)
     start = _first_mixed_call(anatomy, plan)
-    plan, length = plan.to(tokens.device), tokens.shape[1]
+    length = tokens.shape[1]
     if plan.site in ("input", "pooled"):
         return Mixing(plan, lambda plan: [], None, None, None, start)
     fixed = FIXED_READ.get(anatomy.readout)

@@ -11,12 +11,13 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations import is_fsdp_enabled
 
 from hf_mixup.anatomy import Anatomy, changeable_state, model_config, separators
 from hf_mixup.architectures import site_width
-from hf_mixup.config import MixupConfig
+from hf_mixup.config import OUTSIDE, MixupConfig
 from hf_mixup.drawing import Drawing
-from hf_mixup.exactness import check_endpoints, check_site
+from hf_mixup.exactness import check_endpoints, check_guests, check_site
 from hf_mixup.mixing import Mixing, begin
 from hf_mixup.objective import Objective
 from hf_mixup.plan import MixupPlan
@@ -83,8 +84,9 @@ class Mixup:
             self.check()
 
     def check(self) -> None:
-        """As `prepare`, unless the parameters are not all here yet (sharded, or on the meta device)."""
-        if _is_materialised(self.model):
+        """As `prepare`, unless the parameters are not all here yet (sharded, on the meta device, or on rank 0 only)."""
+        # All ranks have to look for the sites at the same time, because a sharded forward pass needs all of them.
+        if _is_materialised(self.model) and not is_fsdp_enabled():
             self.prepare()
 
     def prepare(self) -> Anatomy:
@@ -100,6 +102,8 @@ class Mixup:
             self._hooks = Hooks(anatomy)
             try:
                 check_endpoints(anatomy, self.config, self._mixing)
+                if self.config.partner in OUTSIDE:
+                    check_guests(anatomy, self.config, self._mixing)
             except Exception:
                 self._hooks = None
                 raise
@@ -134,7 +138,7 @@ class Mixup:
         """
         size = _batch_size(batch)
         layers: list[int] = []
-        if self.config.site == "hidden" and size > 1:
+        if self.config.site == "hidden" and (size > 1 or self.config.partner in OUTSIDE):
             layers = self.config.resolve_layers(self.prepare().depth)
         let_compiled_models_mix(len(layers))
         return self.drawing.draw(
@@ -176,7 +180,11 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch) as mixing:
             yield
-        self._settled.append((plan, mixing.plan))
+        if mixing.visit is None:
+            self._settled.append((plan, mixing.plan))
+        else:
+            self._settled.append((plan, plan))
+            self.drawing.remember(plan, batch, mixing.visit.kept)
 
     @contextmanager
     def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[Mixing]:
@@ -292,12 +300,12 @@ class Mixup:
         self.drawing.restart(seed, rank)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the random stream, as plain numbers and strings; for checkpoints."""
+        """The random stream and what is remembered, for checkpoints: numbers and strings, and tensors in a memory."""
         return self.drawing.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the random stream from `state`."""
-        self.drawing.load_state_dict(state)
+        """Continue from `state`."""
+        self.drawing.load_state_dict(state, next(self.model.parameters()).device)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_mixup.config import MixupConfig
+from hf_mixup.config import OUTSIDE, MixupConfig
+from hf_mixup.guests import Guests
 from hf_mixup.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.partners import Examples, choose_partner
 from hf_mixup.spans import plan_spans
@@ -37,6 +38,8 @@ class MixupPlan:
         uniform (`torch.Tensor` of shape `(2, batch)`, *optional*): the random numbers that it is then made of.
         strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
         noise (`tuple[float, float]`, *optional*): additive and multiplicative noise on what was mixed.
+        guests (`Guests`, *optional*): partners from outside of the batch; `partner` numbers them on from its last row.
+        is_remembered (`bool`, defaults to `False`): whether later batches are to be mixed with this one.
     """
 
     partner: Tensor
@@ -51,6 +54,8 @@ class MixupPlan:
     uniform: Tensor | None = None
     strength: float = 1.0
     noise: tuple[float, float] | None = None
+    guests: Guests | None = None
+    is_remembered: bool = False
 
     def __post_init__(self) -> None:
         if self.partner.dim() != 1 or self.partner.shape != self.lam.shape:
@@ -113,7 +118,8 @@ class PlanStream:
             )
         strength = strength_at(config, progress)
         is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
-        if is_off or batch_size < 2 or (config.prob < 1 and self.generator.random() >= config.prob):
+        fewest = 1 if config.partner == "previous_batch" else 2
+        if is_off or batch_size < fewest or (config.prob < 1 and self.generator.random() >= config.prob):
             identity = torch.arange(batch_size)
             return MixupPlan(identity, torch.ones(batch_size), config.site, active=False)
         layer = int(self.generator.choice(layers)) if layers else None
@@ -142,6 +148,8 @@ class PlanStream:
     def _partner(self, config: MixupConfig, batch_size: int, examples: Examples | None) -> Tensor:
         if config.partner == "random":
             return torch.from_numpy(draw_partner(self.generator, batch_size, config.self_pairs))
+        if config.partner in OUTSIDE:
+            return torch.arange(batch_size, 2 * batch_size)
         assert examples is not None
         uniform = torch.from_numpy(self.generator.random(batch_size))
         coin = self.generator.random() < (

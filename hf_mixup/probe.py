@@ -140,7 +140,8 @@ class _Record:
     def watching(self) -> Iterator[None]:
         handles = [self.backbone.register_forward_hook(self.after_backbone)]
         for block in self.stack_of:
-            handles.append(block.register_forward_pre_hook(self.before_block, with_kwargs=True))
+            # Before FSDP makes all that a block is given depend on one node of the graph.
+            handles.append(block.register_forward_pre_hook(self.before_block, prepend=True, with_kwargs=True))
             handles.append(block.register_forward_hook(self.after_block))
         width = embedding_width(self.backbone)
         for module in self.backbone.modules():
@@ -168,6 +169,10 @@ class _Record:
 
         def note(path: str, tensor: Tensor) -> Tensor:
             call.seen.add(path)
+            if PROBE_BATCH in tensor.shape:
+                call.batch_dims[path] = list(tensor.shape).index(PROBE_BATCH), 1
+            elif tensor.dim() > 1 and tensor.shape[0] % PROBE_BATCH == 0:
+                call.batch_dims[path] = 0, tensor.shape[0] // PROBE_BATCH
             argument = self.describe(tensor)
             if argument is not None:
                 call.arguments[path] = argument

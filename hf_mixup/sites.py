@@ -66,9 +66,16 @@ class Hooks:
     def register(self, mixing: Mixing) -> list[RemovableHandle]:
         """Make `mixing` the current one and register the hooks that its site needs."""
         self.mixing = mixing
+        visit = mixing.visit
+        if visit is None:
+            return [*self._mixing_hooks(mixing), *self._reading_hooks(mixing)]
+        mixed = [*visit.hooks_before(), *self._mixing_hooks(mixing), *visit.hooks_at_blocks()]
+        return [*mixed, *self._reading_hooks(mixing), *visit.hooks_after()]
+
+    def _mixing_hooks(self, mixing: Mixing) -> list[RemovableHandle]:
         anatomy = self.anatomy
         if mixing.plan.site == "pooled":
-            return [anatomy.root.register_forward_hook(self.mix_logits)]
+            return []
         if mixing.plan.source is not None:
             return [anatomy.root.register_forward_pre_hook(self.swap_tokens, with_kwargs=True)]
         if anatomy.entrance is not None:
@@ -87,6 +94,14 @@ class Hooks:
             handles += [module.register_forward_hook(self.mix_lookup) for module in self.lookup_stacks]
             for module in self.lookup_mask_names:
                 handles.append(module.register_forward_pre_hook(self.before_lookup, with_kwargs=True))
+        return handles
+
+    def _reading_hooks(self, mixing: Mixing) -> list[RemovableHandle]:
+        anatomy, handles = self.anatomy, []
+        if mixing.plan.site == "pooled":
+            return [anatomy.root.register_forward_hook(self.mix_logits)]
+        if mixing.plan.source is not None or anatomy.entrance is not None:
+            return []
         if anatomy.readout in (*FOUND_IN_TEXT, "mean"):
             handles.append(anatomy.read_at.register_forward_hook(self.mix_readout))
         if anatomy.readout == "text":
@@ -189,7 +204,8 @@ class Hooks:
         if self._position(module, self.positions[module]) != last:
             return None
         call = self.anatomy.calls[last]
-        return with_first_tensor(output, mixing.mix(first_tensor(output), call.output, call.stack))
+        argument = replace(call.output, origin=last)
+        return with_first_tensor(output, mixing.mix(first_tensor(output), argument, call.stack))
 
     def before_backbone(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Give a model whose masks reach no block as an argument one that is mixed from the site on."""

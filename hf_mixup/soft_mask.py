@@ -140,6 +140,15 @@ def soft_mask(
     return mask
 
 
+def narrow(mask: Tensor, dim: int, size: int) -> Tensor:
+    """The first `size` rows of a mask, or of any other tensor, along `dim`."""
+    if not isinstance(mask, SoftMask):
+        return mask.narrow(dim, 0, size)
+    blind = None if mask.log_blind is None else mask.log_blind.narrow(dim, 0, size)
+    until = None if mask.until is None else (mask.until[0].narrow(dim, 0, size), mask.until[1])
+    return soft_mask(mask.weight.narrow(dim, 0, size), blind, until, mask.bias_dtype)
+
+
 def _cast(mask: SoftMask, func: Any, args: Any, kwargs: dict[str, Any]) -> SoftMask:
     named = [*args, kwargs.get("dtype"), kwargs.get("other")]
     dtypes = [part if isinstance(part, torch.dtype) else getattr(part, "dtype", None) for part in named]

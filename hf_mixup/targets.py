@@ -67,7 +67,8 @@ def mix_targets(targets: Tensor, plan: MixupPlan) -> Tensor:
         return targets
     plan = plan.to(targets.device)
     lam = plan.lam if plan.label_lam is None else plan.label_lam
-    return torch.lerp(targets[plan.partner], targets, lam.unsqueeze(-1).to(targets.dtype))
+    pool = targets if plan.guests is None else torch.cat([targets, plan.guests.targets.to(targets)])
+    return torch.lerp(pool[plan.partner], targets, lam.unsqueeze(-1).to(targets.dtype))
 
 
 def example_losses(

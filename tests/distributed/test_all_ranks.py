@@ -1,0 +1,151 @@
+"""Partners from the batches of all ranks: what one process does with the global batch, to rounding."""
+
+import pytest
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from hf_mixup import Mixup, MixupConfig, MixupPlan
+from tests.distributed.launch import WORLD, on_two_ranks
+from tests.zoo import toy_batch, toy_model
+
+LENGTHS = ((16, 10, 7), (5, 9, 12))
+LABELS = ((0, 1, 2), (2, 2, 0))
+CASES = [(family, site) for family in ("bert", "llama", "bart") for site in ("embeddings", "hidden", "pooled")]
+STEPS = 3
+
+
+def half(rank):
+    return toy_batch(lengths=LENGTHS[rank], seed=rank), torch.tensor(LABELS[rank])
+
+
+def whole():
+    """The batches of all ranks as one, padded to the longest."""
+    halves = [half(rank) for rank in range(WORLD)]
+    longest = max(batch["input_ids"].shape[1] for batch, _ in halves)
+    fill = {"input_ids": 1, "attention_mask": 0}
+    batch = {
+        name: torch.cat(
+            [torch.nn.functional.pad(part[name], (0, longest - part[name].shape[1]), value=value) for part, _ in halves]
+        )
+        for name, value in fill.items()
+    }
+    return batch, torch.cat([labels for _, labels in halves])
+
+
+def without_dropout(family):
+    model = toy_model(family).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        for module in model.modules():
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def config(site):
+    return MixupConfig(site=site, alpha=1.0, partner="all_ranks")
+
+
+def step(model, mixup, inputs, labels, plan):
+    with mixup.apply(plan, inputs):
+        logits = model(**inputs).logits
+    loss = mixup.loss(logits, labels, plan)
+    loss.backward()
+    gradients = {
+        name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def on_each_rank():
+    assert distributed.get_world_size() == WORLD
+    inputs, labels = half(distributed.get_rank())
+    found = {}
+    for family, site in CASES:
+        model = DistributedDataParallel(without_dropout(family))
+        assert isinstance(model, DistributedDataParallel)
+        mixup = Mixup(model, config(site), seed=3, rank=distributed.get_rank())
+        steps = []
+        for _ in range(STEPS):
+            plan = mixup.draw(inputs, labels=labels)
+            plain = {"lam": plan.lam, "layer": plan.layer, "targets": mixup.targets(labels, plan)}
+            steps.append(plain | {"gradients": step(model, mixup, inputs, labels, plan)})
+        found[family, site] = steps
+    return found
+
+
+def on_uneven_batches():
+    """One rank has a text more than the other; one text is left to the other."""
+    rank = distributed.get_rank()
+    inputs, labels = half(rank)
+    if rank:
+        inputs, labels = {name: value[:1] for name, value in inputs.items()}, labels[:1]
+    model = without_dropout("bert")
+    mixup = Mixup(model, MixupConfig(site="hidden", layers=[1], partner="all_ranks", lam=0.0), rank=rank)
+    plan = mixup.draw(inputs, labels=labels)
+    with mixup.apply(plan, inputs), torch.no_grad():
+        logits = model(**inputs).logits
+    with torch.no_grad():
+        clean = model(**inputs).logits
+    return logits, clean, [part["input_ids"] for part in plan.guests.parts]
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return on_two_ranks(on_each_rank)
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    return on_two_ranks(on_uneven_batches)
+
+
+@pytest.mark.parametrize(("family", "site"), CASES)
+def test_gradients_are_those_of_one_process_with_the_global_batch(ranks, family, site):
+    model, (inputs, labels) = without_dropout(family), whole()
+    mixup = Mixup(model, MixupConfig(site=site, alpha=1.0), seed=3)
+    for number in range(STEPS):
+        plan = mixup.draw(inputs)
+        one, other = (found[family, site][number] for found in ranks)
+        torch.testing.assert_close(torch.cat([one["lam"], other["lam"]]), plan.lam)
+        assert one["layer"] == other["layer"] == plan.layer
+        torch.testing.assert_close(torch.cat([one["targets"], other["targets"]]), mixup.targets(labels, plan))
+        expected = step(model, mixup, inputs, labels, plan)
+        assert expected.keys() == one["gradients"].keys()
+        for name, gradient in expected.items():
+            bound = 1e-5 * max(value.abs().max().item() for value in expected.values())
+            assert (one["gradients"][name] - gradient).abs().max() < bound, name
+            assert torch.equal(one["gradients"][name], other["gradients"][name]), name
+
+
+def test_some_partners_are_on_the_other_rank(ranks):
+    model, (inputs, _) = without_dropout("bert"), whole()
+    partner = Mixup(model, MixupConfig(site="embeddings", alpha=1.0), seed=3).draw(inputs).partner
+    assert any((partner[:3] >= 3).tolist()) and any((partner[3:] < 3).tolist())
+    assert isinstance(ranks, list) and len(ranks) == WORLD
+
+
+def test_batches_of_other_sizes_meet(uneven):
+    clean = {}
+    for (_, logits, _), rank in zip(uneven, range(WORLD), strict=True):
+        for tokens, row in zip(half(rank)[0]["input_ids"], logits, strict=False):
+            clean[tuple(token for token in tokens.tolist() if token != 1)] = row
+    assert [len(logits) for logits, _, _ in uneven] == [3, 1]
+    for logits, _, parts in uneven:
+        for row, part in zip(logits, parts, strict=True):
+            partner = tuple(token for token in part[0].tolist() if token != 1)
+            torch.testing.assert_close(row, clean[partner], rtol=1e-4, atol=1e-5)
+
+
+def test_one_process_alone_mixes_its_own_batch():
+    model, (inputs, labels) = toy_model("bert"), whole()
+    plans = [
+        Mixup(model, {"site": "embeddings", "partner": partner}, seed=3).draw(inputs, labels=labels)
+        for partner in ("random", "all_ranks")
+    ]
+    assert torch.equal(plans[0].partner, plans[1].partner) and torch.equal(plans[0].lam, plans[1].lam)
+    assert plans[1].guests is None and isinstance(plans[1], MixupPlan)
