@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from hf_mixup.mixup_state import memory_file, read_json, read_ranks, state_file
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -28,18 +36,18 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
 
     Raises:
         ValueError: for an `output_dir` that is a file, or not empty without `overwrite` or a checkpoint to resume from.
-        FileNotFoundError: for a checkpoint that is not there, or was written in part only.
+            Or for a checkpoint that was written in part only.
+        FileNotFoundError: for a checkpoint that is not there.
     """
     folder, resume = Path(str(args.output_dir)), str(args.resume_from_checkpoint or "false")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; choose a folder.")
     if resume.lower() == "true":
-        return _last(folder)
+        return newest_whole(folder)
     if resume.lower() != "false":
         if not Path(resume).is_dir():
             raise FileNotFoundError(f"resume_from_checkpoint={resume!r}: no such folder; expected one, or true.")
-        if not Path(resume, LAST_FILE).is_file():
-            raise FileNotFoundError(f"resume_from_checkpoint={resume!r}: {LAST_FILE} is missing; no whole checkpoint.")
+        check_whole(resume)
         return resume
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         resuming = "resume with --resume_from_checkpoint true, " if last_checkpoint(folder) else ""
@@ -49,24 +57,133 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
     return None
 
 
+def checkpoint_to_resume(
+    given: str | bool | None, output_dir: str, model: nn.Module | None, is_sharded: bool
+) -> str | None:
+    """The checkpoint that a training goes on from, checked before anything of it is loaded.
+
+    Args:
+        given (`str` or `bool`, *optional*): as `Trainer.train` takes it: a folder, or true for the newest whole one.
+        output_dir (`str`): the output folder.
+        model (`nn.Module`, *optional*): the model that is to be loaded; `None` where it is made later.
+        is_sharded (`bool`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
+
+    Raises:
+        ValueError: for a checkpoint that is not whole, or does not fit the model.
+        FileNotFoundError: where there is none.
+    """
+    if not given:
+        return None
+    if isinstance(given, str):
+        check_whole(given, is_sharded)
+    folder = given if isinstance(given, str) else newest_whole(output_dir, is_sharded)
+    if not is_sharded and model is not None:
+        check_fits(folder, model)
+    return folder
+
+
+def check_whole(folder: str | Path, is_sharded: bool = False) -> None:
+    """Refuse a checkpoint of which something is missing or was written in part.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint.
+        is_sharded (`bool`, defaults to `False`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
+
+    Raises:
+        ValueError: with what is wrong with it.
+    """
+    problem = problem_of(folder, is_sharded)
+    if problem is not None:
+        raise ValueError(f"resume_from_checkpoint={str(folder)!r}: {problem}; no whole checkpoint.")
+
+
+def problem_of(folder: str | Path, is_sharded: bool = False) -> str | None:
+    """What of a checkpoint is missing or cannot be read; `None` for a whole one."""
+    folder = Path(folder)
+    # The file that is written last comes first: without it nothing else need be there.
+    if not (folder / LAST_FILE).is_file():
+        return f"{LAST_FILE} is missing"
+    try:
+        read_json(folder / LAST_FILE)
+        ranks = read_ranks(folder) or 0
+        states = [read_json(state_file(folder, rank)) for rank in range(ranks)]
+        if not is_sharded:
+            for path in _weight_files(folder):
+                with safe_open(path, "pt"):
+                    pass
+    except ValueError as error:
+        return str(error).removesuffix(".")
+    except (OSError, SafetensorError) as error:
+        return f"{path.name} cannot be read ({error})"
+    memories = [memory_file(folder, rank) for rank in range(ranks) if states[rank]["has_memory"]]
+    random = [folder / "rng_state.pth"] if ranks == 1 else [folder / f"rng_state_{rank}.pth" for rank in range(ranks)]
+    of_trainer = [] if is_sharded else [folder / "optimizer.pt", folder / "scheduler.pt", *random]
+    for path in [*of_trainer, *memories]:
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if not zipfile.is_zipfile(path):
+            return f"{path.name} cannot be read (it is cut off)"
+    return None
+
+
+def check_fits(folder: str | Path, model: nn.Module) -> None:
+    """Refuse a checkpoint of another model, which Trainer would load as far as the names agree.
+
+    Raises:
+        ValueError: with the first weight that is not in both in the same shape.
+    """
+    own, saved = model.state_dict(), dict(_saved_shapes(Path(folder)))
+    unfit = f"resume_from_checkpoint={str(folder)!r}: does not fit this model"
+    for name, shape in saved.items():
+        if name not in own or tuple(own[name].shape) != shape:
+            here = tuple(own[name].shape) if name in own else "not there"
+            raise ValueError(f"{unfit}: {name} is {shape} in the checkpoint, {here} in the model.")
+    # Weights that are tied are saved once.
+    known = {own[name].data_ptr() for name in saved}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if saved and name not in saved and parameter.data_ptr() not in known:
+            raise ValueError(f"{unfit}: {name} is not in the checkpoint.")
+
+
+def _saved_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for path in _weight_files(folder):
+        if not path.name.startswith("adapter"):
+            with safe_open(path, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - not a dict
+                    yield name, tuple(weights.get_slice(name).get_shape())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    return [path for name in (SAFE_WEIGHTS_NAME, "adapter_model.safetensors") if (path := folder / name).is_file()]
+
+
 def last_checkpoint(folder: str | Path) -> str | None:
     """The newest whole checkpoint in a folder."""
-    return next((str(path) for path in _checkpoints(Path(folder)) if (path / LAST_FILE).is_file()), None)
+    return next((str(path) for path in _checkpoints(Path(folder)) if problem_of(path) is None), None)
 
 
-def _last(folder: Path) -> str:
-    last, skipped = last_checkpoint(folder), []
-    for path in _checkpoints(folder):
-        if str(path) == last:
-            break
-        skipped.append(path.name)
-    given = f"resume_from_checkpoint='true': no{' whole' if skipped else ''} checkpoint in output_dir={str(folder)!r}"
-    if last is None:
-        reason = f" ({', '.join(skipped)}: {LAST_FILE} is missing)" if skipped else ""
-        raise FileNotFoundError(f"{given}{reason}.")
-    if skipped:
-        logger.warning("Skipped %s, written in part only; resuming from %s.", ", ".join(skipped), last)
-    return last
+def newest_whole(folder: str | Path, is_sharded: bool = False) -> str:
+    """The checkpoint to resume from in an output folder: the newest that is whole.
+
+    Raises:
+        FileNotFoundError: where there is none, with what is wrong with those that are there.
+    """
+    skipped: list[str] = []
+    for path in _checkpoints(Path(folder)):
+        problem = problem_of(path, is_sharded)
+        if problem is None:
+            if skipped:
+                logger.warning("Skipped %s; resuming from %s.", ", ".join(skipped), path)
+            return str(path)
+        skipped.append(f"{path.name}: {problem}")
+    reason = f" ({', '.join(skipped)})" if skipped else ""
+    raise FileNotFoundError(
+        f"resume_from_checkpoint='true': no{' whole' if skipped else ''} checkpoint in "
+        f"output_dir={str(folder)!r}{reason}."
+    )
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hf_mixup.checkpoints import last_checkpoint
-
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -28,6 +26,8 @@ def interruptible(output_dir: str | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
+        from hf_mixup.checkpoints import last_checkpoint
+
         can_resume = output_dir is not None and last_checkpoint(output_dir)
         _say("interrupted" + ("; continue with --resume_from_checkpoint true" if can_resume else ""))
         raise SystemExit(130) from error

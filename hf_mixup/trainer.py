@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,18 +16,18 @@ from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
 from hf_mixup.anatomy import logits_of, model_config, with_loss
+from hf_mixup.checkpoints import checkpoint_to_resume
 from hf_mixup.collator import MixupCollator
-from hf_mixup.config import MixupConfig
+from hf_mixup.config import OUTSIDE, MixupConfig
 from hf_mixup.labels import check_groups
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
+from hf_mixup.mixup_state import CONFIG_NAME, load_state, save_state
 from hf_mixup.model import MixupModel
 from hf_mixup.resolve import resolve_config
 from hf_mixup.targets import check_labels, example_losses, problem_type_of
 
 logger = logging.get_logger(__name__)
-
-CONFIG_NAME = "mixup_config.yaml"
 
 
 class MixupTrainer(Trainer):
@@ -71,10 +70,13 @@ class MixupTrainer(Trainer):
             return
         self._refuse_what_cannot_be_mixed(config)
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
-        if self.args.train_batch_size > 1:
+        if self.args.train_batch_size > 1 or config.partner in OUTSIDE:
             self.mixup.check()
         else:
-            logger.warning("per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed.")
+            logger.warning(
+                "per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed; there is "
+                "partner='previous_batch' for that."
+            )
 
     @property
     def _module(self) -> nn.Module:
@@ -217,14 +219,21 @@ class MixupTrainer(Trainer):
 
     # ---- Start, search ----
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's. Every training starts the random stream of mixup anew, and a resumed one continues it."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's. Every training starts the random stream of mixup anew, and a resumed one continues it.
+
+        Raises:
+            ValueError, FileNotFoundError: for a checkpoint that is not whole, or of another model.
+        """
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        folder = str(self.args.output_dir)
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.model, is_sharded)
         if self.mixup is not None:
             self.mixup.restart(self.args.seed, self.args.process_index)
             self._check_label_column(model_config(self.mixup.model))
         self._logs = MixupLogs()
         try:
-            return super().train(*args, **kwargs)
+            return super().train(checkpoint, *args, **kwargs)
         finally:
             self._step_examples = None
 
@@ -275,23 +284,15 @@ class MixupTrainer(Trainer):
         if self.mixup is not None and self.args.should_save:
             self.mixup.config.save(Path(output_dir or self.args.output_dir or ".") / CONFIG_NAME)
 
-    def _state_file(self, folder: str) -> Path:
-        return Path(folder) / f"mixup_state_{self.args.process_index}.json"
-
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         if self.mixup is not None:
-            self._state_file(output_dir).write_text(json.dumps(self.mixup.state_dict()), encoding="utf-8")
+            save_state(output_dir, self.mixup, self.args.process_index, self.args.world_size)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
-        if checkpoint is None or self.mixup is None:
-            return
-        path = self._state_file(checkpoint)
-        if path.is_file():
-            self.mixup.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
-        else:
-            logger.warning(f"{checkpoint} holds no mixup state: it was saved without mixup, so plans start anew.")
+        if checkpoint is not None and self.mixup is not None:
+            load_state(checkpoint, self.mixup, self.args.process_index, self.args.world_size)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with the mixup config."""

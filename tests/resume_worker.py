@@ -1,6 +1,9 @@
-"""One training that may be killed and resumed: `python -m tests.resume_worker FOLDER [--kill-at STEP | --resume]`."""
+"""One training that may be killed and resumed, also by torchrun on several processes:
+`python -m tests.resume_worker FOLDER [--kill-at STEP --kill-rank RANK | --resume] [--mixup JSON] [--batch N]`.
+"""
 
 import argparse
+import json
 import os
 import signal
 
@@ -11,30 +14,34 @@ from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
 
 STEPS, SAVE_STEPS, STEPS_PER_EPOCH = 14, 5, 10
+MIXUP = {"site": "hidden", "alpha": 1.0, "prob": 0.8}
 
 
 class Kill(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, rank=0):
+        self.step, self.rank = step, rank
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
+        if state.global_step == self.step and args.process_index == self.rank:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder, resume=None, kill_at=None):
+def train(folder, resume=None, kill=None, mixup=MIXUP, batch=4, **options):
     """Train a BERT with dropout on shuffled batches, save the weights in `folder`/final, and return the trainer."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = make_trainer(
         folder,
         toy_model("bert"),
-        mixup={"site": "hidden", "alpha": 1.0, "prob": 0.8},
-        rows=examples(4 * STEPS_PER_EPOCH),
-        callbacks=[] if kill_at is None else [Kill(kill_at)],
-        per_device_train_batch_size=4,
+        mixup=mixup,
+        rows=examples(ranks * batch * STEPS_PER_EPOCH),
+        callbacks=[] if kill is None else [kill],
+        per_device_train_batch_size=batch,
         max_steps=STEPS,
         save_strategy="steps",
         save_steps=SAVE_STEPS,
+        **options,
     )
+    assert trainer.args.world_size == ranks
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(os.path.join(folder, "final"))
     return trainer
@@ -44,7 +51,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--kill-rank", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--mixup", type=json.loads, default=MIXUP)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
     torch.set_num_threads(1)
-    train(given.folder, given.resume or None, given.kill_at)
+    kill = None if given.kill_at is None else Kill(given.kill_at, given.kill_rank)
+    train(given.folder, given.resume or None, kill, given.mixup, given.batch, **given.options)

@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_mixup import __version__
@@ -75,12 +76,19 @@ def half_written(folder):
     return str(folder)
 
 
+def whole(folder):
+    (folder / "model.safetensors").unlink()
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({}, folder / name)
+    (folder / "trainer_state.json").write_text("{}")
+
+
 def test_resume_skips_half_a_checkpoint(toy_config, tmp_path, caplog):
     config = toy_config(save_strategy="steps", save_steps=2, max_steps=4)
     assert main(["train", config, "--max_steps", "2"]) == 0
     half_written(tmp_path / "out/checkpoint-10")
     assert main(["train", config, "--resume_from_checkpoint", "true"]) == 0
-    assert "Skipped checkpoint-10, written in part only; resuming from" in caplog.text
+    assert "Skipped checkpoint-10: trainer_state.json is missing; resuming from" in caplog.text
     assert json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"][-1]["step"] == 4
 
 
@@ -90,7 +98,7 @@ def test_half_a_checkpoint_alone_is_refused(toy_config, tmp_path, capsys):
         message = error_of(capsys, toy_config(resume_from_checkpoint=given))
         assert "checkpoint-2" in message and "trainer_state.json is missing" in message
     assert "resume" not in error_of(capsys, toy_config())
-    (tmp_path / "out/checkpoint-2/trainer_state.json").write_text("{}")
+    whole(tmp_path / "out/checkpoint-2")
     assert "resume with --resume_from_checkpoint true" in error_of(capsys, toy_config())
 
 
@@ -105,7 +113,7 @@ def test_ctrl_c_is_one_line(toy_config, tmp_path, capsys, monkeypatch, has_check
     def interrupt(run):
         if has_checkpoint:
             half_written(tmp_path / "out/checkpoint-2")
-            (tmp_path / "out/checkpoint-2/trainer_state.json").write_text("{}")
+            whole(tmp_path / "out/checkpoint-2")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hf_mixup.classification.finish", interrupt)
