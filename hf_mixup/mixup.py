@@ -22,7 +22,7 @@ from hf_mixup.mixing import Mixing, begin
 from hf_mixup.objective import Objective
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe import MissingPadToken, trace
-from hf_mixup.probe_batch import PROBES
+from hf_mixup.probe_batch import PROBES, is_whole
 from hf_mixup.resolve import resolve_config
 from hf_mixup.salience import saliency
 from hf_mixup.sites import Hooks, let_compiled_models_mix
@@ -316,5 +316,5 @@ def _batch_size(batch: Mapping[str, Any]) -> int:
 
 
 def _is_materialised(model: nn.Module) -> bool:
-    """Whether every parameter is a whole tensor here, and not on the meta device or one shard of many."""
-    return all(type(p.data) is Tensor and not p.is_meta and p.numel() for p in model.parameters())
+    """Whether every parameter is all here."""
+    return all(map(is_whole, model.parameters()))

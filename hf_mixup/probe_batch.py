@@ -107,11 +107,19 @@ def probe_length(root: nn.Module) -> int:
     return -(-PROBE_LENGTH // chunk) * chunk
 
 
+def is_whole(parameter: Tensor) -> bool:
+    """Whether all of a parameter is here: not one shard of many, and not on the meta device."""
+    return type(parameter.data) is Tensor and not parameter.is_meta and parameter.numel() > 0
+
+
 @contextmanager
 def undisturbed(root: nn.Module) -> Iterator[None]:
-    """`root` in evaluation mode and with frozen parameters; each module's and parameter's own state restored after."""
+    """`root` in evaluation mode and with frozen parameters; each module's and parameter's own state restored after.
+
+    Shards stay as they are: what is put together of frozen ones would stay frozen.
+    """
     training = [module for module in root.modules() if module.training]
-    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad and is_whole(parameter)]
     root.eval()
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -21,18 +21,33 @@ NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there 
 
 @contextmanager
 def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
-    """Other values in the place of a head that is all zeros, whose logits depend on nothing; put back after."""
-    body = set(backbone.parameters()) if backbone is not root else set()
-    zero = [p for p in root.parameters() if p not in body and p.dim() > 1 and not p.any()]
-    kept = [parameter.data for parameter in zero]
+    """Other values in the place of a head that is all zeros, whose logits depend on nothing, as long as it runs.
+
+    A sharded parameter is all there only while its module runs, so it is not looked at before.
+    """
+    body = set(backbone.modules()) if backbone is not root else set()
+    kept: dict[nn.Module, dict[str, nn.Parameter]] = {}
+
+    def replace(module: nn.Module, args: tuple) -> None:
+        own = module.named_parameters(recurse=False)
+        kept[module] = {name: parameter for name, parameter in own if parameter.dim() > 1 and not parameter.any()}
+        for name, zero in kept[module].items():
+            values = torch.linspace(-0.1, 0.1, zero.numel(), dtype=zero.dtype, device=zero.device)
+            module._parameters[name] = nn.Parameter(values.reshape(zero.shape), requires_grad=False)
+
+    def put_back(module: nn.Module, args: tuple, output: Any) -> None:
+        module._parameters.update(kept.pop(module, {}))
+
+    handles = []
+    for module in set(root.modules()) - body:
+        handles.append(module.register_forward_pre_hook(replace))
+        # Before the hook that takes a sharded parameter away again.
+        handles.append(module.register_forward_hook(put_back, prepend=True, always_call=True))
     try:
-        for parameter in zero:
-            values = torch.linspace(-0.1, 0.1, parameter.numel(), dtype=parameter.dtype, device=parameter.device)
-            parameter.data = values.reshape(parameter.shape)
         yield
     finally:
-        for parameter, data in zip(zero, kept, strict=True):
-            parameter.data = data
+        for handle in handles:
+            handle.remove()
 
 
 def find_readout(
