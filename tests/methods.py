@@ -43,12 +43,11 @@ class Method:
 
 METHODS = {
     "default": Method(
-        "none: EmbedMix's site with one lambda per example",
-        "what enters the first block; lambda ~ Beta(0.4, 0.4)",
+        "Chen, Yang, Yang 2020, as `tmix`",
+        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda)",
         "a start for any text, image or sound",
         OWN,
-        "Chosen for this project: weak mixing where the text enters the first block, and a lambda of its own "
-        "for each example.",
+        "The settings of `tmix`, chosen by [results.md](results.md).",
     ),
     "input_mixup": Method(
         "Zhang, Cissé, Dauphin, Lopez-Paz 2018, mixup: Beyond Empirical Risk Minimization, ICLR",

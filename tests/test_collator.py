@@ -549,7 +549,7 @@ def test_a_trainer_that_cannot_work_is_refused(args, about, message):
 
 
 def test_every_recipe_is_taken_or_refused_by_name():
-    taken = {"default", "balanced", "c_mixup", "input_mixup", "intra_class", "lisa", "mixup_io", "sent_mixup"}
+    taken = {"balanced", "c_mixup", "input_mixup", "intra_class", "lisa", "mixup_io", "sent_mixup"}
     taken |= {"embed_mix", "span_mix", "word_mixup", "mixup_transformer"}
     for name in recipe_names():
         if name in taken:

@@ -18,7 +18,7 @@ CLASSES, SIZE = 3, 6
 SEEDS = range(4)
 # The partners of these depend on nothing but their labels and groups, and their mixture is a line.
 ON_A_LINE = {
-    "default": "embeddings",
+    "default": "hidden",
     "embed_mix": "embeddings",
     "reg_mixup": "embeddings",
     "remix": "embeddings",
@@ -185,7 +185,7 @@ def test_states_targets_and_loss_are_those_of_the_formula(recipe, seed):
 
 # Alpha, whether lambda is max(lambda, 1 - lambda), and whether a batch shares one, as the papers or their code have it.
 LAMBDAS = {
-    "default": (0.4, False, False),
+    "default": (2.0, True, True),
     "embed_mix": (0.2, True, True),
     "word_mixup": (1.0, False, False),
     "sent_mixup": (1.0, False, False),
