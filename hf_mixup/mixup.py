@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +26,6 @@ from hf_mixup.resolve import resolve_config
 from hf_mixup.salience import saliency
 from hf_mixup.sites import Hooks, let_compiled_models_mix
 
-# Forward passes that a loop may make before it computes their losses.
-REMEMBERED = 64
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
 
@@ -76,8 +73,8 @@ class Mixup:
         self.objective = Objective(model_config(model), resolved)
         self.drawing = Drawing(resolved, self.objective, seed, rank, separators(model_config(model)))
         self._checked_batch = False
-        # The plans of the last forward passes, each with what became of it there.
-        self._settled: deque[tuple[MixupPlan, MixupPlan]] = deque(maxlen=REMEMBERED)
+        # What became of plans in their forward passes, `None` where nothing did; known as long as a plan is in use.
+        self._settled: WeakKeyDictionary[MixupPlan, MixupPlan | None] = WeakKeyDictionary()
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
@@ -180,10 +177,9 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch) as mixing:
             yield
-        if mixing.visit is None:
-            self._settled.append((plan, mixing.plan))
-        else:
-            self._settled.append((plan, plan))
+        is_other = mixing.visit is None and mixing.plan is not plan
+        self._settled[plan] = mixing.plan if is_other else None
+        if mixing.visit is not None:
             self.drawing.remember(plan, batch, mixing.visit.kept)
 
     @contextmanager
@@ -245,7 +241,7 @@ class Mixup:
         clean_logits: Tensor | None = None,
     ) -> Tensor:
         """As `loss`, one value an example: `(batch,)`."""
-        if plan is not None and plan.active and all(plan is not known for known, _ in self._settled):
+        if plan is not None and plan.active and plan not in self._settled:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
         mixed = self.targets(labels, plan, logits.device)
         return self.target_losses(logits, mixed, labels, plan, label_smoothing, clean_logits)
@@ -279,9 +275,8 @@ class Mixup:
 
     def settled(self, plan: MixupPlan) -> MixupPlan:
         """The plan as its forward pass left it: on the device, with the lambda that was drawn where it was mixed."""
-        for known, settled in reversed(self._settled):
-            if known is plan:
-                return settled
+        if plan in self._settled:
+            return self._settled[plan] or plan
         if plan.active and plan.similarity is not None:
             raise ValueError("similarity: lambda is drawn where the plan is applied, so run the forward pass first.")
         return plan
@@ -294,6 +289,13 @@ class Mixup:
             return self.objective.losses(logits, self.objective.targets(labels, None, logits.device), problem_type)
 
         return saliency(self.prepare(), batch, loss_of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which know of no forward pass yet."""
+        return self.__dict__ | {"_settled": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _settled=WeakKeyDictionary())
 
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""

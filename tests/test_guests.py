@@ -1,6 +1,8 @@
 """Partners from earlier batches: exact in every family and at every site, one forward pass, a memory that forgets."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -293,3 +295,15 @@ def test_labels_do_not_belong_in_the_forward_pass():
 def test_labels_are_needed_to_draw():
     with pytest.raises(ValueError, match="labels"):
         remembering(toy_model("bert"), "embeddings").draw(texts_one_by_one()[0])
+
+
+def test_what_is_forgotten_is_freed():
+    model, texts = toy_model("bert"), texts_one_by_one()
+    mixup = remembering(model, "hidden", layer=1, memory=1)
+    known = []
+    for text in texts * 3:
+        run(mixup, model, text)
+        known.append(weakref.ref(mixup.drawing.memory.places["hidden 1"][0].states[0]))
+    gc.collect()
+    # The last text is remembered, and the one before it is its partner in the last plan.
+    assert sum(state() is not None for state in known) <= 2
