@@ -58,7 +58,7 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
 
 
 def checkpoint_to_resume(
-    given: str | bool | None, output_dir: str, model: nn.Module | None, is_sharded: bool
+    given: str | bool | None, output_dir: str, model: nn.Module | None, is_sharded: bool, rank: int | None = None
 ) -> str | None:
     """The checkpoint that a training goes on from, checked before anything of it is loaded.
 
@@ -67,6 +67,7 @@ def checkpoint_to_resume(
         output_dir (`str`): the output folder.
         model (`nn.Module`, *optional*): the model that is to be loaded; `None` where it is made later.
         is_sharded (`bool`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
+        rank (`int`, *optional*): the only process whose files are looked for, where every node saves its own.
 
     Raises:
         ValueError: for a checkpoint that is not whole, or does not fit the model.
@@ -75,29 +76,30 @@ def checkpoint_to_resume(
     if not given:
         return None
     if isinstance(given, str):
-        check_whole(given, is_sharded)
-    folder = given if isinstance(given, str) else newest_whole(output_dir, is_sharded)
+        check_whole(given, is_sharded, rank)
+    folder = given if isinstance(given, str) else newest_whole(output_dir, is_sharded, rank)
     if not is_sharded and model is not None:
         check_fits(folder, model)
     return folder
 
 
-def check_whole(folder: str | Path, is_sharded: bool = False) -> None:
+def check_whole(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> None:
     """Refuse a checkpoint of which something is missing or was written in part.
 
     Args:
         folder (`str` or `Path`): the checkpoint.
         is_sharded (`bool`, defaults to `False`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
+        rank (`int`, *optional*): the only process whose files are looked for, where every node saves its own.
 
     Raises:
         ValueError: with what is wrong with it.
     """
-    problem = problem_of(folder, is_sharded)
+    problem = problem_of(folder, is_sharded, rank)
     if problem is not None:
         raise ValueError(f"resume_from_checkpoint={str(folder)!r}: {problem}; no whole checkpoint.")
 
 
-def problem_of(folder: str | Path, is_sharded: bool = False) -> str | None:
+def problem_of(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> str | None:
     """What of a checkpoint is missing or cannot be read; `None` for a whole one."""
     folder = Path(folder)
     # The file that is written last comes first: without it nothing else need be there.
@@ -105,20 +107,23 @@ def problem_of(folder: str | Path, is_sharded: bool = False) -> str | None:
         return f"{LAST_FILE} is missing"
     try:
         read_json(folder / LAST_FILE)
-        ranks = read_ranks(folder) or 0
-        states = [read_json(state_file(folder, rank)) for rank in range(ranks)]
-        if not is_sharded:
-            for path in _weight_files(folder):
-                with safe_open(path, "pt"):
-                    pass
+        count = read_ranks(folder) or 0
+        ranks = range(count) if rank is None or not count else [rank]
+        states = {number: read_json(state_file(folder, number)) for number in ranks}
+        for path in [] if is_sharded else _weight_files(folder):
+            with safe_open(path, "pt"):
+                pass
     except ValueError as error:
         return str(error).removesuffix(".")
     except (OSError, SafetensorError) as error:
         return f"{path.name} cannot be read ({error})"
-    memories = [memory_file(folder, rank) for rank in range(ranks) if states[rank]["has_memory"]]
-    random = [folder / "rng_state.pth"] if ranks == 1 else [folder / f"rng_state_{rank}.pth" for rank in range(ranks)]
-    of_trainer = [] if is_sharded else [folder / "optimizer.pt", folder / "scheduler.pt", *random]
-    for path in [*of_trainer, *memories]:
+    archives = [memory_file(folder, number) for number in ranks if states[number]["has_memory"]]
+    if not is_sharded:
+        random = [folder / ("rng_state.pth" if count == 1 else f"rng_state_{number}.pth") for number in ranks]
+        archives += [folder / "optimizer.pt", folder / "scheduler.pt", *random]
+        if not any(next(folder.rglob(kind), None) for kind in ("*.safetensors", "*model*.bin")):
+            return "its weights are missing"
+    for path in archives:
         if not path.is_file():
             return f"{path.name} is missing"
         if not zipfile.is_zipfile(path):
@@ -165,7 +170,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return next((str(path) for path in _checkpoints(Path(folder)) if problem_of(path) is None), None)
 
 
-def newest_whole(folder: str | Path, is_sharded: bool = False) -> str:
+def newest_whole(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> str:
     """The checkpoint to resume from in an output folder: the newest that is whole.
 
     Raises:
@@ -173,7 +178,7 @@ def newest_whole(folder: str | Path, is_sharded: bool = False) -> str:
     """
     skipped: list[str] = []
     for path in _checkpoints(Path(folder)):
-        problem = problem_of(path, is_sharded)
+        problem = problem_of(path, is_sharded, rank)
         if problem is None:
             if skipped:
                 logger.warning("Skipped %s; resuming from %s.", ", ".join(skipped), path)

@@ -75,8 +75,8 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
 
 def read_ranks(folder: str | Path) -> int | None:
     """The number of processes that saved a checkpoint; `None` where it holds nothing of mixup."""
-    path = state_file(folder, 0)
-    return int(read_json(path)["ranks"]) if path.is_file() else None
+    path = next(Path(folder).glob("mixup_state_*.json"), None)
+    return None if path is None else int(read_json(path)["ranks"])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -226,8 +226,8 @@ class MixupTrainer(Trainer):
             ValueError, FileNotFoundError: for a checkpoint that is not whole, or of another model.
         """
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        folder = str(self.args.output_dir)
-        checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.model, is_sharded)
+        folder, rank = str(self.args.output_dir), self.args.process_index if self.args.save_on_each_node else None
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.model, is_sharded, rank)
         if self.mixup is not None:
             self.mixup.restart(self.args.seed, self.args.process_index)
             self._check_label_column(model_config(self.mixup.model))

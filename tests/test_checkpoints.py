@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from hf_mixup.checkpoints import problem_of
 from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
 
@@ -47,6 +48,23 @@ def test_a_file_that_is_cut_off_is_refused_by_name(copied, name):
     with pytest.raises(ValueError, match=rf"checkpoint-4.*{name}.* cannot be read .*no whole checkpoint"):
         trainer.train(resume_from_checkpoint=str(copied / "checkpoint-4"))
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_weights_that_are_missing_are_refused(copied):
+    (copied / "checkpoint-4" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="its weights are missing; no whole checkpoint"):
+        trainer_in(copied).train(resume_from_checkpoint=str(copied / "checkpoint-4"))
+
+
+def test_where_every_node_saves_its_own_only_the_files_of_this_process_are_looked_for(copied):
+    for path in copied.glob("checkpoint-*/mixup_state_0.json"):
+        state = json.loads(path.read_text()) | {"ranks": 2}
+        path.unlink()
+        path.with_name("mixup_state_1.json").write_text(json.dumps(state))
+        path.with_name("mixup_memory_0.pt").rename(path.with_name("mixup_memory_1.pt"))
+        path.with_name("rng_state.pth").rename(path.with_name("rng_state_1.pth"))
+    assert problem_of(copied / "checkpoint-4", rank=1) is None
+    assert "mixup_state_0.json" in problem_of(copied / "checkpoint-4")
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", *FILES])

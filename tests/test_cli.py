@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_mixup import __version__
@@ -77,7 +78,7 @@ def half_written(folder):
 
 
 def whole(folder):
-    (folder / "model.safetensors").unlink()
+    save_file({}, folder / "model.safetensors")
     for name in ("optimizer.pt", "scheduler.pt"):
         torch.save({}, folder / name)
     (folder / "trainer_state.json").write_text("{}")
