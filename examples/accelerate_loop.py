@@ -88,7 +88,7 @@ def main() -> None:
         for batch in loader:
             labels = batch.pop("labels")
             with accelerator.accumulate(model):
-                plan = mixup.draw(batch)
+                plan = mixup.draw(batch, labels=labels)
                 with mixup.apply(plan, batch):
                     logits = model(**batch).logits
                 loss = mixup.loss(logits, labels, plan)

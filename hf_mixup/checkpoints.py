@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -43,11 +44,11 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} is a file; choose a folder.")
     if resume.lower() == "true":
-        return newest_whole(folder)
+        return newest_whole(folder, saves_shards(args))
     if resume.lower() != "false":
         if not Path(resume).is_dir():
             raise FileNotFoundError(f"resume_from_checkpoint={resume!r}: no such folder; expected one, or true.")
-        check_whole(resume)
+        check_whole(resume, saves_shards(args))
         return resume
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         resuming = "resume with --resume_from_checkpoint true, " if last_checkpoint(folder) else ""
@@ -57,8 +58,18 @@ def check_output_dir(args: TrainingArguments, overwrite: bool) -> str | None:
     return None
 
 
+def saves_shards(args: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed saves the checkpoints, by the arguments or by Accelerate's launcher."""
+    launched = (os.environ.get(f"ACCELERATE_USE_{name}", "") for name in ("FSDP", "DEEPSPEED"))
+    return bool(args.fsdp or args.deepspeed) or any(value.lower() in ("1", "true") for value in launched)
+
+
 def checkpoint_to_resume(
-    given: str | bool | None, output_dir: str, model: nn.Module | None, is_sharded: bool, rank: int | None = None
+    given: str | os.PathLike | bool | None,
+    output_dir: str,
+    model: nn.Module | None,
+    is_sharded: bool,
+    rank: int | None = None,
 ) -> str | None:
     """The checkpoint that a training goes on from, checked before anything of it is loaded.
 
@@ -75,9 +86,9 @@ def checkpoint_to_resume(
     """
     if not given:
         return None
-    if isinstance(given, str):
-        check_whole(given, is_sharded, rank)
-    folder = given if isinstance(given, str) else newest_whole(output_dir, is_sharded, rank)
+    folder = newest_whole(output_dir, is_sharded, rank) if given is True else os.fspath(given)
+    if given is not True:
+        check_whole(folder, is_sharded, rank)
     if not is_sharded and model is not None:
         check_fits(folder, model)
     return folder
@@ -96,12 +107,14 @@ def check_whole(folder: str | Path, is_sharded: bool = False, rank: int | None =
     """
     problem = problem_of(folder, is_sharded, rank)
     if problem is not None:
-        raise ValueError(f"resume_from_checkpoint={str(folder)!r}: {problem}; no whole checkpoint.")
+        raise ValueError(f"resume_from_checkpoint={str(folder)!r} is no whole checkpoint: {problem}.")
 
 
 def problem_of(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> str | None:
     """What of a checkpoint is missing or cannot be read; `None` for a whole one."""
     folder = Path(folder)
+    if not folder.is_dir():
+        return "no such folder"
     # The file that is written last comes first: without it nothing else need be there.
     if not (folder / LAST_FILE).is_file():
         return f"{LAST_FILE} is missing"
@@ -125,7 +138,8 @@ def problem_of(folder: str | Path, is_sharded: bool = False, rank: int | None = 
             return "its weights are missing"
     for path in archives:
         if not path.is_file():
-            return f"{path.name} is missing"
+            why = " (with save_only_model there is nothing to resume: start from its weights)"
+            return f"{path.name} is missing{why if path.name == 'optimizer.pt' else ''}"
         if not zipfile.is_zipfile(path):
             return f"{path.name} cannot be read (it is cut off)"
     return None
@@ -137,8 +151,11 @@ def check_fits(folder: str | Path, model: nn.Module) -> None:
     Raises:
         ValueError: with the first weight that is not in both in the same shape.
     """
+    if type(model).load_state_dict is not nn.Module.load_state_dict:
+        # It has rules of its own.
+        return
     own, saved = model.state_dict(), dict(_saved_shapes(Path(folder)))
-    unfit = f"resume_from_checkpoint={str(folder)!r}: does not fit this model"
+    unfit = f"resume_from_checkpoint={str(folder)!r}: does not fit this model, and Trainer would load only what does"
     for name, shape in saved.items():
         if name not in own or tuple(own[name].shape) != shape:
             here = tuple(own[name].shape) if name in own else "not there"
@@ -166,8 +183,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest whole checkpoint in a folder."""
-    return next((str(path) for path in _checkpoints(Path(folder)) if problem_of(path) is None), None)
+    """The newest checkpoint in a folder that looks whole, in whatever way it was saved."""
+    return next((str(path) for path in _checkpoints(Path(folder)) if problem_of(path, is_sharded=True) is None), None)
 
 
 def newest_whole(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> str:

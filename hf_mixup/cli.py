@@ -105,7 +105,7 @@ def _add_comparison(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    with one_line_errors():
+    with one_line_errors("the same command goes on, with the runs that are missing"):
         from hf_mixup.arguments import read_yaml
         from hf_mixup.comparison.compare import compare, quiet
         from hf_mixup.comparison.grid import Comparison

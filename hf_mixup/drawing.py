@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -50,10 +51,18 @@ class Drawing:
         # Ranks that share a plan draw it from one stream.
         self.stream = PlanStream(seed, 0 if self.config.partner == "all_ranks" else rank)
         self.memory = Memory(self.config.memory or DEFAULT_MEMORY) if self.config.partner == "previous_batch" else None
-        self._targets: Tensor | None = None
+        # Targets of plans whose forward pass is still to come.
+        self._awaited: WeakKeyDictionary[MixupPlan, Tensor] = WeakKeyDictionary()
         self._counts: Tensor | None = None
         self.margins = Margins() if self.config.partner == "margin" else None
         self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which await no forward pass."""
+        return self.__dict__ | {"_awaited": {}, "_last": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _awaited=WeakKeyDictionary())
 
     @property
     def needs_labels(self) -> bool:
@@ -83,9 +92,10 @@ class Drawing:
             return self._draw_for_all(batch, size, layers, epoch, progress, examples.targets, width)
         plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
         if self.memory is not None and plan.active:
+            assert examples is not None and examples.targets is not None
             plan = self.memory.invite(plan, self.stream.generator)
+            self._awaited[plan] = examples.targets
         self._last = plan, batch
-        self._targets = None if examples is None else examples.targets
         return plan
 
     def _draw_for_all(
@@ -109,9 +119,9 @@ class Drawing:
 
     def remember(self, plan: MixupPlan, inputs: Mapping[str, Any], states: list[Tensor]) -> None:
         """Keep a batch after its forward pass, as partners of later ones."""
-        if self.memory is not None and self._last is not None and self._last[0] is plan:
-            assert self._targets is not None
-            self.memory.add(plan, inputs, self._targets, states)
+        targets = self._awaited.pop(plan, None)
+        if self.memory is not None and targets is not None:
+            self.memory.add(plan, inputs, targets, states)
 
     def record(self, plan: MixupPlan, clean_logits: Tensor, targets: Tensor) -> None:
         """Remember how the model did on the unmixed batch of a plan, where partners depend on it."""
@@ -129,10 +139,10 @@ class Drawing:
         found: dict[str, Any] = {}
         if self.needs_labels:
             if labels is None:
-                raise ValueError(
-                    f"labels: with partner={config.partner!r}, label_rule={config.label_rule!r}, interpolation="
-                    f"{config.interpolation!r} a plan depends on them: give draw(batch, labels=...)."
-                )
+                words = {name: getattr(config, name) for name in ("partner", "label_rule", "interpolation")}
+                plain = {"partner": "random", "label_rule": "lambda", "interpolation": "line"}
+                cause = ", ".join(f"{name}={word!r}" for name, word in words.items() if word != plain[name])
+                raise ValueError(f"labels: with {cause} a plan depends on them: give draw(batch, labels=labels).")
             self._check_labels(labels)
             found["targets"] = self.objective.targets(labels)
         if config.partner == "lisa":

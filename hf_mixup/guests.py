@@ -92,22 +92,28 @@ def text_length(inputs: Mapping[str, Any]) -> int | None:
     return None if tokens is None else tokens.shape[1]
 
 
-def stack_inputs(parts: list[Mapping[str, Any]], padding: Padding, length: int = 0) -> dict[str, Any]:
-    """The rows of several batches as one: texts as long as the longest, with a mask for all. What is not a tensor, or
-    not in the first batch, is left as the first has it.
+def rows_of(inputs: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    """The tensors of a batch of `size` examples, with a row for each; one row for all is repeated."""
+    rows = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.dim() and value.shape[0] in (1, size):
+            rows[name] = value.expand(size, *value.shape[1:])
+    return rows
+
+
+def stack_inputs(parts: Sequence[Mapping[str, Tensor]], padding: Padding, length: int = 0) -> dict[str, Tensor]:
+    """The rows of several batches as one: texts as long as the longest, with a mask for all.
 
     Raises:
         ValueError: where the batches have other inputs, or inputs of other shapes.
     """
     lengths = [text_length(part) for part in parts]
     if lengths[0] is not None:
-        parts = [_with_mask(part, own) for part, own in zip(parts, lengths, strict=True)]
+        parts = [_with_mask(part, own or 0) for part, own in zip(parts, lengths, strict=True)]
     length = max([length, *(own or 0 for own in lengths)])
-    stacked = dict(parts[0])
-    for name, first in parts[0].items():
-        if not isinstance(first, Tensor) or not first.dim():
-            continue
-        if any(not isinstance(part.get(name), Tensor) for part in parts):
+    stacked = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        if any(name not in part for part in parts):
             raise ValueError(f"{name}: not in every batch, so their examples cannot be mixed with each other.")
         fill = padding.token if name == "input_ids" else 0
         rows = [
@@ -125,12 +131,10 @@ def _runs_along(values: Tensor, length: int | None) -> bool:
     return length is not None and values.dim() > 1 and values.shape[1] == length
 
 
-def _with_mask(part: Mapping[str, Any], length: int | None) -> dict[str, Any]:
-    present = {name: value for name, value in part.items() if value is not None}
-    if "attention_mask" not in present:
-        tokens = present["input_ids"] if "input_ids" in present else present["inputs_embeds"]
-        present["attention_mask"] = torch.ones(tokens.shape[0], length or 0, dtype=torch.long, device=tokens.device)
-    return present
+def _with_mask(part: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
+    tokens = part["input_ids"] if "input_ids" in part else part["inputs_embeds"]
+    every = torch.ones(tokens.shape[0], length, dtype=torch.long, device=tokens.device)
+    return {"attention_mask": every, **part}
 
 
 class Visit:
@@ -148,6 +152,8 @@ class Visit:
     ) -> None:
         self.anatomy, self.size, self.guests, self.meets_at_head = anatomy, size, guests, meets_at_head
         self.padding, self.length = padding_of(anatomy), text_length(batch)
+        self.names = list(inspect.signature(anatomy.root.forward).parameters)
+        self.has_begun = False
         # Hidden states of the batch where it meets its guests, for later batches.
         self.kept: list[Tensor] = []
         self.calls: dict[nn.Module, list[int]] = {}
@@ -159,7 +165,13 @@ class Visit:
         """What the model is given for the batch and its guests."""
         if self.guests is None:
             return dict(batch)
-        return stack_inputs([batch, *self.guests.parts], self.padding, self.guests.length)
+        # A batch may hold more than the model takes.
+        own, *parts = ({n: part[n] for n in part if n in self.names and n != "labels"} for part in self._parts(batch))
+        return {**batch, **stack_inputs([own, *parts], self.padding, self.guests.length)}
+
+    def _parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Tensor]]:
+        assert self.guests is not None
+        return [rows_of(batch, self.size), *self.guests.parts]
 
     def meet(self, values: Tensor, argument: Argument) -> Tensor:
         """Hidden states that were computed for the batch, and after them those of its guests."""
@@ -182,8 +194,6 @@ class Visit:
 
     def hooks_before(self) -> list[RemovableHandle]:
         """Register what has to run before anything is mixed."""
-        if self.guests is None:
-            return []
         return [self.anatomy.root.register_forward_pre_hook(self.let_in, with_kwargs=True)]
 
     def hooks_at_blocks(self) -> list[RemovableHandle]:
@@ -199,9 +209,14 @@ class Visit:
         """Register what has to run at the very end."""
         return [] if self.guests is None else [self.anatomy.root.register_forward_hook(self.let_go)]
 
-    def let_in(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def let_in(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Give the model the guests' inputs as well."""
-        given = bind(list(inspect.signature(module.forward).parameters), args, kwargs)
+        if self.has_begun:
+            raise RuntimeError("apply: a plan with partners from outside of the batch applies to one forward pass.")
+        self.has_begun = True
+        if self.guests is None:
+            return None
+        given = bind(self.names, args, kwargs)
         if given.get("labels") is not None:
             raise ValueError("labels: leave them out of the forward pass; they are for Mixup.loss.")
         return (), self.inputs(given)

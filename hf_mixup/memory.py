@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_mixup.guests import Guests
+from hf_mixup.guests import Guests, rows_of
 from hf_mixup.plan import MixupPlan
 
 
@@ -70,8 +70,7 @@ class Memory:
         """
         place = self.places.setdefault(_place(plan), deque(maxlen=self.size))
         count = plan.lam.shape[0]
-        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        own = {name: value for name, value in tensors.items() if value.dim() and value.shape[0] == count}
+        own = {name: value.detach() for name, value in rows_of(inputs, count).items()}
         # Copies, because a view would keep the whole batch alive.
         for row in range(max(count - self.size, 0), count):
             at = slice(row, row + 1)

@@ -128,11 +128,14 @@ class Mixup:
 
         Returns:
             `MixupPlan`: on the host, but for what depends on the labels or the masks, which stays on their device. Not
-            active for a batch of one, or one that `prob`, `off_epoch` or the schedule leaves clean.
+            active for a batch of one, or one that `prob`, `off_epoch` or the schedule leaves clean. The first batch of
+            `"previous_batch"` is active with lambda 1.
 
         Raises:
             ValueError: for something that is needed and not given.
         """
+        if isinstance(epoch, Tensor):
+            raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
         size = _batch_size(batch)
         layers: list[int] = []
         if self.config.site == "hidden" and (size > 1 or self.config.partner in OUTSIDE):

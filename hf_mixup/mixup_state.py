@@ -76,7 +76,12 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
 def read_ranks(folder: str | Path) -> int | None:
     """The number of processes that saved a checkpoint; `None` where it holds nothing of mixup."""
     path = next(Path(folder).glob("mixup_state_*.json"), None)
-    return None if path is None else int(read_json(path)["ranks"])
+    if path is None:
+        return None
+    state = read_json(path)
+    if not {"ranks", "has_memory", "plans"} <= set(state):
+        raise ValueError(f"{path}: cannot be read (it is not what is saved here).")
+    return int(state["ranks"])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -173,6 +173,9 @@ class _Record:
                 call.batch_dims[path] = list(tensor.shape).index(PROBE_BATCH), 1
             elif tensor.dim() > 1 and tensor.shape[0] % PROBE_BATCH == 0:
                 call.batch_dims[path] = 0, tensor.shape[0] // PROBE_BATCH
+            elif tensor.dim() > 1 and tensor.shape[0] == 1:
+                # The same for all in the probe, and perhaps not in every batch.
+                call.batch_dims[path] = 0, 1
             argument = self.describe(tensor)
             if argument is not None:
                 call.arguments[path] = argument

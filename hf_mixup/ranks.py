@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather as gather_with_gradient
 from torch.nn import functional
 
-from hf_mixup.guests import Guests, text_length
+from hf_mixup.guests import Guests, rows_of, text_length
 from hf_mixup.plan import MixupPlan
 
 
@@ -22,12 +23,29 @@ def number_of_ranks() -> int:
 
 
 def sizes_of_all(batch: Mapping[str, Any], size: int) -> list[tuple[int, int]]:
-    """The examples and the text length of every rank's batch. Waits for all of them."""
-    device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-    own = torch.tensor([size, text_length(batch) or 0], device=device)
+    """The examples and the text length of every rank's batch. Waits for all of them.
+
+    Raises:
+        ValueError: on every rank, where they have other inputs.
+    """
+    inputs = _inputs(batch, size)
+    kinds = ", ".join(f"{name} of {value.dim()} dimensions, {value.dtype}" for name, value in inputs.items())
+    own = torch.tensor([size, text_length(batch) or 0, zlib.crc32(kinds.encode())]).to(_device(inputs))
     gathered = [torch.empty_like(own) for _ in range(number_of_ranks())]
     dist.all_gather(gathered, own)
-    return [(count, length) for count, length in torch.stack(gathered).tolist()]
+    rows = torch.stack(gathered).tolist()
+    if len({kind for _, _, kind in rows}) > 1:
+        raise ValueError(f"partner='all_ranks': the ranks have other inputs; this one has {kinds}.")
+    return [(count, length) for count, length, _ in rows]
+
+
+def _inputs(batch: Mapping[str, Any], size: int) -> dict[str, Tensor]:
+    rows = rows_of(batch, size)
+    return {name: rows[name] for name in sorted(rows) if name != "labels"}
+
+
+def _device(inputs: Mapping[str, Tensor]) -> torch.device:
+    return next(iter(inputs.values())).device
 
 
 def share_of_plan(
@@ -56,17 +74,13 @@ def share_of_plan(
     def states_at(index: int, states: Tensor, as_long: Callable[[Tensor], Tensor]) -> Tensor:
         return of_partners(list(gather_with_gradient(_fill_rows(states, max(counts)))))
 
-    inputs: dict[str, list[Tensor]] = {
-        name: _gather(batch[name], counts, lengths)
-        for name in sorted(batch)
-        if isinstance(batch[name], Tensor) and batch[name].dim() and name != "labels"
-    }
+    size = counts[rank]
+    inputs = {name: _gather(value, counts, lengths) for name, value in _inputs(batch, size).items()}
     parts = [
         {name: rows[source][row : row + 1] for name, rows in inputs.items()}
         for source, row in (where[partner] for partner in chosen)
     ]
     guests = Guests(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
-    size = counts[rank]
     label_lam = None if plan.label_lam is None else plan.label_lam[own]
     dimension_lam = None if plan.dimension_lam is None else plan.dimension_lam[own]
     return replace(

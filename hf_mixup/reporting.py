@@ -10,9 +10,9 @@ from typing import Any
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(after_interruption: str = "") -> Iterator[None]:
     """Input that cannot work ends the process with status 2 and a line that says why; Ctrl-C with 130."""
-    with interruptible():
+    with interruptible(advice=after_interruption):
         try:
             yield
         except (ValueError, OSError) as error:
@@ -21,15 +21,16 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(output_dir: str | None = None) -> Iterator[None]:
+def interruptible(output_dir: str | None = None, advice: str = "") -> Iterator[None]:
     """Ctrl-C ends the process with status 130 and a line; it says how to go on where `output_dir` allows it."""
     try:
         yield
     except KeyboardInterrupt as error:
         from hf_mixup.checkpoints import last_checkpoint
 
-        can_resume = output_dir is not None and last_checkpoint(output_dir)
-        _say("interrupted" + ("; continue with --resume_from_checkpoint true" if can_resume else ""))
+        if output_dir is not None and last_checkpoint(output_dir):
+            advice = "continue with --resume_from_checkpoint true"
+        _say("interrupted" + (f"; {advice}" if advice else ""))
         raise SystemExit(130) from error
 
 

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from hf_mixup.anatomy import logits_of, model_config, with_loss
 from hf_mixup.checkpoints import checkpoint_to_resume
 from hf_mixup.collator import MixupCollator
-from hf_mixup.config import OUTSIDE, MixupConfig
+from hf_mixup.config import MixupConfig
 from hf_mixup.labels import check_groups
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
@@ -70,7 +70,8 @@ class MixupTrainer(Trainer):
             return
         self._refuse_what_cannot_be_mixed(config)
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
-        if self.args.train_batch_size > 1 or config.partner in OUTSIDE:
+        reach = self.args.world_size if config.partner == "all_ranks" else 1
+        if self.args.train_batch_size * reach > 1 or config.partner == "previous_batch":
             self.mixup.check()
         else:
             logger.warning(

@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from hf_mixup.checkpoints import problem_of
-from tests.toy_runs import examples, make_trainer
+from hf_mixup.checkpoints import check_output_dir, problem_of
+from tests.toy_runs import arguments, examples, make_trainer
 from tests.zoo import toy_model
 
 MIXUP = {"site": "hidden", "partner": "previous_batch", "memory": 2}
@@ -45,14 +45,14 @@ def test_a_file_that_is_cut_off_is_refused_by_name(copied, name):
     cut(copied / "checkpoint-4" / name)
     trainer = trainer_in(copied)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    with pytest.raises(ValueError, match=rf"checkpoint-4.*{name}.* cannot be read .*no whole checkpoint"):
+    with pytest.raises(ValueError, match=rf"checkpoint-4' is no whole checkpoint: .*{name}.* cannot be read "):
         trainer.train(resume_from_checkpoint=str(copied / "checkpoint-4"))
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
 def test_weights_that_are_missing_are_refused(copied):
     (copied / "checkpoint-4" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="its weights are missing; no whole checkpoint"):
+    with pytest.raises(ValueError, match="is no whole checkpoint: its weights are missing"):
         trainer_in(copied).train(resume_from_checkpoint=str(copied / "checkpoint-4"))
 
 
@@ -70,7 +70,7 @@ def test_where_every_node_saves_its_own_only_the_files_of_this_process_are_looke
 @pytest.mark.parametrize("name", ["trainer_state.json", *FILES])
 def test_a_file_that_is_missing_is_refused_by_name(copied, name):
     (copied / "checkpoint-4" / name).unlink()
-    with pytest.raises(ValueError, match=f"{name} is missing; no whole checkpoint"):
+    with pytest.raises(ValueError, match=f"is no whole checkpoint: {name} is missing"):
         trainer_in(copied).train(resume_from_checkpoint=str(copied / "checkpoint-4"))
 
 
@@ -81,6 +81,28 @@ def test_the_newest_that_is_whole_is_taken(copied, caplog):
         trainer.train(resume_from_checkpoint=True)
     assert "Skipped checkpoint-4: model.safetensors cannot be read" in caplog.text
     assert trainer.state.global_step == 4
+
+
+def test_a_path_is_that_checkpoint(copied):
+    trainer = trainer_in(copied, max_steps=3)
+    trainer.train(resume_from_checkpoint=copied / "checkpoint-2")
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
+
+
+def test_what_is_saved_in_shards_is_resumed_from_the_command_line_too(copied, monkeypatch):
+    for path in copied.glob("checkpoint-*/optimizer.pt"):
+        path.unlink()
+    args = arguments(copied, resume_from_checkpoint="true")
+    with pytest.raises(FileNotFoundError, match="optimizer.pt is missing .with save_only_model there is nothing"):
+        check_output_dir(args, False)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert check_output_dir(args, False) == str(copied / "checkpoint-4")
+
+
+def test_a_state_of_another_make_is_refused(copied):
+    (copied / "checkpoint-4" / "mixup_state_0.json").write_text("{}")
+    with pytest.raises(ValueError, match="mixup_state_0.json: cannot be read"):
+        trainer_in(copied).train(resume_from_checkpoint=str(copied / "checkpoint-4"))
 
 
 def test_where_none_is_whole_the_reasons_are_given(copied):
@@ -99,7 +121,7 @@ def test_where_none_is_whole_the_reasons_are_given(copied):
     ],
 )
 def test_one_of_another_model_is_refused(copied, model, message):
-    with pytest.raises(ValueError, match=f"does not fit this model: .*{message}"):
+    with pytest.raises(ValueError, match=f"does not fit this model.*{message}"):
         trainer_in(copied, model()).train(resume_from_checkpoint=True)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -239,6 +240,96 @@ def test_trainer_mixes_batches_of_one_with_accumulation(tmp_path):
     assert all(len(rows) <= 3 for rows in trainer.mixup.drawing.memory.places.values())
     lambdas = [entry["mixup_lambda"] for entry in trainer.state.log_history if "mixup_lambda" in entry]
     assert len(lambdas) == 6 and min(lambdas) < 0.9
+
+
+@pytest.mark.parametrize("names", [("position_ids",), ("token_type_ids",), ("position_ids", "token_type_ids")])
+@pytest.mark.parametrize("family", ["bert", "llama", "roberta"])
+def test_inputs_of_the_users_own_are_exact(family, names):
+    if family == "llama" and "token_type_ids" in names:
+        names = ("position_ids",)
+    model = toy_model(family)
+    for site, layer in (("embeddings", None), ("hidden", 1), ("pooled", None)):
+        for shared in (False, True):
+            batches = []
+            for lengths, seed in (((9, 6), 0), ((12, 7), 1)):
+                batch = toy_batch(lengths, seed=seed)
+                own = {
+                    "position_ids": torch.arange(max(lengths)).expand(1 if shared else 2, -1),
+                    "token_type_ids": torch.ones_like(batch["input_ids"]),
+                }
+                batches.append(
+                    batch | {name: own[name] for name in names if name == "position_ids" or family == "bert"}
+                )
+            mixup = remembering(model, site, 0.0, layer, memory=1)
+            with torch.no_grad():
+                run(mixup, model, batches[0])
+                _, logits = run(mixup, model, batches[1])
+            expected = clean(model, batches[0])[1:].expand(2, -1)
+            torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_with_other_inputs_are_refused():
+    model, texts = toy_model("bert"), texts_one_by_one()
+    typed = texts[1] | {"token_type_ids": torch.ones_like(texts[1]["input_ids"])}
+    for first, second in ((texts[0], typed), (typed, texts[0])):
+        mixup = remembering(model, "embeddings", memory=1)
+        run(mixup, model, first)
+        with pytest.raises(ValueError, match="token_type_ids: not in every batch"):
+            run(mixup, model, second)
+
+
+def test_a_batch_may_hold_more_than_the_model_takes():
+    model, texts = toy_model("bert"), texts_one_by_one()
+    mixup = remembering(model, "hidden", 0.0, 1, memory=1)
+    for number, text in enumerate(texts):
+        labels = torch.tensor([number % 3])
+        batch = text | {"labels": labels} | ({"idx": labels} if number % 2 else {})
+        plan = mixup.draw(batch, labels=labels)
+        with mixup.apply(plan, batch), torch.no_grad():
+            logits = model(**text).logits
+    torch.testing.assert_close(logits, clean(model, texts[-2]), rtol=1e-4, atol=1e-5)
+
+
+def test_embeddings_of_the_users_own_keep_no_graph():
+    model, lookup = toy_model("bert"), torch.nn.Embedding(60, 32)
+    mixup = remembering(model, "hidden", 0.5, 1, memory=1)
+    for text in texts_one_by_one()[:2]:
+        inputs = {"inputs_embeds": lookup(text["input_ids"])}
+        plan = mixup.draw(inputs, labels=torch.tensor([0]))
+        with mixup.apply(plan, inputs):
+            logits = model(**inputs).logits
+        mixup.loss(logits, torch.tensor([0]), plan).backward()
+    assert lookup.weight.grad.any()
+
+
+def test_plans_may_be_drawn_ahead():
+    model, texts = toy_model("bert"), texts_one_by_one()
+    mixup = remembering(model, "embeddings", memory=4)
+    plans = [mixup.draw(text, labels=torch.tensor([0])) for text in texts]
+    for plan, text in zip(plans, texts, strict=True):
+        with mixup.apply(plan, text):
+            model(**text)
+    rows = mixup.drawing.memory.places["embeddings"]
+    assert [row.inputs["input_ids"].tolist() for row in rows] == [text["input_ids"].tolist() for text in texts]
+
+
+def test_one_plan_is_for_one_forward_pass():
+    model, texts = toy_model("bert"), texts_one_by_one()
+    mixup = remembering(model, "hidden", layer=1, memory=1)
+    run(mixup, model, texts[0])
+    plan = mixup.draw(texts[1], labels=torch.tensor([0]))
+    with pytest.raises(RuntimeError, match="applies to one forward pass"), mixup.apply(plan, texts[1]):
+        model(**texts[1])
+        model(**texts[1])
+
+
+def test_a_model_that_remembers_can_be_pickled():
+    model = MixupModel(steady_bert(), {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
+    inputs = training_inputs(examples(1))
+    for _ in range(2):
+        model(**inputs)
+    other = pickle.loads(pickle.dumps(model))
+    assert torch.equal(other(**inputs).loss, model(**inputs).loss)
 
 
 def test_a_real_model_learns_real_texts_one_by_one(tmp_path):

@@ -6,12 +6,15 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import datasets
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from tqdm import std
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -89,8 +93,8 @@ def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[s
         changed.append("baseline")
     if changed:
         raise ValueError(
-            f"output_dir={str(folder)!r} holds a comparison with another {', '.join(changed)}; choose another folder. "
-            f"Only {', '.join(MAY_GROW[:-1])} may change where it goes on."
+            f"output_dir={str(folder)!r} holds a comparison that differs in {', '.join(changed)}; choose another. "
+            f"Where it goes on, {', '.join(MAY_GROW[:-1])} may be added and nothing else may change."
         )
     lists = {name: [*dict.fromkeys(before[name] + now[name])] for name in ("seeds", "train_sizes", "label_noise")}
     return now | lists | {"methods": {**before["methods"], **now["methods"]}}
@@ -151,24 +155,41 @@ def run_pool(
     numbers = context.Queue()
     for number in range(workers):
         numbers.put(number)
-    with ProcessPoolExecutor(workers, context, start_worker, (numbers, *share, os.getpid())) as pool:
+    pool = ProcessPoolExecutor(workers, context, start_worker, (numbers, *share, os.getpid()))
+    with interrupts_ignored():
         runs: dict[Future[None], Cell] = {
             pool.submit(run_one, comparison, cell, folder / "runs" / cell.name): cell for cell in missing
         }
-        try:
-            for run in as_completed(runs):
-                error = run.exception()
-                if isinstance(error, BrokenProcessPool):
-                    progress.write("A worker was killed, perhaps for want of memory; what is missing is run again.")
-                    break
-                progress.update()
-                if error is not None:
-                    failed.append(runs[run])
-                    progress.write(f"{runs[run].name} failed: {error}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        for run in as_completed(runs):
+            error = run.exception()
+            if isinstance(error, BrokenProcessPool):
+                progress.write("A worker was killed, perhaps for want of memory; what is missing is run again.")
+                break
+            progress.update()
+            if error is not None:
+                failed.append(runs[run])
+                progress.write(f"{runs[run].name} failed: {error}")
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return failed
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Start processes that Ctrl-C, which goes to all of a terminal, leaves to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def visible_gpus() -> list[str]:
@@ -183,6 +204,8 @@ def start_worker(numbers: Any, gpus: list[str], threads: int, parent: int) -> No
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     torch.set_num_threads(threads)
+    # Its own lock between processes would be left behind where the worker is ended.
+    std.tqdm.set_lock(threading.RLock())
     quiet()
     # What is said of the data was said once, by the comparison.
     logging.getLogger("hf_mixup").setLevel(logging.ERROR)

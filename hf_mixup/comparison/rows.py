@@ -30,7 +30,7 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
     data = load_data(model_args, whole, args)
     if "test" not in data.splits:
-        raise ValueError("test_file: a comparison needs a test split besides the development split.")
+        raise ValueError("test_file: a comparison needs a test split besides the development split: give a file of it.")
     limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
     held_out = {
         name: data.splits[name]
@@ -80,7 +80,7 @@ def draw_rows(data: TextData, size: int, generator: np.random.Generator) -> np.n
     for number, name in enumerate(data.label_names):
         own = np.flatnonzero(labels == number)
         if len(own) < size:
-            raise ValueError(f"train_sizes={size}: class {name!r} has {len(own)} training rows.")
+            raise ValueError(f"train_sizes={size}: class {name!r} has {len(own)} training rows, so at most that.")
         drawn.append(generator.permutation(own)[:size])
     return np.concatenate(drawn)
 

@@ -99,7 +99,7 @@ def collect(folder: str | Path) -> pd.DataFrame:
         for method, metrics in made_of:
             key = (method, run["train_size"], run["label_noise"], run["seed"])
             rows += [(*key, name, value) for name, value in metrics.items()]
-    results = pd.DataFrame(rows, columns=COLUMNS).astype({"value": float})
+    results = pd.DataFrame(rows, columns=COLUMNS).astype({"value": float}).replace([np.inf, -np.inf], np.nan)
     others = [name for name in asked["methods"] if name != baseline]
     order = {name: place for place, name in enumerate([baseline, DERIVED, *others])}
     return results.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)

@@ -90,6 +90,21 @@ def test_a_killed_comparison_goes_on_and_repeats_nothing(toy_comparison, tmp_pat
     assert {path: after[path] for path in before} == before
 
 
+def test_ctrl_c_ends_all_of_it_and_says_how_to_go_on(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli", "compare", toy_comparison(max_steps=60)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not finished(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # As a terminal does: to the workers too.
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130 and b"Traceback" not in said
+    assert said.decode().splitlines()[-1] == "interrupted; the same command goes on, with the runs that are missing"
+    assert not children_of(running.pid) and len(finished(tmp_path / "out")) < 9
+    assert not [*(tmp_path / "out").glob("runs/*/error.txt")]
+
+
 def test_a_killed_worker_takes_no_run_with_it(toy_comparison, tmp_path):
     command = [sys.executable, "-m", "hf_mixup.cli", "compare", toy_comparison(seeds=[0, 1])]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)

@@ -51,7 +51,7 @@ def config(site):
 
 def step(model, mixup, inputs, labels, plan):
     with mixup.apply(plan, inputs):
-        logits = model(**inputs).logits
+        logits = model(**{name: value for name, value in inputs.items() if name != "labels"}).logits
     loss = mixup.loss(logits, labels, plan)
     loss.backward()
     gradients = {
@@ -71,6 +71,8 @@ def on_each_rank():
         mixup = Mixup(model, config(site), seed=3, rank=distributed.get_rank())
         steps = []
         for _ in range(STEPS):
+            # As a loader may give it, with the labels.
+            inputs["labels"] = labels
             plan = mixup.draw(inputs, labels=labels)
             plain = {"lam": plan.lam, "layer": plan.layer, "targets": mixup.targets(labels, plan)}
             steps.append(plain | {"gradients": step(model, mixup, inputs, labels, plan)})
@@ -92,6 +94,19 @@ def on_uneven_batches():
     with torch.no_grad():
         clean = model(**inputs).logits
     return logits, clean, [part["input_ids"] for part in plan.guests.parts]
+
+
+def on_other_inputs():
+    """One rank has segments and the other has not."""
+    rank = distributed.get_rank()
+    inputs, labels = half(rank)
+    if rank:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    mixup = Mixup(toy_model("bert"), config("embeddings"), rank=rank)
+    try:
+        mixup.draw(inputs, labels=labels)
+    except ValueError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +154,12 @@ def test_batches_of_other_sizes_meet(uneven):
         for row, part in zip(logits, parts, strict=True):
             partner = tuple(token for token in part[0].tolist() if token != 1)
             torch.testing.assert_close(row, clean[partner], rtol=1e-4, atol=1e-5)
+
+
+def test_other_inputs_are_refused_on_every_rank():
+    one, other = on_two_ranks(on_other_inputs)
+    assert "the ranks have other inputs" in one and "the ranks have other inputs" in other
+    assert "token_type_ids" in other and "token_type_ids" not in one
 
 
 def test_one_process_alone_mixes_its_own_batch():
