@@ -1,9 +1,15 @@
 """Partners from the batches of all ranks: what one process does with the global batch, to rounding."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
 from tests.distributed.launch import WORLD, on_two_ranks
@@ -11,7 +17,8 @@ from tests.zoo import toy_batch, toy_model
 
 LENGTHS = ((16, 10, 7), (5, 9, 12))
 LABELS = ((0, 1, 2), (2, 2, 0))
-CASES = [(family, site) for family in ("bert", "llama", "bart") for site in ("embeddings", "hidden", "pooled")]
+SITES = ("embeddings", "hidden", "pooled")
+CASES = [*product(("bert", "llama", "bart"), SITES, ("ddp",)), *product(("bert", "llama"), SITES, ("fsdp2",))]
 STEPS = 3
 
 
@@ -45,6 +52,23 @@ def without_dropout(family):
     return model
 
 
+def in_parallel(model, way):
+    """The model as each rank trains it, asserted to be what it is called."""
+    if way == "ddp":
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for part in (*(module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)), model):
+        fully_shard(part, mesh=mesh)
+        assert isinstance(part, FSDPModule)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return model
+
+
+def whole_gradient(parameter):
+    gradient = parameter.grad
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
+
+
 def config(site):
     return MixupConfig(site=site, alpha=1.0, partner="all_ranks")
 
@@ -55,7 +79,7 @@ def step(model, mixup, inputs, labels, plan):
     loss = mixup.loss(logits, labels, plan)
     loss.backward()
     gradients = {
-        name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        name.removeprefix("module."): whole_gradient(p) for name, p in model.named_parameters() if p.grad is not None
     }
     model.zero_grad(set_to_none=True)
     return gradients
@@ -65,9 +89,8 @@ def on_each_rank():
     assert distributed.get_world_size() == WORLD
     inputs, labels = half(distributed.get_rank())
     found = {}
-    for family, site in CASES:
-        model = DistributedDataParallel(without_dropout(family))
-        assert isinstance(model, DistributedDataParallel)
+    for family, site, way in CASES:
+        model = in_parallel(without_dropout(family), way)
         mixup = Mixup(model, config(site), seed=3, rank=distributed.get_rank())
         steps = []
         for _ in range(STEPS):
@@ -76,7 +99,7 @@ def on_each_rank():
             plan = mixup.draw(inputs, labels=labels)
             plain = {"lam": plan.lam, "layer": plan.layer, "targets": mixup.targets(labels, plan)}
             steps.append(plain | {"gradients": step(model, mixup, inputs, labels, plan)})
-        found[family, site] = steps
+        found[family, site, way] = steps
     return found
 
 
@@ -119,13 +142,13 @@ def uneven():
     return on_two_ranks(on_uneven_batches)
 
 
-@pytest.mark.parametrize(("family", "site"), CASES)
-def test_gradients_are_those_of_one_process_with_the_global_batch(ranks, family, site):
+@pytest.mark.parametrize(("family", "site", "way"), CASES)
+def test_gradients_are_those_of_one_process_with_the_global_batch(ranks, family, site, way):
     model, (inputs, labels) = without_dropout(family), whole()
     mixup = Mixup(model, MixupConfig(site=site, alpha=1.0), seed=3)
     for number in range(STEPS):
         plan = mixup.draw(inputs)
-        one, other = (found[family, site][number] for found in ranks)
+        one, other = (found[family, site, way][number] for found in ranks)
         torch.testing.assert_close(torch.cat([one["lam"], other["lam"]]), plan.lam)
         assert one["layer"] == other["layer"] == plan.layer
         torch.testing.assert_close(torch.cat([one["targets"], other["targets"]]), mixup.targets(labels, plan))
