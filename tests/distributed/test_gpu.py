@@ -1,0 +1,60 @@
+"""On a GPU: the same equality in bfloat16, and the memory of a step."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from hf_mixup import Mixup, MixupConfig
+from hf_mixup.demo import model_path
+from tests.zoo import toy_batch, toy_model
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_gpu(batch):
+    return {name: value.cuda() for name, value in batch.items()}
+
+
+def mixed_logits(mixup, model, batch, labels):
+    plan = mixup.draw(batch, labels=labels)
+    with mixup.apply(plan, batch):
+        return plan, model(**batch).logits
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("site", ["embeddings", "hidden", "pooled"])
+@pytest.mark.parametrize("family", ["bert", "llama", "bart"])
+def test_the_text_before_is_exact_at_both_ends(family, site, dtype, bound):
+    model, labels = toy_model(family).cuda(), torch.tensor([0], device="cuda")
+    texts = [on_gpu(toy_batch((length,), seed=length)) for length in (9, 14, 6)]
+    # Every layer has a memory of its own, so only one is drawn.
+    layers = [1] if site == "hidden" else None
+    for lam in (0.0, 1.0):
+        mixup = Mixup(model, MixupConfig(site=site, layers=layers, partner="previous_batch", lam=lam, memory=1))
+        with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            mixed_logits(mixup, model, texts[0], labels)
+            for before, text in zip(texts, texts[1:], strict=False):
+                _, logits = mixed_logits(mixup, model, text, labels)
+                expected = model(**(text if lam else before)).logits
+                assert (logits - expected).abs().max() < bound * expected.abs().max()
+
+
+def test_a_mixed_step_needs_no_more_memory():
+    batch = on_gpu(toy_batch((64, 40, 50, 60) * 8))
+    labels = torch.zeros(32, dtype=torch.long, device="cuda")
+    peaks = {}
+    for recipe in (None, "default"):
+        path = model_path("demo:minilm")
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2).cuda().train()
+        mixup = Mixup(model, "default")
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            plan = mixup.draw(batch) if recipe else None
+            if plan is None:
+                logits = model(**batch).logits
+            else:
+                with mixup.apply(plan, batch):
+                    logits = model(**batch).logits
+            mixup.loss(logits, labels, plan).backward()
+        peaks[recipe] = torch.cuda.max_memory_allocated()
+    assert peaks["default"] <= 1.03 * peaks[None]
