@@ -143,6 +143,7 @@ class Visit:
     Args:
         anatomy (`Anatomy`): of the model.
         batch (`Mapping`): the inputs of the batch itself.
+        size (`int`): its number of examples.
         guests (`Guests`, *optional*): `None` where hidden states are only kept for later batches.
         meets_at_head (`bool`): whether batch and guests meet behind the last block.
     """
@@ -166,12 +167,12 @@ class Visit:
         if self.guests is None:
             return dict(batch)
         # A batch may hold more than the model takes.
-        own, *parts = ({n: part[n] for n in part if n in self.names and n != "labels"} for part in self._parts(batch))
-        return {**batch, **stack_inputs([own, *parts], self.padding, self.guests.length)}
-
-    def _parts(self, batch: Mapping[str, Any]) -> list[Mapping[str, Tensor]]:
-        assert self.guests is not None
-        return [rows_of(batch, self.size), *self.guests.parts]
+        taken = [name for name in self.names if name != "labels"]
+        parts = [
+            {name: part[name] for name in taken if name in part}
+            for part in (rows_of(batch, self.size), *self.guests.parts)
+        ]
+        return {**batch, **stack_inputs(parts, self.padding, self.guests.length)}
 
     def meet(self, values: Tensor, argument: Argument) -> Tensor:
         """Hidden states that were computed for the batch, and after them those of its guests."""
