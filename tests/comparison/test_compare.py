@@ -150,7 +150,7 @@ def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
     after = finished(tmp_path / "out")
     assert len(after) == 4 and {path: after[path] for path in before} == before
     assert main(["compare", toy_comparison(**few | {"max_steps": 5})]) == 2
-    assert "holds a comparison with another run: max_steps" in capsys.readouterr().err
+    assert "holds a comparison that differs in run: max_steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
     assert main(["compare", toy_comparison(**few | {"methods": ["none", "label_smoothing"]})]) == 0
     changed = {"none": None, "mine": {"mixup": "tmix"}}
     assert main(["compare", toy_comparison(**few | {"methods": changed})]) == 2
-    assert "another methods: mine" in capsys.readouterr().err
+    assert "differs in methods: mine" in capsys.readouterr().err
 
 
 def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_path, capsys):
