@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from hf_mixup.comparison.canvas import (
     Pictured,
     bounds_of,
     draw_line,
-    mean_and_half,
     mean_and_interval,
     panels,
     titled,
@@ -108,7 +108,7 @@ def reliability(pictured: Pictured) -> Figure | None:
             if len(errors):
                 axis.text(0.04, 0.96, f"ECE {errors.mean():.3f}", va="top", transform=axis.transAxes)
             axis.set_title(method, fontsize=9)
-        row[0].set_ylabel(f"{pictured.name(size)}\n\naccuracy in the bin")
+        row[0].set_ylabel(f"{fill(pictured.name(size), 24)}\n\naccuracy in the bin")
     figure.supxlabel("confidence in the bin; grey bars: share of the predictions", fontsize=9)
     return titled(figure, pictured.title("ece"))
 
@@ -241,8 +241,8 @@ def memorised(pictured: Pictured) -> Figure | None:
             for place, method in enumerate(methods):
                 values = pictured.values(method, "memorised", size, share)
                 if len(values):
-                    mean, half = mean_and_half(values)
-                    axis.errorbar(mean, place, xerr=half, **pictured.style(method))
+                    mean, low, high = mean_and_interval(values, (0, 1))
+                    axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], **pictured.style(method))
             axis.set_title(setting_name(size, share, pictured.problem_type), loc="left", fontsize=9)
             axis.set_yticks(range(len(methods)), methods)
         row[0].set_ylim(len(methods) - 0.5, -0.5)
