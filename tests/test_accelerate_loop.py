@@ -65,7 +65,7 @@ def test_the_loop_mixes(run):
 
 
 def test_accumulated_batches_make_the_same_step(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(Mixup, "draw", lambda self, batch: swap_neighbours(batch))
+    monkeypatch.setattr(Mixup, "draw", lambda self, batch, **kwargs: swap_neighbours(batch))
     config = tmp_path / "toy/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | NO_DROPOUT))
     # Unlike AdamW, which would hide a loss that is too large by a factor.

@@ -262,7 +262,7 @@ def test_deberta_with_its_convolution_is_mixed_above_it_and_refused_below():
     with torch.no_grad():
         [p.normal_(0, 0.2, generator=torch.Generator().manual_seed(0)) for p in model.parameters() if p.dim() > 1]
     with pytest.raises(ValueError, match="site='embeddings': in DebertaV2ForSequenceClassification the logits"):
-        Mixup(model)
+        Mixup(model, {"site": "embeddings"})
     batch = toy_batch()
     clean = logits_of(model, batch)
     for layer in range(DEPTH):

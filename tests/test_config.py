@@ -315,8 +315,11 @@ def test_the_group_column_has_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"partner": "other_class"}, r"labels: with partner='other_class', .* give draw\(batch, labels="),
-        (REMIX, r"labels: with .*label_rule='remix', .* give draw\(batch, labels="),
+        (
+            {"partner": "other_class"},
+            r"labels: with partner='other_class' a plan depends on them: give draw\(batch, labels=labels",
+        ),
+        (REMIX, r"labels: with label_rule='remix' a plan depends on them: give draw\(batch, labels=labels"),
         ({"schedule": {0: 1}}, r"schedule=\{0.0: 1.0\} needs the progress of training: give draw\(batch, progress="),
         ({"alpha": {0: 1}}, r"alpha=\{0.0: 1.0\} needs the progress of training: give draw\(batch, epoch="),
     ],

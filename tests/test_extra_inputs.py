@@ -158,7 +158,7 @@ def test_other_outputs_of_a_head_that_reads_both_texts_have_one_row_an_example()
 
 def test_short_texts_for_sparse_attention_are_named():
     model, batch = toy_model("big_bird"), toy_batch(LENGTHS)
-    mixup = Mixup(model)
+    mixup = Mixup(model, {"site": "embeddings"})
     with pytest.raises(ValueError, match="set attention_type='original_full'"), mixup.apply(mixup.draw(batch), batch):
         model(**batch)
 

@@ -92,7 +92,14 @@ def test_a_killed_comparison_goes_on_and_repeats_nothing(toy_comparison, tmp_pat
 
 def test_ctrl_c_ends_all_of_it_and_says_how_to_go_on(toy_comparison, tmp_path):
     command = [sys.executable, "-m", "hf_mixup.cli", "compare", toy_comparison(max_steps=60)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # What is started in the background of a shell ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not finished(tmp_path / "out") and time.monotonic() < deadline:
         time.sleep(0.05)
