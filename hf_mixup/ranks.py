@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather as gather_with_gradient
 from torch.nn import functional
 
 from hf_mixup.guests import Guests, rows_of, text_length
@@ -72,7 +71,10 @@ def share_of_plan(
         return torch.stack([gathered[source][row] for source, row in (where[partner] for partner in chosen)])
 
     def states_at(index: int, states: Tensor, as_long: Callable[[Tensor], Tensor]) -> Tensor:
-        return of_partners(list(gather_with_gradient(_fill_rows(states, max(counts)))))
+        # Not there in a PyTorch that was built without distributed training.
+        from torch.distributed.nn.functional import all_gather
+
+        return of_partners(list(all_gather(_fill_rows(states, max(counts)))))
 
     size = counts[rank]
     inputs = {name: _gather(value, counts, lengths) for name, value in _inputs(batch, size).items()}
