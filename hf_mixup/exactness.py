@@ -99,7 +99,7 @@ def check_guests(
 ) -> None:
     """As `check_endpoints`, for partners from outside of the batch: longer texts, run before."""
     root = anatomy.root
-    own, other = _longer_and_shorter(anatomy)
+    own, other = _shorter_and_longer(anatomy)
     size = own[anatomy.input_name].shape[0]
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad(), _naming(config.partner):
@@ -117,7 +117,7 @@ def check_guests(
             _compare(mixed, expected, (clean - theirs).abs().max(), plan, anatomy, config)
 
 
-def _longer_and_shorter(anatomy: Anatomy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _shorter_and_longer(anatomy: Anatomy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Two parts of the probe of as many texts, padded where the head does not read; the second is padded further."""
     batch, padding = probe_batch(anatomy.root), padding_of(anatomy)
     count = batch[anatomy.input_name].shape[0]
