@@ -83,7 +83,7 @@ def load_splits(
         encoded, names = encode_classes(kept, label, delimiter, multi_label, known_labels, dropped)
     logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
-        encoded = _hold_out(encoded, problem_type, data_args.shuffle_seed)
+        encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
     splits = _limit(encoded, data_args)
     if problem_type != "regression":
         check_two_classes(splits["train"], label, names)
@@ -205,7 +205,18 @@ def _drop_missing_texts(raw: DatasetDict, texts: Sequence[str]) -> tuple[dict[st
     return kept, dropped
 
 
-def _hold_out(splits: dict[str, Dataset], problem_type: str, seed: int) -> dict[str, Dataset]:
+def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int) -> dict[str, Dataset]:
+    """Take a tenth of the training rows for a split that is missing.
+
+    Args:
+        splits (`dict[str, Dataset]`): `"train"`, and others.
+        name (`str`): of the new split, `"validation"` or `"test"`.
+        problem_type (`str`): as in a transformers config; with one class a text the classes keep their shares.
+        seed (`int`): of the draw.
+
+    Raises:
+        ValueError: where there is but one row.
+    """
     train = splits["train"]
     labels = list(train["labels"]) if problem_type == "single_label_classification" else None
     count = max(1, round(HELD_OUT * train.num_rows))
@@ -213,10 +224,10 @@ def _hold_out(splits: dict[str, Dataset], problem_type: str, seed: int) -> dict[
     if labels and (min(Counter(labels).values()) < 2 or count < len(set(labels))):
         labels = None
     if train.num_rows < 2:
-        raise ValueError(f"validation_file: none given, and {train.num_rows} training row is too few to hold some out.")
+        raise ValueError(f"{name}_file: none given, and {train.num_rows} training row is too few to hold some out.")
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
-    logger.warning("No validation data: %d of %d training rows are held out for it.", count, train.num_rows)
-    return {**splits, "train": train.select(np.sort(rest)), "validation": train.select(np.sort(held_out))}
+    logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
+    return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}
 
 
 def _limit(splits: dict[str, Dataset], data_args: DataArguments) -> dict[str, Dataset]:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_mixup.arguments import DataArguments, ModelArguments
 from hf_mixup.classification import load_data
 from hf_mixup.comparison.grid import Cell
-from hf_mixup.data import TextData
+from hf_mixup.data import TextData, hold_out
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +22,14 @@ logger = logging.getLogger(__name__)
 def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
     """The splits of a comparison: of a long development or test split a random part, and no text of them to train on.
 
-    Raises:
-        ValueError: where there is no test split.
+    What is missing is held out of the training rows, a tenth of them each, the same in every run.
     """
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
     data = load_data(model_args, whole, args)
     if "test" not in data.splits:
-        raise ValueError("test_file: a comparison needs a test split besides the development split: give a file of it.")
+        data = replace(data, splits=hold_out(data.splits, "test", data.problem_type, data_args.shuffle_seed))
     limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
     held_out = {
         name: data.splits[name]

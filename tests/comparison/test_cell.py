@@ -58,6 +58,17 @@ def test_rows_belong_to_the_seed_and_the_size_and_not_to_the_method(toy):
     assert [label for _, label in drawn["none", 0]].count(0) == 12 == len(drawn["none", 0]) / 2
 
 
+def test_splits_that_are_missing_are_held_out_the_same_in_every_run(toy, tmp_path, caplog):
+    rows = [(f"the film number {number}", ("bad", "good")[number % 2]) for number in range(100)]
+    file = write_csv(tmp_path / "alone.csv", ["text", "label"], rows)
+    alone = toy(train_file=file, validation_file=None, test_file=None)
+    splits = data_of(alone).splits
+    assert {name: split.num_rows for name, split in splits.items()} == {"train": 81, "test": 9, "validation": 10}
+    assert len({text for split in splits.values() for text in split["text"]}) == 100
+    assert "No test data: 9 of 90 training rows are held out for it." in caplog.text
+    assert list(data_of(alone).splits["test"]["text"]) == list(splits["test"]["text"])
+
+
 def test_replaced_labels_are_other_labels_and_as_many_as_asked(toy):
     data = data_of(toy())
     rows = data.splits["train"].select(draw_rows(data, 30, np.random.default_rng(0)))

@@ -171,7 +171,6 @@ def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"train_sizes": [41]}, "train_sizes=41: class 'bad' has 40 training rows"),
-        ({"test_file": None}, "test_file: a comparison needs a test split"),
         ({"methods": {"none": None, "tmix": {"mixup.alpa": 1}}}, "methods: tmix: .*alpa.* Did you mean 'alpha'"),
         ({"methods": {"none": None, "deep": {"mixup": {"site": "hidden", "layers": [5]}}}}, "methods: deep: .*layer 5"),
         ({"select_by": "acuracy"}, "select_by='acuracy': .* Did you mean 'accuracy'"),
