@@ -36,6 +36,7 @@ class ModelArguments:
     trust_remote_code: bool = _help(False, "Run model code that comes from the hub.")
     ignore_mismatched_sizes: bool = _help(False, "Give a model that already is a classifier a new head.")
     attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
+    prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )

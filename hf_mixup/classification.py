@@ -33,6 +33,7 @@ from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.evaluation.metrics import check_metric_name, first_output
 from hf_mixup.labels import number_groups
+from hf_mixup.prior_bias import start_at_priors
 from hf_mixup.reporting import format_table
 from hf_mixup.resolve import resolve_config
 
@@ -199,7 +200,8 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
         data (`TextData`): gives the problem type and the class names, which end in the model's `id2label`.
 
     Raises:
-        ValueError: for a tokenizer that has neither a padding nor an end-of-text token.
+        ValueError: for a tokenizer that has neither a padding nor an end-of-text token; for `prior_bias` where the
+            model has no bias that could start there.
     """
     path = model_path(model_args)
     names = data.label_names or ["LABEL_0"]
@@ -217,7 +219,12 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation
     with _naming("model_name_or_path", path):
-        model = AutoModelForSequenceClassification.from_pretrained(path, config=config, **options)
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, output_loading_info=True, **options
+        )
+    if model_args.prior_bias:
+        new = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+        start_at_priors(model, new, data.splits["train"], data.problem_type)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"tokenizer_name={model_args.tokenizer_name or path!r}: no pad token, nor an eos token.")
