@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 KEPT, DOCS = ROOT / "benchmarks/results", ROOT / "docs/results.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 # Beside the main metrics of the task, one of each promise.
-PROMISES = ["nll_scaled", "gradient_norm", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
+PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
+PROMISES += ["flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
 MARKS = {"better": " +", "worse": " -"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import expit, softmax
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score, root_mean_squared_error
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
@@ -159,11 +160,14 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
     if predictions.size != len(predictions) or labels.size != predictions.size or labels.size < 2:
         raise ValueError(_shapes("one score per example, two examples or more", predictions, labels))
     predictions, labels = predictions.reshape(-1), labels.reshape(-1)
-    return {
-        "pearson": float(pearsonr(predictions, labels).statistic),
-        "spearman": float(spearmanr(predictions, labels).statistic),
-        "rmse": float(root_mean_squared_error(labels, predictions)),
-    }
+    with warnings.catch_warnings():
+        # Before the first update all scores may be equal; the nan says it.
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        correlations = {
+            "pearson": float(pearsonr(predictions, labels).statistic),
+            "spearman": float(spearmanr(predictions, labels).statistic),
+        }
+    return correlations | {"rmse": float(root_mean_squared_error(labels, predictions))}
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {

@@ -114,6 +114,12 @@ def with_confidence(confidence):
     return np.stack([np.log(confidence), np.log1p(-confidence)], axis=1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_equal_scores_have_no_correlation_but_an_error():
+    found = regression_metrics(np.full(4, 2.0), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert np.isnan(found["pearson"]) and np.isnan(found["spearman"]) and found["rmse"] == pytest.approx(1.5**0.5)
+
+
 def test_adaptive_ece_by_hand():
     # 30 examples make 15 bins of two neighbours in confidence: one of each two is right, so each bin is 0.5 accurate.
     confidence = np.linspace(0.51, 0.99, 30)
