@@ -211,7 +211,8 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     Args:
         splits (`dict[str, Dataset]`): `"train"`, and others.
         name (`str`): of the new split, `"validation"` or `"test"`.
-        problem_type (`str`): as in a transformers config; with one class a text the classes keep their shares.
+        problem_type (`str`): as in a transformers config; with one class a text the classes keep their shares, where
+            there are rows enough for that.
         seed (`int`): of the draw.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 
 def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], rows: Dataset, problem_type: str) -> None:
@@ -23,9 +24,12 @@ def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], row
         problem_type (`str`): as in a transformers config.
 
     Raises:
-        ValueError: where the model has no bias of one value a label that is new, or several.
+        ValueError: where the model has no bias of one value a label that is new, or several (the heads of most decoders
+            have none); under DeepSpeed ZeRO-3, which shards the head while it is loaded.
     """
-    priors = label_priors(torch.tensor(rows["labels"]), model.config.num_labels or 1, problem_type)
+    if is_deepspeed_zero3_enabled():
+        raise ValueError("prior_bias=True: not under DeepSpeed ZeRO-3, which shards the head while it is loaded.")
+    priors = label_priors(torch.tensor(rows["labels"][:]), model.config.num_labels or 1, problem_type)
     new = {name: value for name, value in model.named_parameters() if name in new_parameters}
     biases = {name: value for name, value in new.items() if name.endswith("bias") and value.shape == priors.shape}
     if len(biases) != 1:

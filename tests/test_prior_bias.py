@@ -37,7 +37,7 @@ def built(tmp_path):
         (SCORES, (), [2.25]),
     ],
 )
-def test_an_untrained_head_predicts_the_labels_on_average(built, labels, more, mean):
+def test_the_bias_of_a_new_head_is_what_the_labels_are_on_average(built, labels, more, mean):
     model = built(labels, "--prior_bias", *more)
     bias = model.classifier.bias.detach()
     predicted = {1: lambda bias: bias, 2: lambda bias: bias.softmax(-1), 3: torch.sigmoid}[len(mean)](bias)

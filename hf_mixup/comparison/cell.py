@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
 
 
-def check_runs(comparison: Comparison) -> None:
+def check_runs(comparison: Comparison) -> TextData:
     """Make every check that a run of the grid makes before its first step.
 
     Raises:
@@ -198,11 +198,13 @@ def check_runs(comparison: Comparison) -> None:
                 f"outliers={comparison.outliers!r}: needs classes, not {data.problem_type.replace('_', ' ')}."
             )
         texts_of(comparison.outliers)
-    model, _ = build_model(model_args, data)
+    shared_model, _ = build_model(model_args, data)
     for method, variants in comparison.methods.items():
         for variant in variants:
             try:
                 given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
+                own = replace(given[0], mixup=model_args.mixup) != model_args
+                model = build_model(given[0], data)[0] if own else shared_model
                 if given[2].label_smoothing_factor and data.problem_type != "single_label_classification":
                     raise ValueError(f"label_smoothing_factor={given[2].label_smoothing_factor} needs single classes.")
                 with mixup_errors():
@@ -213,3 +215,4 @@ def check_runs(comparison: Comparison) -> None:
                         Mixup(model, mixup)
             except ValueError as error:
                 raise ValueError(f"methods: {method}: {error}") from error
+    return data

@@ -29,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from hf_mixup.arguments import parse_fields
 from hf_mixup.comparison.cell import RESULT, check_runs, run_cell
 from hf_mixup.comparison.grid import Cell, Comparison
+from hf_mixup.comparison.rows import digest
 from hf_mixup.resolve import resolve_config
 
 ASKED, LOCK = "comparison.yaml", ".lock"
@@ -55,7 +56,12 @@ def compare(comparison: Comparison) -> list[Cell]:
     asked = comparison.to_dict() if before is None else widened(before, comparison.to_dict(), folder)
     missing = [cell for cell in comparison.cells() if not is_finished(folder, cell)]
     if missing:
-        check_runs(comparison)
+        asked["data"] = digest(check_runs(comparison))
+        if before is not None and before.get("data", asked["data"]) != asked["data"]:
+            raise ValueError(
+                f"output_dir={str(folder)!r} holds a comparison of other data: texts or labels have changed since it "
+                "was started, so its runs were trained and tested on other rows; choose another output_dir."
+            )
     check_recipes(comparison, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,7 +103,7 @@ def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[s
             f"Where it goes on, {', '.join(MAY_GROW[:-1])} may be added and nothing else may change."
         )
     lists = {name: [*dict.fromkeys(before[name] + now[name])] for name in ("seeds", "train_sizes", "label_noise")}
-    return now | lists | {"methods": {**before["methods"], **now["methods"]}}
+    return before | now | lists | {"methods": {**before["methods"], **now["methods"]}}
 
 
 def check_recipes(comparison: Comparison, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,18 +19,24 @@ from hf_mixup.data import TextData, hold_out
 
 logger = logging.getLogger(__name__)
 
+# A correlation needs two.
+FEWEST = 2
+
 
 def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
     """The splits of a comparison: of a long development or test split a random part, and no text of them to train on.
 
-    What is missing is held out of the training rows, a tenth of them each, the same in every run.
+    What is missing is held out of the training rows, a tenth of what is left each time, the same in every run.
+
+    Raises:
+        ValueError: for test rows that were given without labels, or fewer than two rows to measure on.
     """
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
     data = load_data(model_args, whole, args)
     if "test" not in data.splits:
-        data = replace(data, splits=hold_out(data.splits, "test", data.problem_type, data_args.shuffle_seed))
+        data = with_test_split(data, data_args)
     limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
     held_out = {
         name: data.splits[name]
@@ -37,7 +44,31 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
         .select(range(min(limit or len(data.splits[name]), len(data.splits[name]))))
         for name, limit in limits.items()
     }
+    for name, rows in held_out.items():
+        if rows.num_rows < FEWEST:
+            raise ValueError(
+                f"{name}_file: {rows.num_rows} row to measure on; there must be {FEWEST}, and should be many."
+            )
     return replace(data, splits={"train": without(data, held_out.values())} | held_out)
+
+
+def with_test_split(data: TextData, data_args: DataArguments) -> TextData:
+    """Hold out test rows whose texts are not in the development split."""
+    for field in ("test_file", "test_split_name"):
+        if getattr(data_args, field) is not None:
+            raise ValueError(f"{field}={getattr(data_args, field)!r}: has no labels, and a comparison needs them.")
+    apart = data.splits | {"train": without(data, [data.splits["validation"]])}
+    held_out = hold_out(apart, "test", data.problem_type, data_args.shuffle_seed)
+    return replace(data, splits=held_out)
+
+
+def digest(data: TextData) -> str:
+    """SHA-256 of the texts and labels of every split, in their order."""
+    found = hashlib.sha256()
+    for name, split in sorted(data.splits.items()):
+        rows = zip(*(split[column][:] for column in (*data.text_columns, "labels")), strict=True)
+        found.update(repr((name, list(rows))).encode())
+    return found.hexdigest()
 
 
 def without(data: TextData, held_out: Iterable[Dataset]) -> Dataset:

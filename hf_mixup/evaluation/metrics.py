@@ -161,7 +161,7 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
         raise ValueError(_shapes("one score per example, two examples or more", predictions, labels))
     predictions, labels = predictions.reshape(-1), labels.reshape(-1)
     with warnings.catch_warnings():
-        # Before the first update all scores may be equal; the nan says it.
+        # The nan says it, and before the first update all scores may be equal.
         warnings.simplefilter("ignore", ConstantInputWarning)
         correlations = {
             "pearson": float(pearsonr(predictions, labels).statistic),

@@ -69,6 +69,24 @@ def test_splits_that_are_missing_are_held_out_the_same_in_every_run(toy, tmp_pat
     assert list(data_of(alone).splits["test"]["text"]) == list(splits["test"]["text"])
 
 
+def test_rows_that_are_held_out_are_not_those_of_the_development_file(toy, tmp_path):
+    rows = [(f"the film number {number}", ("bad", "good")[number % 2]) for number in range(100)]
+    files = {"train_file": rows, "validation_file": rows[:60]}
+    paths = {name: write_csv(tmp_path / f"{name}.csv", ["text", "label"], some) for name, some in files.items()}
+    splits = data_of(toy(**paths, test_file=None)).splits
+    assert {name: split.num_rows for name, split in splits.items()} == {"train": 36, "test": 4, "validation": 60}
+    assert not set(splits["test"]["text"]) & set(splits["validation"]["text"])
+
+
+def test_what_nothing_can_be_measured_on_is_refused(toy, tmp_path):
+    short = write_csv(tmp_path / "short.csv", ["text", "label"], [("a film", 0.5), ("the plot", 2.5)] * 7)
+    with pytest.raises(ValueError, match="_file: 1 row to measure on"):
+        data_of(toy(train_file=short, validation_file=None, test_file=None))
+    unlabelled = write_csv(tmp_path / "unlabelled.csv", ["text", "label"], [("a film", "")] * 20)
+    with pytest.raises(ValueError, match=r"test_file='.*unlabelled.csv': has no labels"):
+        data_of(toy(test_file=unlabelled))
+
+
 def test_replaced_labels_are_other_labels_and_as_many_as_asked(toy):
     data = data_of(toy())
     rows = data.splits["train"].select(draw_rows(data, 30, np.random.default_rng(0)))

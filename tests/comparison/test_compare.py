@@ -101,7 +101,7 @@ def test_ctrl_c_ends_all_of_it_and_says_how_to_go_on(toy_comparison, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
-    while not [*(tmp_path / "out").glob("runs/*")] and time.monotonic() < deadline:
+    while not [*(tmp_path / "out").glob("runs/*/training")] and time.monotonic() < deadline:
         time.sleep(0.05)
     # As a terminal does: to the workers too.
     os.killpg(running.pid, signal.SIGINT)
@@ -171,6 +171,10 @@ def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
     ("changes", "message"),
     [
         ({"train_sizes": [41]}, "train_sizes=41: class 'bad' has 40 training rows"),
+        (
+            {"methods": {"none": None, "fast": {"mixup": "none", "attn_implementation": "eagr"}}},
+            "methods: fast: .*eagr",
+        ),
         ({"methods": {"none": None, "tmix": {"mixup.alpa": 1}}}, "methods: tmix: .*alpa.* Did you mean 'alpha'"),
         ({"methods": {"none": None, "deep": {"mixup": {"site": "hidden", "layers": [5]}}}}, "methods: deep: .*layer 5"),
         ({"select_by": "acuracy"}, "select_by='acuracy': .* Did you mean 'accuracy'"),
@@ -209,6 +213,18 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
     changed = {"none": None, "mine": {"mixup": "tmix"}}
     assert main(["compare", toy_comparison(**few | {"methods": changed})]) == 2
     assert "differs in methods: mine" in capsys.readouterr().err
+
+
+def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, tmp_path, capsys):
+    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 2, "test_file": None}
+    path = toy_comparison(**few)
+    assert main(["compare", path]) == 0
+    assert main(["compare", path, "--seeds", "0", "1"]) == 0
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("a lovely plot with a twist,good\n")
+    assert main(["compare", path]) == 0
+    assert main(["compare", path, "--seeds", "0", "1", "2"]) == 2
+    assert "holds a comparison of other data" in capsys.readouterr().err
 
 
 def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_path, capsys):
