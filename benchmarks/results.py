@@ -2,8 +2,9 @@
 
     python benchmarks/results.py outputs/compare/*
 
-Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv; the tables in docs/results.md are
-written anew from all of these files. In a table `+` is better than the baseline and `-` worse, at 95 %.
+Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv; the tables in docs/results.md and
+the picture docs/results.png are made anew from all of these files. In a table `+` is better than the baseline and `-`
+worse, at 95 %. The picture needs the plots extra.
 """
 
 from __future__ import annotations
@@ -14,36 +15,48 @@ from pathlib import Path
 
 import pandas as pd
 
+from hf_mixup.comparison.canvas import panels, titled
 from hf_mixup.comparison.findings import metric_name
-from hf_mixup.comparison.table import MAIN_METRICS, number, summarise, write_tables
+from hf_mixup.comparison.table import BETTER, MAIN_METRICS, SETTING, WORSE, number, summarise, write_tables
 
 ROOT = Path(__file__).parents[1]
-KEPT, DOCS = ROOT / "benchmarks/results", ROOT / "docs/results.md"
+KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 # Beside the main metrics of the task, one of each promise.
 PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
-PROMISES += ["flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
-MARKS = {"better": " +", "worse": " -"}
+PROMISES += ["label_ece", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
+MARKS = {BETTER: " +", WORSE: " -"}
+# Of every set, in the picture: what is mixed by default, and what costs nothing.
+PICTURED = {"tmix": "#0072B2", "manifold": "#D55E00", "label_smoothing": "#666666"}
 
 
 def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         write_tables(folder)
         shutil.copyfile(folder / "results.csv", KEPT / f"compare_{folder.name}.csv")
-    sections = [section(path) for path in sorted(KEPT.glob("compare_*.csv"))]
+    summaries = {path: summary_of(path) for path in sorted(KEPT.glob("compare_*.csv"))}
+    sections = [section(path, summary) for path, summary in summaries.items()]
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     DOCS.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}", encoding="utf-8")
-    print(f"{len(sections)} comparisons in {DOCS.relative_to(ROOT)}")
+    draw({title(path): summary for path, summary in summaries.items()})
+    print(f"{len(sections)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
 
 
-def section(path: Path) -> str:
-    name = path.stem.removeprefix("compare_")
+def summary_of(path: Path) -> pd.DataFrame:
     results = pd.read_csv(path)
-    summary = summarise(results, results["method"].iloc[0])
-    lines = [f"### {name.replace('_', ' ')}", "", f"`hf-mixup compare configs/compare/{name}.yaml`; every value: "]
+    return summarise(results, results["method"].iloc[0])
+
+
+def title(path: Path) -> str:
+    return path.stem.removeprefix("compare_").replace("_", " ")
+
+
+def section(path: Path, summary: pd.DataFrame) -> str:
+    name = path.stem.removeprefix("compare_")
+    lines = [f"### {title(path)}", "", f"`hf-mixup compare configs/compare/{name}.yaml`; every value: "]
     lines[-1] += f"[{path.name}](../benchmarks/results/{path.name})."
-    for (size, noise), group in summary.groupby(["train_size", "label_noise"]):
+    for (size, noise), group in summary.groupby(SETTING):
         shown = [metric for metric in columns(group)]
         noisy = f", {noise:.0%} of the labels wrong" if noise else ""
         lines += ["", f"Training size {size}{noisy}:", ""]
@@ -68,6 +81,37 @@ def cell(by: pd.DataFrame, method: str, metric: str) -> str:
         return ""
     row = by.loc[(method, metric)]
     return f"{number(row['mean'])}{MARKS.get(row['verdict'], '')}"
+
+
+def draw(summaries: dict[str, pd.DataFrame]) -> None:
+    """Differences to the baseline with their intervals: a row per set and setting, a column per metric."""
+    metrics = ["accuracy", "nll", "ece"]
+    rows = {
+        f"{name}, {size} a class" + (f", {noise:.0%} wrong" if noise else ""): group.set_index(["metric", "method"])
+        for name, summary in summaries.items()
+        for (size, noise), group in summary.groupby(SETTING)
+        if "accuracy" in set(group["metric"])
+    }
+    figure, axes = panels(1, len(metrics), 2.9, 0.45 * len(rows), sharey=True)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for place, group in enumerate(rows.values()):
+            for aside, (method, colour) in zip((-0.22, 0, 0.22), PICTURED.items(), strict=True):
+                if (metric, method) not in group.index:
+                    continue
+                row = group.loc[(metric, method)]
+                differs = row["verdict"] in MARKS
+                axis.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, linewidth=1.4)
+                face = colour if differs else "white"
+                marker = {"tmix": "o", "manifold": "s", "label_smoothing": "^"}[method]
+                label = None if method in axis.get_legend_handles_labels()[1] else method
+                axis.plot(row["difference"], place + aside, marker, color=colour, markerfacecolor=face, label=label)
+        axis.axvline(0, color="black", linewidth=0.8)
+        better = "right" if metric == "accuracy" else "left"
+        axis.set_xlabel(f"difference in {metric_name(metric)}\nbetter: to the {better}")
+    axes[0][0].set_yticks(range(len(rows)), rows)
+    axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
+    found = "Against no mixup, with 95 % intervals over seeds; filled where the interval leaves out 0"
+    titled(figure, found, legend=True).savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":
