@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from hf_mixup.comparison.canvas import panels, titled
 from hf_mixup.comparison.findings import metric_name
@@ -26,8 +27,12 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
 PROMISES += ["label_ece", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
 MARKS = {BETTER: " +", WORSE: " -"}
-# Of every set, in the picture: what is mixed by default, and what costs nothing.
-PICTURED = {"tmix": "#0072B2", "manifold": "#D55E00", "label_smoothing": "#666666"}
+# In the picture, with colour, marker and place in the row: the default, the strongest recipe, and what costs nothing.
+PICTURED = {
+    "tmix": ("#0072B2", "o", -0.22),
+    "manifold": ("#D55E00", "s", 0),
+    "label_smoothing": ("#666666", "^", 0.22),
+}
 
 
 def main() -> None:
@@ -95,16 +100,9 @@ def draw(summaries: dict[str, pd.DataFrame]) -> None:
     figure, axes = panels(1, len(metrics), 2.9, 0.45 * len(rows), sharey=True)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, group in enumerate(rows.values()):
-            for aside, (method, colour) in zip((-0.22, 0, 0.22), PICTURED.items(), strict=True):
-                if (metric, method) not in group.index:
-                    continue
-                row = group.loc[(metric, method)]
-                differs = row["verdict"] in MARKS
-                axis.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, linewidth=1.4)
-                face = colour if differs else "white"
-                marker = {"tmix": "o", "manifold": "s", "label_smoothing": "^"}[method]
-                label = None if method in axis.get_legend_handles_labels()[1] else method
-                axis.plot(row["difference"], place + aside, marker, color=colour, markerfacecolor=face, label=label)
+            for method in PICTURED:
+                if (metric, method) in group.index:
+                    draw_difference(axis, place, method, group.loc[(metric, method)])
         axis.axvline(0, color="black", linewidth=0.8)
         better = "right" if metric == "accuracy" else "left"
         axis.set_xlabel(f"difference in {metric_name(metric)}\nbetter: to the {better}")
@@ -112,6 +110,15 @@ def draw(summaries: dict[str, pd.DataFrame]) -> None:
     axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
     found = "Against no mixup, with 95 % intervals over seeds; filled where the interval leaves out 0"
     titled(figure, found, legend=True).savefig(PICTURE, dpi=110)
+
+
+def draw_difference(axis: Axes, place: int, method: str, row: pd.Series) -> None:
+    """One difference with its interval; the first of a method names it in the legend."""
+    colour, marker, aside = PICTURED[method]
+    axis.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, linewidth=1.4)
+    face = colour if row["verdict"] in MARKS else "white"
+    label = None if method in axis.get_legend_handles_labels()[1] else method
+    axis.plot(row["difference"], place + aside, marker, color=colour, markerfacecolor=face, label=label)
 
 
 if __name__ == "__main__":
