@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from hf_mixup.comparison.canvas import panels, titled
 from hf_mixup.comparison.findings import metric_name
-from hf_mixup.comparison.table import BETTER, MAIN_METRICS, SETTING, WORSE, number, summarise, write_tables
+from hf_mixup.comparison.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
 
 ROOT = Path(__file__).parents[1]
 KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"
@@ -39,13 +39,29 @@ def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         write_tables(folder)
         shutil.copyfile(folder / "results.csv", KEPT / f"compare_{folder.name}.csv")
-    summaries = {path: summary_of(path) for path in sorted(KEPT.glob("compare_*.csv"))}
-    sections = [section(path, summary) for path, summary in summaries.items()]
+    summaries = kept_summaries()
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    DOCS.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}", encoding="utf-8")
+    DOCS.write_text(f"{before}{BEGIN}\n\n{tables(summaries)}\n\n{END}{after}", encoding="utf-8")
     draw({title(path): summary for path, summary in summaries.items()})
-    print(f"{len(sections)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+    print(f"{len(summaries)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+    print("{:,} verdicts, {:,} of them better or worse".format(*verdicts(summaries)))
+
+
+def kept_summaries() -> dict[Path, pd.DataFrame]:
+    """The summary of every comparison whose raw results are kept."""
+    return {path: summary_of(path) for path in sorted(KEPT.glob("compare_*.csv"))}
+
+
+def verdicts(summaries: dict[Path, pd.DataFrame]) -> tuple[int, int]:
+    """How many verdicts there are, and how many of them say better or worse."""
+    given = pd.concat(summaries.values())["verdict"].value_counts()
+    marked = given[BETTER] + given[WORSE]
+    return given[SAME] + marked, marked
+
+
+def tables(summaries: dict[Path, pd.DataFrame]) -> str:
+    return "\n\n".join(section(path, summary) for path, summary in summaries.items())
 
 
 def summary_of(path: Path) -> pd.DataFrame:

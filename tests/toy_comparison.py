@@ -56,6 +56,8 @@ def _single_label(method, size, noise, seed):
     metrics |= {"adaptive_ece": 1.05 * ece, "temperature": 1 + 8 * ece, "nll_scaled": nll - ece, "ece_scaled": 0.04}
     metrics |= {"dev_nll": nll + 0.02 * own.normal(), "train_loss": 0.1 * left, "test_loss": nll}
     metrics |= {"generalisation_gap": nll - 0.1 * left, "path_loss": 0.3 + 0.2 * left + 0.02 * own.normal()}
+    metrics |= {"gradient_norm": left + 0.1 * own.normal(), "uncertain_width": 0.4 - 0.3 * left + 0.01 * own.normal()}
+    metrics |= {"ood_auroc_softmax": 0.7 + gain + 0.01 * own.normal(), "ood_fpr95_energy": None}
     for kind, slope in (("characters", 0.6), ("dropout", 0.4), ("swaps", 0.2), ("noise", 0.1)):
         for strength in (0.5, 1.0) if kind == "noise" else (0.1, 0.3):
             metrics[f"accuracy_{kind}_{strength:g}"] = accuracy - slope * strength * left + 0.01 * own.normal()

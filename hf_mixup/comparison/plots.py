@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ STRENGTHS = {
     "swaps": "share of words swapped",
     "noise": "noise on embeddings (of their RMS)",
 }
+IN_NATS = ("nll", "generalisation_gap")
 MOST_LINES, MOST_DIAGRAMS = 8, 6
 
 
@@ -56,16 +57,34 @@ def figures(pictured: Pictured) -> dict[str, Figure]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def differences(pictured: Pictured) -> Figure | None:
-    """Differences to the baseline with their intervals: a row per size and label noise, a column per main metric."""
-    others = [method for method in pictured.methods if method != pictured.baseline]
-    if not others or not pictured.main:
+def main_differences(pictured: Pictured) -> Figure | None:
+    """Of the main metrics."""
+    return differences(pictured, pictured.main)
+
+
+def boundary_numbers(pictured: Pictured) -> Figure | None:
+    """Of what describes the boundary between classes, and of the gap between test and training loss."""
+    return differences(pictured, ["gradient_norm", "uncertain_width", "generalisation_gap"])
+
+
+def outliers(pictured: Pictured) -> Figure | None:
+    """Of how well texts of another kind are told apart."""
+    scores = ("softmax", "energy")
+    return differences(pictured, [f"ood_{kind}_{score}" for kind in ("auroc", "fpr95") for score in scores])
+
+
+def differences(pictured: Pictured, metrics: Sequence[str]) -> Figure | None:
+    """Differences to the baseline with their intervals: a row per size and label noise, a column per metric."""
+    measured = pictured.summary[pictured.summary["metric"].isin(metrics) & pictured.summary["mean"].notna()]
+    metrics = [metric for metric in metrics if metric in set(measured["metric"])]
+    others = [method for method in pictured.methods if method in set(measured["method"]) - {pictured.baseline}]
+    if not others:
         return None
     settings = list(pictured.summary[SETTING].drop_duplicates().itertuples(index=False))
     height = 0.7 + 0.3 * len(others)
-    figure, axes = panels(len(settings), len(pictured.main), 2.6, height, sharex="col", sharey=True)
+    figure, axes = panels(len(settings), len(metrics), 2.6, height, sharex="col", sharey=True)
     for row, (size, noise) in zip(axes, settings, strict=True):
-        for axis, metric in zip(row, pictured.main, strict=True):
+        for axis, metric in zip(row, metrics, strict=True):
             found = select(pictured.summary, metric, size, noise).set_index("method")
             for place, method in enumerate(others):
                 if method in found.index:
@@ -74,13 +93,13 @@ def differences(pictured: Pictured) -> Figure | None:
             axis.set_yticks(range(len(others)), others)
         row[0].set_ylim(len(others) - 0.5, -0.5)
         row[0].set_title(setting_name(int(size), noise, pictured.problem_type), loc="left", fontsize=9)
-    for axis, metric in zip(axes[-1], pictured.main, strict=True):
-        better = "right" if higher_is_better(metric) else "left"
-        unit = " (nats)" if metric == "nll" else ""
+    for axis, metric in zip(axes[-1], metrics, strict=True):
+        direction = {True: "better: to the right", False: "better: to the left", None: "neither way better"}
+        unit = " (nats)" if metric in IN_NATS and pictured.problem_type != "regression" else ""
         axis.locator_params(axis="x", nbins=4)
-        axis.set_xlabel(f"difference in {metric_name(metric)}{unit}\nbetter: to the {better}")
+        axis.set_xlabel(f"difference in {metric_name(metric)}{unit}\n{direction[higher_is_better(metric)]}")
     size, noise = settings[0]
-    sentence = overview(pictured.summary, pictured.main, pictured.baseline, int(size), noise)
+    sentence = overview(pictured.summary, metrics, pictured.baseline, int(size), noise)
     return titled(figure, f"{sentence} ({setting_name(int(size), noise, pictured.problem_type)})")
 
 
@@ -254,10 +273,12 @@ def memorised(pictured: Pictured) -> Figure | None:
 
 
 PICTURES: dict[str, Callable[[Pictured], Figure | None]] = {
-    "differences": differences,
+    "differences": main_differences,
     "reliability": reliability,
     "boundary": paths,
+    "boundary_numbers": boundary_numbers,
     "noise": noise,
+    "outliers": outliers,
     "learning": learning,
     "sizes": sizes,
     "memorised": memorised,

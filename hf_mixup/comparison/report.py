@@ -29,15 +29,24 @@ from hf_mixup.comparison.table import (
     write_tables,
 )
 
+DIFFERENCES = (
+    "Mean differences to {baseline} over seeds, with their 95 % t intervals. A filled circle: better. A filled cross: "
+    "worse. An open circle: no difference seen, too few seeds, or neither way is better."
+)
 CAPTIONS = {
-    "differences": "Mean differences to {baseline} over seeds, with their 95 % t intervals. A filled circle: better. A "
-    "filled cross: worse. An open circle: no difference seen, or too few seeds.",
+    "differences": DIFFERENCES,
     "reliability": "Accuracy against confidence. A calibrated model lies on the dashed line; below it, the model is "
     "too confident. The bins of all seeds are put together by their counts. At most {diagrams} methods.",
     "boundary": "From one test text (0) to another (1) on a straight line between their embeddings. Lines: means over "
     "seeds; bands: 95 % t intervals. At most {lines} methods.",
+    "boundary_numbers": "Gradient norm: of the loss at the embeddings. Uncertain width: the part of the way between "
+    "two texts on which the largest probability is below 0.75. Generalisation gap: test loss minus training loss. "
+    + DIFFERENCES,
     "noise": "Perturbed test texts. Lines: means over seeds; bars: 95 % t intervals. The methods are drawn a little "
     "apart. At most {lines} methods.",
+    "outliers": "Texts of another kind (OOD) told apart by the largest probability and by energy. AUROC: area under "
+    "the ROC curve, 0.5 is chance. FPR95: the share of them taken for the task's where 95 % of the task's are kept. "
+    + DIFFERENCES,
     "learning": "Losses on clean texts during the training. Lines: means over seeds; bands: 95 % t intervals. At most "
     "{lines} methods.",
     "sizes": "Means over seeds; bars: 95 % t intervals. The methods are drawn a little apart. At most {lines} methods.",

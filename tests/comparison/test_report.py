@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
+from hf_mixup.comparison.plots import PICTURES
 from hf_mixup.comparison.report import write_report
 from tests.toy_comparison import write_comparison
 
@@ -20,14 +21,14 @@ def test_nothing_is_fetched(report):
     page = report.read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(|<script|<link|<iframe", re.sub(r"base64,[^\"]*", "", page))
     sources = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)
-    assert len(sources) == page.count("<img") == 7
+    assert len(sources) == page.count("<img") == len(PICTURES)
     for source in sources:
         kind, _, data = source.partition(",")
         assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(b"\x89PNG")
 
 
 def test_pictures_lie_beside_the_report(report):
-    assert len(list(report.parent.glob("*.png"))) == 7
+    assert len(list(report.parent.glob("*.png"))) == len(PICTURES)
     assert report.name == "report.html" and not list(report.parent.glob("*.part"))
     assert (report.parent.parent / "summary.csv").is_file() and (report.parent.parent / "results.csv").is_file()
 
