@@ -112,7 +112,8 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
         if not is_finished(folder, cell):
             continue
         result = json.loads((folder / "runs" / cell.name / RESULT).read_text(encoding="utf-8"))
-        if result["variant"] not in comparison.methods[cell.method]:
+        # Read back from JSON, where the points of a schedule are strings.
+        if result["variant"] not in json.loads(json.dumps(comparison.methods[cell.method])):
             raise ValueError(f"methods: {cell.method}: {folder / 'runs' / cell.name} was made of {result['variant']}.")
         counted = {"class_counts"} if (result["mixup"] or {}).get("label_rule") == "remix" else set()
         then, now = result["mixup"], resolved(comparison, result["variant"])

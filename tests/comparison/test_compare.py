@@ -157,7 +157,8 @@ def test_variants_are_picked_by_the_development_split(toy_comparison, tmp_path):
 
 
 def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
-    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 4}
+    rising = {"mixup": {"alpha": 0.4, "schedule": {0: 0, 1: 1}}}
+    few = {"methods": {"none": None, "rising": rising}, "seeds": [0], "max_steps": 4}
     assert main(["compare", toy_comparison(**few)]) == 0
     before = finished(tmp_path / "out")
     assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 0
