@@ -47,8 +47,23 @@ def alpha_at(config: MixupConfig, epoch: float | None) -> float:
     return config.alpha[max(begun) if begun else min(config.alpha)]
 
 
+def strength_of(config: MixupConfig, progress: float | None, drawn: int) -> float:
+    """The share of the partner's weight that is used, 0 (clean) to 1: of the schedule and of the warm-up.
+
+    Args:
+        config (`MixupConfig`): `schedule`, `ramp` and `warmup_batches`.
+        progress (`float`, *optional*): share of the training that is done.
+        drawn (`int`): how many batches were drawn before.
+
+    Raises:
+        ValueError: where there is a schedule and no `progress`.
+    """
+    warm = 1.0 if config.warmup_batches is None else min(1.0, (drawn + 1) / config.warmup_batches)
+    return warm * strength_at(config, progress)
+
+
 def strength_at(config: MixupConfig, progress: float | None) -> float:
-    """The share of the partner's weight that is used at `progress`, 0 (clean) to 1: `config.schedule`, interpolated.
+    """The share that the schedule uses at `progress`: `config.schedule`, interpolated; 1 without one.
 
     Raises:
         ValueError: where there is a schedule and no `progress`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_mixup.config import OUTSIDE, MixupConfig
 from hf_mixup.guests import Guests
-from hf_mixup.lambdas import draw_lambda, label_lambda, strength_at
+from hf_mixup.lambdas import draw_lambda, label_lambda, strength_of
 from hf_mixup.partners import Examples, choose_partner
 from hf_mixup.spans import plan_spans
 
@@ -87,6 +87,7 @@ class PlanStream:
 
     def __init__(self, seed: int = 0, rank: int = 0) -> None:
         self.generator = np.random.default_rng([seed, rank])
+        self.drawn = 0
 
     def draw(
         self,
@@ -116,7 +117,8 @@ class PlanStream:
             raise ValueError(
                 f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
             )
-        strength = strength_at(config, progress)
+        strength = strength_of(config, progress, self.drawn)
+        self.drawn += 1
         is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
         fewest = 1 if config.partner == "previous_batch" else 2
         if is_off or batch_size < fewest or (config.prob < 1 and self.generator.random() >= config.prob):
@@ -179,12 +181,13 @@ class PlanStream:
         return replace(plan, source=source, lam=lam, partner=plan.partner.to(device, non_blocking=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the stream, as plain numbers and strings."""
-        return dict(self.generator.bit_generator.state)
+        """The state of the stream and how many plans were drawn from it, as plain numbers and strings."""
+        return {**self.generator.bit_generator.state, "drawn": self.drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`, as returned by `state_dict`."""
-        self.generator.bit_generator.state = state
+        self.drawn = state.get("drawn", 0)
+        self.generator.bit_generator.state = {name: value for name, value in state.items() if name != "drawn"}
 
 
 def _weaken(lam: Tensor, strength: float) -> Tensor:

@@ -47,7 +47,8 @@ METHODS = {
         "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda)",
         "a start for any text, image or sound",
         OWN,
-        "The settings of `tmix`, chosen by [results.md](results.md).",
+        "`tmix` with a lambda for each example, not for the batch, and mixing that grows over the first 100 batches: "
+        "chosen by [results.md](results.md).",
     ),
     "input_mixup": Method(
         "Zhang, Cissé, Dauphin, Lopez-Paz 2018, mixup: Beyond Empirical Risk Minimization, ICLR",

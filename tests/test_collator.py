@@ -520,6 +520,7 @@ def test_a_config_that_needs_a_model_is_refused(config):
         (SPANS, {"problem_type": "single_label"}, "problem_type='single_label': expected one of regression"),
         (SPANS | {"label_rule": "remix"}, {}, "class_counts=None: label_rule='remix' needs"),
         (SPANS | {"label_rule": "remix", "class_counts": [1, 2]}, {}, "of each of the 3 classes"),
+        (SPANS | {"warmup_batches": 10}, {}, "warmup_batches=10: a collator cannot count them.*use schedule"),
         (SPANS | {"class_weights": [1, 2]}, {}, "class_weights: 2 weights for num_labels=3"),
     ],
 )

@@ -1,5 +1,6 @@
 """How much: lambda over a training, and the lambda of the label."""
 
+import json
 import math
 
 import numpy as np
@@ -66,7 +67,22 @@ def test_strength_0_is_a_clean_batch_that_draws_nothing():
     stream, other = PlanStream(0), PlanStream(0)
     plan = stream.draw(MixupConfig(schedule={0: 0, 1: 1}), 4, [], progress=0.0)
     assert not plan.active and plan.lam.tolist() == [1.0] * 4
-    assert stream.state_dict() == other.state_dict()
+    assert stream.generator.bit_generator.state == other.generator.bit_generator.state
+
+
+def test_a_warm_up_grows_from_batch_to_batch_and_multiplies_the_schedule():
+    warm, full = PlanStream(0), PlanStream(0)
+    for share in (0.25, 0.5, 0.75, 1.0, 1.0):
+        weak = warm.draw(MixupConfig(alpha=1.0, warmup_batches=4, schedule={0: 0.5}), 64, [], progress=0.5)
+        torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(MixupConfig(alpha=1.0), 64, []).lam))
+
+
+def test_a_warm_up_goes_on_where_it_was_saved():
+    config, stream, other = MixupConfig(alpha=1.0, warmup_batches=10), PlanStream(0), PlanStream(1)
+    for _ in range(3):
+        stream.draw(config, 64, [])
+    other.load_state_dict(json.loads(json.dumps(stream.state_dict())))
+    assert torch.equal(other.draw(config, 64, []).lam, stream.draw(config, 64, []).lam)
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0.0, 0.1), (1.99, 0.1), (2.0, 0.4), (2.5, 0.4), (5, 2.0), (9, 2.0)])
