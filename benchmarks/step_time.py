@@ -116,7 +116,8 @@ def recipe_for_texts(name: str) -> MixupConfig:
     """A recipe as it is in the middle of a training, where it mixes."""
     recipe = resolve_config(name)
     assert recipe is not None
-    return replace(recipe, schedule=None, class_counts=[3.0, 1.0] if recipe.label_rule == "remix" else None)
+    counts = [3.0, 1.0] if recipe.label_rule == "remix" else None
+    return replace(recipe, schedule=None, warmup_batches=0, class_counts=counts)
 
 
 def arguments(options: Options) -> TrainingArguments:

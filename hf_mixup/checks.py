@@ -49,11 +49,15 @@ def number(low: float = 0.0, high: float = math.inf, open_low: bool = False) -> 
     return check
 
 
-def count(name: str, value: Any) -> int:
-    """A whole number of 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a whole number of 1 or more.")
-    return int(value)
+def count(low: int) -> Check:
+    """A whole number of `low` or more."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{name}={value!r}: expected a whole number of {low} or more.")
+        return int(value)
+
+    return check
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -281,10 +281,10 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     for name, (value, allowed) in needs.items():
         if value not in allowed:
             raise ValueError(f"{name}={value!r}: needs a model, which a collator has not; use MixupTrainer or Mixup.")
-    if config.warmup_batches is not None:
+    if config.warmup_batches:
         raise ValueError(
             f"warmup_batches={config.warmup_batches}: a collator cannot count them, since each worker sees a part of "
-            "the batches and begins anew every epoch; use schedule, such as {0: 0, 0.1: 1}."
+            "the batches and begins anew every epoch; set it to 0, or use schedule, such as {0: 0, 0.1: 1}."
         )
 
 

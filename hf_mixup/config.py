@@ -36,7 +36,7 @@ CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOIC
     "layers": checks.layer_list,
     "blocks": checks.module_paths,
     "self_pairs": checks.boolean,
-    "memory": checks.count,
+    "memory": checks.count(1),
     "bandwidth": POSITIVE,
     "same_label_prob": SHARE,
     "group": checks.text,
@@ -49,7 +49,7 @@ CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOIC
     "prob": SHARE,
     "off_epoch": checks.number(),
     "schedule": checks.points(SHARE, SHARE),
-    "warmup_batches": checks.count,
+    "warmup_batches": checks.count(0),
     "add_noise": checks.number(),
     "mult_noise": checks.number(),
     "kappa": checks.number(low=1),
@@ -127,9 +127,9 @@ class MixupConfig:
         schedule (`dict`, *optional*): strength over the training: which share of the partner's weight is used, at which
             share of all steps: at step k of n that is (k - 1) / n. `{0: 0, 0.1: 1}` warms up,
             `{0.499: 0, 0.5: 1}` is on in the second half only.
-        warmup_batches (`int`, *optional*): over so many batches, counted from the first that is drawn, the share of the
-            partner's weight that is used grows from next to nothing to all: batch k of n uses k / n. It needs not be
-            told how far the training is, and goes with a `schedule`, by which it is multiplied.
+        warmup_batches (`int`, defaults to 0): over so many batches the share of the partner's weight that is used grows
+            from next to nothing to all: batch k of n uses k / n, times the `schedule`'s share. Counted as they are
+            drawn, each part of an accumulated batch for itself, so it needs not be told how far the training is.
         ramp (`str`, defaults to `"linear"`): how the schedule goes from point to point: `"linear"`, `"cosine"`,
             `"step"`.
         interpolation (`str`, defaults to `"line"`): how two become one. `"line"`; `"dimensions"`: a lambda of its own
@@ -173,7 +173,7 @@ class MixupConfig:
     prob: float = 1.0
     off_epoch: float | None = None
     schedule: dict[float, float] | None = None
-    warmup_batches: int | None = None
+    warmup_batches: int = 0
     ramp: str = "linear"
     interpolation: str = "line"
     add_noise: float = 0.0

@@ -58,7 +58,7 @@ def strength_of(config: MixupConfig, progress: float | None, drawn: int) -> floa
     Raises:
         ValueError: where there is a schedule and no `progress`.
     """
-    warm = 1.0 if config.warmup_batches is None else min(1.0, (drawn + 1) / config.warmup_batches)
+    warm = min(1.0, (drawn + 1) / max(config.warmup_batches, 1))
     return warm * strength_at(config, progress)
 
 

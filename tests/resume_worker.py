@@ -14,7 +14,7 @@ from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
 
 STEPS, SAVE_STEPS, STEPS_PER_EPOCH = 14, 5, 10
-MIXUP = {"site": "hidden", "alpha": 1.0, "prob": 0.8}
+MIXUP = {"site": "hidden", "alpha": 1.0, "prob": 0.8, "warmup_batches": 12}
 
 
 class Kill(TrainerCallback):

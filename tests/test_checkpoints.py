@@ -141,8 +141,11 @@ def test_another_number_of_processes_is_said(copied, caplog):
         for rank in range(2):
             shutil.copy(path.with_name("rng_state.pth"), path.with_name(f"rng_state_{rank}.pth"))
     with caplog.at_level(logging.WARNING, "hf_mixup.mixup_state"):
-        trainer_in(copied, max_steps=5).train(resume_from_checkpoint=True)
+        resumed = trainer_in(copied, max_steps=5)
+        resumed.train(resume_from_checkpoint=True)
     assert "was saved by 2 processes and is resumed by 1, so plans start anew" in caplog.text
+    # The batches are counted on, so that a warm-up does not begin again.
+    assert resumed.mixup.drawing.stream.drawn == 5
 
 
 def test_another_config_is_said(copied, caplog):

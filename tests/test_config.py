@@ -218,7 +218,7 @@ PAIRS = {
     "memory": ({"partner": "previous_batch"}, 16, 8),
     "off_epoch": ({}, None, 1.0),
     "schedule": ({}, {0: 1.0}, {0: 0.0, 1: 1.0}),
-    "warmup_batches": ({}, 1, 10),
+    "warmup_batches": ({}, 0, 10),
     "ramp": ({"schedule": {0: 0.0, 1: 1.0}}, "linear", "cosine"),
     "interpolation": ({"site": "input"}, "span", "salient_span"),
     "add_noise": ({}, 0.1, 0.5),

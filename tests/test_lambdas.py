@@ -12,6 +12,7 @@ from hf_mixup import MixupConfig
 from hf_mixup.lambdas import alpha_at, draw_lambda, label_lambda, strength_at
 from hf_mixup.partners import Examples
 from hf_mixup.plan import PlanStream
+from hf_mixup.resolve import resolve_config
 
 SCHEDULE = {0.2: 0.0, 0.4: 1.0, 0.8: 0.5}
 
@@ -75,6 +76,12 @@ def test_a_warm_up_grows_from_batch_to_batch_and_multiplies_the_schedule():
     for share in (0.25, 0.5, 0.75, 1.0, 1.0):
         weak = warm.draw(MixupConfig(alpha=1.0, warmup_batches=4, schedule={0: 0.5}), 64, [], progress=0.5)
         torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(MixupConfig(alpha=1.0), 64, []).lam))
+
+
+def test_the_default_warms_up_over_a_hundred_batches():
+    default, stream = resolve_config("default"), PlanStream(0)
+    strengths = [stream.draw(default, 64, [0]).strength for _ in range(102)]
+    assert strengths == pytest.approx([number / 100 for number in range(1, 101)] + [1, 1])
 
 
 def test_a_warm_up_goes_on_where_it_was_saved():

@@ -61,6 +61,7 @@ def configs(draw):
         "mode": draw(st.sampled_from(["elem", "batch"])),
         "prob": draw(shares),
         "self_pairs": draw(st.booleans()),
+        "warmup_batches": draw(st.integers(0, 5)),
         "schedule": draw(st.one_of(st.none(), st.dictionaries(shares, shares, min_size=1, max_size=4))),
         "ramp": draw(st.sampled_from(["linear", "cosine", "step"])),
         "partner": draw(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("matplotlib", reason="needs the plots extra")
+
 ROOT = Path(__file__).parents[1]
 
 

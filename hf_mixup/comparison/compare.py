@@ -30,6 +30,7 @@ from hf_mixup.arguments import parse_fields
 from hf_mixup.comparison.cell import RESULT, check_runs, run_cell
 from hf_mixup.comparison.grid import Cell, Comparison
 from hf_mixup.comparison.rows import digest
+from hf_mixup.config import MixupConfig
 from hf_mixup.resolve import resolve_config
 
 ASKED, LOCK = "comparison.yaml", ".lock"
@@ -117,7 +118,9 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
             raise ValueError(f"methods: {cell.method}: {folder / 'runs' / cell.name} was made of {result['variant']}.")
         counted = {"class_counts"} if (result["mixup"] or {}).get("label_rule") == "remix" else set()
         then, now = result["mixup"], resolved(comparison, result["variant"])
-        differ = [name for name in then or {} if name not in counted and now and now[name] != then[name]]
+        # A field that is newer than the run had its default.
+        before = json.loads(MixupConfig().to_json()) | (then or {})
+        differ = [name for name, value in (now or {}).items() if then and name not in counted and before[name] != value]
         if differ or bool(then) != bool(now):
             raise ValueError(
                 f"methods: {cell.method}: its recipe has changed since {folder / 'runs' / cell.name} was run "

@@ -64,6 +64,8 @@ def main_differences(pictured: Pictured) -> Figure | None:
 
 def boundary_numbers(pictured: Pictured) -> Figure | None:
     """Of what describes the boundary between classes, and of the gap between test and training loss."""
+    if "gradient_norm" not in set(pictured.summary["metric"]):
+        return None
     return differences(pictured, ["gradient_norm", "uncertain_width", "generalisation_gap"])
 
 

@@ -14,7 +14,7 @@ from tests.distributed.launch import WORLD, on_two_ranks
 from tests.toy_runs import examples, make_trainer
 
 STEPS, ACCUMULATED, RATE, SEED = 3, 2, 0.05, 7
-ONE_PASS = ("default", "embed_mix", "manifold", "c_mixup", "span_mix")
+ONE_PASS = ("tmix", "embed_mix", "manifold", "c_mixup", "span_mix")
 # A clean pass besides the mixed one; the second also a gradient before it, the third a memory of each text.
 TWO_PASSES = ("reg_mixup", "ssmix", "aum_guided")
 RECIPES = (*ONE_PASS, *TWO_PASSES)
