@@ -44,7 +44,7 @@ class Method:
 METHODS = {
     "default": Method(
         "Chen, Yang, Yang 2020, as `tmix`",
-        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda)",
+        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda); for each example, growing over 100 batches",
         "a start for any text, image or sound",
         OWN,
         "`tmix` with a lambda for each example, not for the batch, and mixing that grows over the first 100 batches: "
