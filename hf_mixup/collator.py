@@ -55,7 +55,8 @@ class MixupCollator(TrainerCallback):
     Args:
         collate_fn (`Callable`): makes a batch, a mapping with `labels`, of a list of examples.
         config (`MixupConfig`, mapping, recipe name or path): what is mixed and how much. What needs a model to draw a
-            plan is refused: `layers`, noise, similarity, margins, saliency, a lambda for each dimension, clean terms.
+            plan is refused: `layers`, noise, similarity, margins, saliency, a lambda for each dimension, clean terms;
+            and so is a warm-up, which it cannot count.
         num_labels (`int`): number of classes or scores.
         problem_type (`str`, *optional*): as in a model's config. Defaults to `"regression"` for one label, and to
             `"single_label_classification"` with class indices for several; float labels need it said.

@@ -47,7 +47,7 @@ def alpha_at(config: MixupConfig, epoch: float | None) -> float:
     return config.alpha[max(begun) if begun else min(config.alpha)]
 
 
-def strength_of(config: MixupConfig, progress: float | None, drawn: int) -> float:
+def strength_at(config: MixupConfig, progress: float | None, drawn: int) -> float:
     """The share of the partner's weight that is used, 0 (clean) to 1: of the schedule and of the warm-up.
 
     Args:
@@ -59,10 +59,10 @@ def strength_of(config: MixupConfig, progress: float | None, drawn: int) -> floa
         ValueError: where there is a schedule and no `progress`.
     """
     warm = min(1.0, (drawn + 1) / max(config.warmup_batches, 1))
-    return warm * strength_at(config, progress)
+    return warm * schedule_at(config, progress)
 
 
-def strength_at(config: MixupConfig, progress: float | None) -> float:
+def schedule_at(config: MixupConfig, progress: float | None) -> float:
     """The share that the schedule uses at `progress`: `config.schedule`, interpolated; 1 without one.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hf_mixup.config import OUTSIDE, MixupConfig
 from hf_mixup.guests import Guests
-from hf_mixup.lambdas import draw_lambda, label_lambda, strength_of
+from hf_mixup.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.partners import Examples, choose_partner
 from hf_mixup.spans import plan_spans
 
@@ -117,7 +117,7 @@ class PlanStream:
             raise ValueError(
                 f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
             )
-        strength = strength_of(config, progress, self.drawn)
+        strength = strength_at(config, progress, self.drawn)
         self.drawn += 1
         is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
         fewest = 1 if config.partner == "previous_batch" else 2

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from hf_mixup import MixupConfig
-from hf_mixup.lambdas import alpha_at, draw_lambda, label_lambda, strength_at
+from hf_mixup.lambdas import alpha_at, draw_lambda, label_lambda, schedule_at
 from hf_mixup.partners import Examples
 from hf_mixup.plan import PlanStream
 from hf_mixup.resolve import resolve_config
@@ -33,13 +33,13 @@ SCHEDULE = {0.2: 0.0, 0.4: 1.0, 0.8: 0.5}
 )
 def test_strength_goes_from_point_to_point(ramp, progress, linear, cosine, step):
     expected = {"linear": linear, "cosine": cosine, "step": step}[ramp]
-    assert strength_at(MixupConfig(schedule=SCHEDULE, ramp=ramp), progress) == pytest.approx(expected, abs=1e-9)
+    assert schedule_at(MixupConfig(schedule=SCHEDULE, ramp=ramp), progress) == pytest.approx(expected, abs=1e-9)
 
 
 def test_before_the_first_point_its_value_holds():
-    assert strength_at(MixupConfig(schedule={0.5: 0.3, 1.0: 1.0}), 0.1) == 0.3
+    assert schedule_at(MixupConfig(schedule={0.5: 0.3, 1.0: 1.0}), 0.1) == 0.3
     assert (
-        strength_at(MixupConfig(schedule={0.5: 0.3}), 0.1) == strength_at(MixupConfig(schedule={0.5: 0.3}), 0.9) == 0.3
+        schedule_at(MixupConfig(schedule={0.5: 0.3}), 0.1) == schedule_at(MixupConfig(schedule={0.5: 0.3}), 0.9) == 0.3
     )
 
 
@@ -49,12 +49,12 @@ def test_points_may_come_in_any_order_and_as_text():
 
 
 def test_without_a_schedule_the_strength_is_whole():
-    assert strength_at(MixupConfig(), None) == 1.0
+    assert schedule_at(MixupConfig(), None) == 1.0
 
 
 def test_a_schedule_needs_the_progress():
     with pytest.raises(ValueError, match=r"schedule=\{0.0: 1.0\} needs the progress of training: .*progress="):
-        strength_at(MixupConfig(schedule={0: 1}), None)
+        schedule_at(MixupConfig(schedule={0: 1}), None)
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])

@@ -1,5 +1,6 @@
 """`hf-mixup compare` on toy reviews: real trainings in real processes."""
 
+import json
 import os
 import re
 import signal
@@ -209,6 +210,14 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
     recipe.write_text("alpha: 0.5")
     assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 2
     assert "methods: mine: its recipe has changed since" in capsys.readouterr().err
+    # A run that is older than a field was made with the field's default.
+    result = tmp_path / "out/runs/mine-size16-noise0-seed0/result.json"
+    known = json.loads(result.read_text())
+    del known["mixup"]["warmup_batches"]
+    result.write_text(json.dumps(known))
+    recipe.write_text("{alpha: 0.2, warmup_batches: 5}")
+    assert main(["compare", toy_comparison(**few)]) == 2
+    assert "(warmup_batches)" in capsys.readouterr().err
     # Left out for once and then defined anew: the old runs are still known.
     assert main(["compare", toy_comparison(**few | {"methods": ["none", "label_smoothing"]})]) == 0
     changed = {"none": None, "mine": {"mixup": "tmix"}}
