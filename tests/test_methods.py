@@ -545,7 +545,7 @@ def test_noisy_feature_adds_normal_and_multiplies_by_uniform_noise(seed):
     assert np.mean((both - plain) ** 2) == pytest.approx(expected, rel=0.15)
 
 
-def test_noisy_feature_draws_the_strength_at_both_noises_from_beta_2_5():
+def test_noisy_feature_draws_the_strength_of_both_noises_from_beta_2_5():
     mixup, batch = mixup_of("noisy_feature"), toy_batch()
     noise = np.array([draw(mixup, batch, None).noise for _ in range(500)])
     for column, level in zip(noise.T, (0.4, 0.2), strict=True):
