@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from hf_mixup.comparison.findings import finding, metric_name, setting_name
-from hf_mixup.comparison.table import FEWEST, MAIN_METRICS
+from hf_mixup.comparison.table import DIVERGED, FEWEST, MAIN_METRICS, SETTING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,13 +57,19 @@ class Pictured:
             return metric_name(metric).capitalize()
         return f"{finding(self.summary, metric, self.baseline, self.sizes[0], self.noise)} ({self.name(self.sizes[0])})"
 
+    def label(self, method: str) -> str:
+        """A method in a legend: its name, and how many of its runs diverged."""
+        own = self.summary[self.summary["method"] == method]
+        lost = int(own.groupby(SETTING)["diverged"].max().sum())
+        return f"{method} ({lost} run{'s' * (lost != 1)} {DIVERGED})" if lost else method
+
     def style(self, method: str) -> dict[str, Any]:
         """Colour, marker and line of a method, the same in every picture."""
         place = self.methods.index(method)
         # A second round of the colours comes with other markers and lines.
         line = LINES[(place + place // 8) % 8]
         look = {"color": COLOURS[place % 8], "marker": MARKERS[place % 9], "linestyle": line}
-        return look | {"label": method, "markersize": 5, "linewidth": 1.6}
+        return look | {"label": self.label(method), "markersize": 5, "linewidth": 1.6}
 
     def values(self, method: str, metric: str, size: int, noise: float | None = None) -> np.ndarray:
         """A metric of every seed, without missing ones."""

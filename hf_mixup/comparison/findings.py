@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_mixup.comparison.table import BETTER, SAME, TOO_FEW, WORSE, number
+from hf_mixup.comparison.table import BETTER, SAME, TOO_FEW, WORSE, number, verdict_of
 from hf_mixup.evaluation.metrics import higher_is_better
 
 NAMES = {
@@ -74,9 +74,27 @@ def finding(summary: pd.DataFrame, metric: str, baseline: str, size: int, noise:
         size (`int`), noise (`float`): where.
 
     Returns:
-        `str`: such as `"tmix is better calibrated than none: ECE 0.050 against 0.110"`.
+        `str`: such as `"tmix is better calibrated than none: ECE 0.050 against 0.110"`; it names who diverged.
     """
-    rows, name = select(summary, metric, size, noise), metric_name(metric)
+    rows = select(summary, metric, size, noise)
+    lost = divergences(rows, baseline)
+    found = _compared(rows, metric, baseline)
+    if found is None:
+        return f"No verdict on {metric_name(metric)}: {'; '.join(lost) or f'nothing was compared with {baseline}'}"
+    return "; ".join([found, *lost])
+
+
+def divergences(rows: pd.DataFrame, baseline: str) -> list[str]:
+    """Who diverged, such as `["tmix diverged in 2 of 4 seeds"]`; the baseline alone if it did, as nothing is left."""
+    lost = {row["method"]: verdict_of(row) for _, row in rows[rows["diverged"] > 0].iterrows()}
+    if baseline in lost:
+        return [f"baseline {baseline} {lost[baseline]}"]
+    return [f"{method} {said}" for method, said in lost.items()]
+
+
+def _compared(rows: pd.DataFrame, metric: str, baseline: str) -> str | None:
+    """What was found of the methods that did not diverge; `None` if there is none with a verdict."""
+    name = metric_name(metric)
     others, base = rows[rows["method"] != baseline], rows[rows["method"] == baseline]["mean"]
     for verdict in (BETTER, WORSE):
         found = others[others["verdict"] == verdict].sort_values("mean")
@@ -88,9 +106,8 @@ def finding(summary: pd.DataFrame, metric: str, baseline: str, size: int, noise:
         if verdict == BETTER:
             return f"{one['method']} {PHRASES.get(metric, 'is better than')} {baseline}: {numbers}"
         return f"No method is better than {baseline}, and {one['method']} is worse: {numbers}"
-    if (others["verdict"] == SAME).any():
-        return f"No difference in {name} was seen"
-    return f"Too few seeds for a verdict on {name}"
+    said = {SAME: f"No difference in {name} was seen", TOO_FEW: f"Too few seeds for a verdict on {name}"}
+    return next((sentence for verdict, sentence in said.items() if (others["verdict"] == verdict).any()), None)
 
 
 def verdicts(summary: pd.DataFrame, metric: str, size: int, noise: float) -> dict[str, list[str]]:
@@ -111,5 +128,8 @@ def overview(summary: pd.DataFrame, metrics: Sequence[str], baseline: str, size:
             same.append(metric_name(metric))
     if same:
         parts.append(f"no difference in {' and '.join(same)} was seen")
-    sentence = "; ".join(parts) or "too few seeds for a verdict"
-    return f"Against {baseline}: {sentence}"
+    at = (summary["train_size"] == size) & (summary["label_noise"] == noise) & summary["metric"].isin(metrics)
+    lost = divergences(summary[at], baseline)
+    if not parts and not lost:
+        parts = ["too few seeds for a verdict"]
+    return f"Against {baseline}: {'; '.join([*parts, *lost])}"

@@ -21,7 +21,7 @@ from hf_mixup.comparison.canvas import (
 )
 from hf_mixup.comparison.findings import finding, metric_name, overview, select, setting_name
 from hf_mixup.comparison.grid import DERIVED
-from hf_mixup.comparison.table import BETTER, SETTING, WORSE
+from hf_mixup.comparison.table import BETTER, DIVERGED, SETTING, WORSE, verdict_of
 from hf_mixup.evaluation.metrics import higher_is_better
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ def outliers(pictured: Pictured) -> Figure | None:
 
 def differences(pictured: Pictured, metrics: Sequence[str]) -> Figure | None:
     """Differences to the baseline with their intervals: a row per size and label noise, a column per metric."""
-    measured = pictured.summary[pictured.summary["metric"].isin(metrics) & pictured.summary["mean"].notna()]
+    asked = pictured.summary[pictured.summary["metric"].isin(metrics)]
+    measured = asked[asked["mean"].notna()]
     metrics = [metric for metric in metrics if metric in set(measured["metric"])]
-    others = [method for method in pictured.methods if method in set(measured["method"]) - {pictured.baseline}]
-    if not others:
+    named = {*measured["method"], *asked[asked["diverged"] > 0]["method"]} - {pictured.baseline}
+    others = [method for method in pictured.methods if method in named]
+    if not others or not metrics:
         return None
     settings = list(pictured.summary[SETTING].drop_duplicates().itertuples(index=False))
     height = 0.7 + 0.3 * len(others)
@@ -106,6 +108,10 @@ def differences(pictured: Pictured, metrics: Sequence[str]) -> Figure | None:
 
 
 def _difference(axis: Axes, place: int, row: pd.Series) -> None:
+    if row["verdict"] == DIVERGED:
+        centered: dict[str, Any] = {"ha": "center", "va": "center", "transform": axis.get_yaxis_transform()}
+        axis.text(0.5, place, verdict_of(row), fontsize=8, backgroundcolor="white", **centered)
+        return
     colour, marker, face = VERDICT_STYLES.get(row["verdict"], NO_VERDICT)
     axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
     axis.plot(row["difference"], place, marker=marker, color=colour, markersize=6, markerfacecolor=face)
@@ -128,7 +134,7 @@ def reliability(pictured: Pictured) -> Figure | None:
             errors = pictured.values(method, "ece", size)
             if len(errors):
                 axis.text(0.04, 0.96, f"ECE {errors.mean():.3f}", va="top", transform=axis.transAxes)
-            axis.set_title(method, fontsize=9)
+            axis.set_title(fill(pictured.label(method), 24), fontsize=9)
         row[0].set_ylabel(f"{fill(pictured.name(size), 24)}\n\naccuracy in the bin")
     figure.supxlabel("confidence in the bin; grey bars: share of the predictions", fontsize=9)
     return titled(figure, pictured.title("ece"))
@@ -142,6 +148,8 @@ def _diagram(axis: Axes, curves: list[dict[str, Any]]) -> None:
         return
     count = np.array([curve["count"] for curve in curves], dtype=float)
     total = count.sum(0)
+    if not total.any():
+        return
     filled = total > 0
     edges = np.linspace(0, 1, len(total) + 1)
     axis.bar(edges[:-1], total / total.sum(), np.diff(edges), align="edge", color="#CCCCCC")
@@ -265,7 +273,7 @@ def memorised(pictured: Pictured) -> Figure | None:
                     mean, low, high = mean_and_interval(values, (0, 1))
                     axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], **pictured.style(method))
             axis.set_title(setting_name(size, share, pictured.problem_type), loc="left", fontsize=9)
-            axis.set_yticks(range(len(methods)), methods)
+            axis.set_yticks(range(len(methods)), [pictured.label(method) for method in methods])
         row[0].set_ylim(len(methods) - 0.5, -0.5)
     for axis in axes[-1]:
         axis.set_xlabel("memorised wrong labels (share)")

@@ -18,20 +18,22 @@ from hf_mixup.comparison.findings import finding, metric_name, select, setting_n
 from hf_mixup.comparison.plots import MOST_DIAGRAMS, MOST_LINES, figures
 from hf_mixup.comparison.table import (
     BETTER,
+    DIVERGED,
     SAME,
     SETTING,
-    TOO_FEW,
     WORSE,
     asked_cells,
     load_runs,
     number,
     read_asked,
+    verdict_of,
     write_tables,
 )
 
 DIFFERENCES = (
     "Mean differences to {baseline} over seeds, with their 95 % t intervals. A filled circle: better. A filled cross: "
-    "worse. An open circle: no difference seen, too few seeds, or neither way is better."
+    "worse. An open circle: no difference seen, too few seeds, or neither way is better. No circle: a method or the "
+    "baseline diverged, or nothing can differ."
 )
 CAPTIONS = {
     "differences": DIFFERENCES,
@@ -142,10 +144,10 @@ def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
         lines.append(f"<h3>{escape(name)}</h3>\n<ul>")
         for metric in pictured.main:
             found = verdicts(pictured.summary, metric, size, noise)
-            said = [f"{word}: {', '.join(found[word])}" for word in (BETTER, WORSE, SAME, TOO_FEW) if found[word]]
+            said = "; ".join(f"{word}: {', '.join(methods)}" for word, methods in found.items() if methods)
             sentence = finding(pictured.summary, metric, pictured.baseline, size, noise)
             lines.append(f"<li><b>{escape(sentence)}.</b>")
-            lines.append(f"<br>{escape('; '.join(said))}.</li>")
+            lines.append(f"<br>{escape(said)}.</li>" if said else "</li>")
         lines.append("</ul>")
     most = len(asked["seeds"])
     lines.append(
@@ -153,7 +155,9 @@ def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
         "differences are taken seed by seed. “Better” and “worse” mean that the 95 % t interval of the mean difference "
         "leaves out 0. The intervals hold for each metric, method and size by itself. They are not corrected for their "
         "number: where methods do not differ, about one in twenty leaves out 0 by chance. "
-        f"“{SAME.capitalize()}” does not show that methods are equal.</p>"
+        f"“{SAME.capitalize()}” does not show that methods are equal. “{DIVERGED.capitalize()}”: in some seed the test "
+        "loss of the method, or of the baseline, is no finite number. The seeds that are left would flatter it, and "
+        "get no verdict.</p>"
     )
     return "\n".join(lines)
 
@@ -190,9 +194,8 @@ def _entry(row: pd.Series) -> str:
     if pd.notna(row["low"]):
         interval = f"{number(row['difference'], '+')} [{number(row['low'], '+')}, {number(row['high'], '+')}]"
         entry += f'<br><span class="interval">{interval}</span>'
-    if row["lost"]:
-        entry += f"<br>{row['lost']} of {row['seeds'] + row['lost']} seeds without a value"
-    word = f"<b>{row['verdict']}</b>" if row["verdict"] in (BETTER, WORSE) else row["verdict"]
+    said = verdict_of(row)
+    word = f"<b>{said}</b>" if row["verdict"] in (BETTER, WORSE, DIVERGED) else said
     return f"{entry}<br>{word}" if word else entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,19 @@ from hf_mixup.comparison.compare import ASKED
 from hf_mixup.comparison.grid import DERIVED, Cell
 from hf_mixup.evaluation.metrics import higher_is_better
 
-BETTER, SAME, WORSE, TOO_FEW = "better", "no difference seen", "worse", "too few seeds"
+BETTER, SAME, WORSE, TOO_FEW, DIVERGED = "better", "no difference seen", "worse", "too few seeds", "diverged"
 MAIN_METRICS = {
     "single_label_classification": ["accuracy", "macro_f1", "nll", "ece"],
     "multi_label_classification": ["micro_f1", "lrap", "nll"],
     "regression": ["pearson", "rmse"],
 }
 COLUMNS = ["method", "train_size", "label_noise", "seed", "metric", "value"]
-SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds", "lost"]
+SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds", "lost", "diverged"]
 AGAINST = ["difference", "low", "high", "p", "verdict"]
 # With two pairs an interval is one chance in a few.
 FEWEST = 3
+# A finished run in which this has no finite value has diverged.
+TOLD_BY = "test_loss"
 SETTING = ["train_size", "label_noise"]
 # What a temperature leaves as it is: it changes no ranking of the classes.
 UNSCALED = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised")
@@ -105,10 +108,12 @@ def collect(folder: str | Path) -> pd.DataFrame:
     return results.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
+def _is_unscaled(metric: str) -> bool:
+    return metric.startswith(UNSCALED) and not metric.endswith("_scaled")
+
+
 def _scaled(metrics: dict[str, float | None]) -> dict[str, float | None]:
-    same = {
-        name: value for name, value in metrics.items() if name.startswith(UNSCALED) and not name.endswith("_scaled")
-    }
+    same = {name: value for name, value in metrics.items() if _is_unscaled(name)}
     return same | {name.removesuffix("_scaled"): value for name, value in metrics.items() if name.endswith("_scaled")}
 
 
@@ -125,25 +130,25 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Returns:
         `pandas.DataFrame`: a row per `method`, `train_size`, `label_noise` and `metric`: `mean`, `std` (with n - 1) and
-            `seeds` (how many) of the method, and `lost`, how many more had no finite value, such as the loss of a
-            training that diverged; `difference` (method minus baseline), `low` and `high` (its interval), `p`
-            (paired t test) and `verdict`: `"better"` or `"worse"` where the interval excludes 0, else `"no difference
-            seen"`; `"too few seeds"` with less than 3 pairs; empty for the baseline and for metrics that are neither
-            good nor bad by themselves.
+            `seeds` (how many) of the method, and `lost`, how many more had no finite value, such as the correlation of
+            equal scores; `diverged`, in how many seeds the run diverged: its test loss has no finite value;
+            `difference` (method minus baseline), `low` and `high` (its interval), `p` (paired t test) and `verdict`:
+            `"better"` or `"worse"` where the interval excludes 0, else `"no difference seen"`; `"too few seeds"` with
+            less than 3 pairs; `"diverged"`, without a difference, if the method or the baseline diverged in a seed:
+            the seeds that are left are not a fair sample. The verdict is empty for the baseline, for metrics that are
+            neither good nor bad by themselves, and for those that temperature scaling cannot change.
     """
-    rows = []
+    rows, diverged, made_of = [], _diverged_runs(results), {DERIVED: baseline}
     # Lists, not sorted groups: methods, sizes and metrics stay in the order in which they were asked for.
     for key, group in results.groupby([*SETTING, "metric"], sort=False):
         values = group.pivot(index="seed", columns="method", values="value")
         for method in group["method"].unique():
             own = values[method].dropna()
             lost = int(group.loc[group["method"] == method, "value"].isna().sum())
-            row = [method, *key, own.mean(), own.std(), len(own), lost]
-            if method == baseline or baseline not in values:
-                against = [np.nan] * 4 + ["" if method == baseline else TOO_FEW]
-            else:
-                against = _against((values[method] - values[baseline]).dropna().to_numpy(), key[-1])
-            rows.append(row + against)
+            # Temperature scaling is made of the baseline's runs.
+            of_method, of_baseline = diverged[(*key[:-1], made_of.get(method, method))], diverged[(*key[:-1], baseline)]
+            row = [method, *key, own.mean(), own.std(), len(own), lost, of_method]
+            rows.append(row + _compare(values, method, baseline, key[-1], of_method + of_baseline > 0))
     summary = pd.DataFrame(rows, columns=SUMMARY + AGAINST)
     place = {method: number for number, method in enumerate(results["method"].unique())}
     return summary.sort_values(
@@ -152,6 +157,29 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
         kind="stable",
         ignore_index=True,
     )
+
+
+def _diverged_runs(results: pd.DataFrame) -> Counter[tuple[int, float, str]]:
+    """How many runs of each size, label noise and method diverged."""
+    lost = results[(results["metric"] == TOLD_BY) & results["value"].isna()]
+    return Counter(zip(*(lost[column].tolist() for column in (*SETTING, "method")), strict=True))
+
+
+def _compare(values: pd.DataFrame, method: str, baseline: str, metric: str, diverged: bool) -> list[Any]:
+    """As `_against`, from the values of each seed and method; only a verdict where nothing can be compared."""
+    nothing = [np.nan] * 4
+    if method == baseline or (method == DERIVED and _is_unscaled(metric)):
+        return [*nothing, ""]
+    if diverged:
+        return [*nothing, "" if _direction(metric) is None else DIVERGED]
+    if baseline not in values:
+        return [*nothing, TOO_FEW]
+    return _against((values[method] - values[baseline]).dropna().to_numpy(), metric)
+
+
+def _direction(metric: str) -> bool | None:
+    # What was picked by the development split is not judged by it.
+    return None if metric.startswith("dev_") else higher_is_better(metric)
 
 
 def _against(differences: np.ndarray, metric: str) -> list[Any]:
@@ -165,9 +193,7 @@ def _against(differences: np.ndarray, metric: str) -> list[Any]:
     else:
         test = stats.ttest_1samp(differences, 0)
         (low, high), p = test.confidence_interval(0.95), test.pvalue
-    # What was picked by the development split is not judged by it.
-    up = None if metric.startswith("dev_") else higher_is_better(metric)
-    return [mean, low, high, p, _verdict(low, high, up)]
+    return [mean, low, high, p, _verdict(low, high, _direction(metric))]
 
 
 def _verdict(low: float, high: float, up: bool | None) -> str:
@@ -214,7 +240,8 @@ def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
 
     Args:
         summary (`pandas.DataFrame`): see `summarise`.
-        metrics (`Sequence[str]`): which to show, such as `MAIN_METRICS[problem_type]`; unknown ones are left out.
+        metrics (`Sequence[str]`): which to show, such as `MAIN_METRICS[problem_type]`; unknown and repeated ones are
+            left out.
 
     Returns:
         `str`: lines of less than 120 characters; metrics that do not fit beside the others stand below them.
@@ -226,7 +253,7 @@ def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
         shown = group.set_index(["method", "metric"])
         names = _column(["method", *methods])
         lines = names
-        for metric in metrics:
+        for metric in dict.fromkeys(metrics):
             if metric not in set(group["metric"]):
                 continue
             column = _column([metric, *(_entry(shown, method, metric) for method in methods)])
@@ -242,8 +269,24 @@ def _entry(shown: pd.DataFrame, method: str, metric: str) -> str:
     if (method, metric) not in shown.index:
         return "–"
     row = shown.loc[(method, metric)]
-    lost = f" ({row['lost']} of {row['seeds'] + row['lost']} seeds without a value)" if row["lost"] else ""
-    return f"{number(row['mean'])} {row['verdict']}{lost}"
+    return f"{number(row['mean'])} {verdict_of(row)}"
+
+
+def verdict_of(row: pd.Series) -> str:
+    """The verdict of a row of the summary for a table: says who diverged, and in how many seeds a value is missing.
+
+    Args:
+        row (`pandas.Series`): see `summarise`.
+
+    Returns:
+        `str`: such as `"better"`, `"diverged in 2 of 4 seeds"`, `"baseline diverged"` or `"worse (1 of 4 seeds without
+            a value)"`; empty where there is nothing to say.
+    """
+    runs = row["seeds"] + row["lost"]
+    if row["diverged"]:
+        return f"{DIVERGED} in {row['diverged']} of {runs} seeds"
+    lost = f" ({row['lost']} of {runs} seeds without a value)" if row["lost"] else ""
+    return ("baseline diverged" if row["verdict"] == DIVERGED else row["verdict"]) + lost
 
 
 def _column(entries: list[str]) -> list[str]:

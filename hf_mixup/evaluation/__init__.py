@@ -1,5 +1,6 @@
 """How good a classifier is, and how well it knows."""
 
+from hf_mixup.evaluation.calibration import reliability
 from hf_mixup.evaluation.loading import load
 from hf_mixup.evaluation.metrics import (
     classification_metrics,
@@ -7,15 +8,16 @@ from hf_mixup.evaluation.metrics import (
     higher_is_better,
     multilabel_metrics,
     regression_metrics,
-    reliability,
 )
 from hf_mixup.evaluation.outliers import outlier_metrics
 from hf_mixup.evaluation.perturbation import flips, perturb
+from hf_mixup.evaluation.predictions import diverged
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
 
 __all__ = [
     "classification_metrics",
     "compute_metrics_for",
+    "diverged",
     "fit_temperature",
     "flips",
     "higher_is_better",

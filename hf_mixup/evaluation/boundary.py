@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.anatomy import Anatomy, logits_of
+from hf_mixup.anatomy import Anatomy, logits_of, model_config
+from hf_mixup.evaluation.predictions import diverged
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan import MixupPlan
 from hf_mixup.probe_batch import undisturbed
 from hf_mixup.salience import by_text, changed_entry, entry_gradient
+from hf_mixup.targets import problem_type_of
 
 # A prediction is uncertain where its largest probability is below this.
 UNCERTAIN_BELOW = 0.75
@@ -39,27 +42,31 @@ def paths(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], points: int
 
     Returns:
         `dict[str, Any]`: means over pairs, as plain floats. Of multi-label tasks each label is a decision between two
-        outcomes, and means are over pairs and labels. The three that need probabilities are `None` for regression.
-        `t` (`list`): the positions, 0 for the text itself to 1 for its partner; `confidence` (`list`): the largest
-        probability at each; `loss` (`list`): the loss at each against the target mixed alike (nats, or squared
-        units of the label); `uncertain_width`: share of the line on which the largest probability is below 0.75
-        (0 to 1); `path_loss`: mean loss over the line; `steepness`: largest change of the probabilities between
-        neighbouring positions (total variation, 0 to 1) per length of the line (0 to `points` - 1).
+        outcomes, and means are over pairs and labels. The three that need probabilities are `None` for regression;
+        all but `t` are nan if a logit or a loss is not finite. `t` (`list`): the positions, 0 for the text itself to 1
+        for its partner; `confidence` (`list`): the largest probability at each; `loss` (`list`): the loss at each, in
+        nats or squared units of the label, against the target mixed alike; `uncertain_width`: share of the line on
+        which the largest probability is below 0.75 (0 to 1); `path_loss`: mean loss over the line; `steepness`: largest
+        change of the probabilities between neighboring positions (total variation, 0 to 1) per length of the line.
 
     Raises:
         ValueError: for less than 2 points, no pairs, missing or unfit labels, or a model that cannot be mixed.
     """
     if points < 2:
         raise ValueError(f"points={points}: a line needs both of its ends, so 2 or more.")
-    mixup = Mixup(model, {"site": "embeddings"})
-    root, t = mixup.prepare().root, torch.linspace(0, 1, points, dtype=torch.float64)
-    losses, confidences, changes = [], [], []
+    batches, t = list(batches), torch.linspace(0, 1, points, dtype=torch.float64)
+    mixup = _mixup_of(model, batches)
+    if mixup is None:
+        return _unmeasured(t, problem_type_of(model_config(model), batches[0]["labels"]))
+    root, losses, confidences, changes = mixup.prepare().root, [], [], []
     with undisturbed(root), torch.no_grad():
         for inputs, labels in _split(batches, root):
             problem_type = mixup.objective.problem_type(labels)
             if len(labels) < 2:
                 continue
             logits, loss = _walk(mixup, inputs, labels, _partners(labels, problem_type), t)
+            if diverged(logits) or diverged(loss):
+                return _unmeasured(t, problem_type)
             losses.append(loss)
             if problem_type in DECISIONS:
                 probabilities = torch.stack([DECISIONS[problem_type](at) for at in logits])
@@ -67,9 +74,9 @@ def paths(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], points: int
                 changes.append(probabilities.diff(dim=0).abs().sum(-1).amax(0) / 2)
     if not losses:
         raise ValueError("batches: no pair of texts in them; a batch needs two texts or more.")
-    loss = torch.cat(losses, 1).mean(1)
-    result = {"t": t.tolist(), "loss": loss.tolist(), "path_loss": torch.trapezoid(loss, t).item()}
-    return result | _certainty(confidences, changes, t)
+    mean = torch.cat(losses, 1).mean(1)
+    found = {"t": t.tolist(), "loss": mean.tolist(), "path_loss": torch.trapezoid(mean, t).item()}
+    return found | _certainty(confidences, changes, t)
 
 
 def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> float:
@@ -84,12 +91,15 @@ def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> 
         batches (`Iterable` of `Mapping`): inputs of the model and `labels`, on any device.
 
     Returns:
-        `float`: in units of the loss per unit of the embeddings.
+        `float`: in units of the loss per unit of the embeddings; nan if it is not finite.
 
     Raises:
         ValueError: for no texts, missing or unfit labels, or a model whose first block cannot be found.
     """
-    mixup, norms = Mixup(model, {"site": "embeddings"}), []
+    batches, norms = list(batches), []
+    mixup = _mixup_of(model, batches)
+    if mixup is None:
+        return math.nan
     anatomy = mixup.prepare()
     with undisturbed(anatomy.root):
         for inputs, labels in _split(batches, anatomy.root):
@@ -102,7 +112,8 @@ def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> 
             norms.append((gradient.float() * kept).flatten(1).norm(dim=1).cpu())
     if not norms:
         raise ValueError("batches: no texts in them.")
-    return torch.cat(norms).mean().item()
+    norm = torch.cat(norms)
+    return math.nan if diverged(norm) else norm.mean().item()
 
 
 def embedding_noise_logits(
@@ -122,15 +133,18 @@ def embedding_noise_logits(
         seed (`int`): seed of the noise.
 
     Returns:
-        `np.ndarray`: float32, shape (texts, labels).
+        `np.ndarray`: float32, shape (texts, labels); the clean logits of a model that has diverged.
 
     Raises:
         ValueError: for a strength below 0, no texts, or a model whose first block cannot be found.
     """
     if not 0 <= strength < float("inf"):
         raise ValueError(f"strength={strength}: expected a number of 0 or more.")
-    anatomy, logits = Mixup(model, {"site": "embeddings"}).prepare(), []
-    generator = torch.Generator().manual_seed(seed)
+    batches, logits = list(batches), []
+    mixup = _mixup_of(model, batches)
+    if mixup is None:
+        return _clean_logits(model, batches)
+    anatomy, generator = mixup.prepare(), torch.Generator().manual_seed(seed)
     with undisturbed(anatomy.root), torch.no_grad():
         for inputs, _ in _split(batches, anatomy.root):
             with changed_entry(anatomy, _noise(anatomy, inputs, strength, generator)):
@@ -138,6 +152,34 @@ def embedding_noise_logits(
     if not logits:
         raise ValueError("batches: no texts in them.")
     return torch.cat(logits).numpy()
+
+
+def _mixup_of(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> Mixup | None:
+    """What mixes the model at its embeddings; `None` for a model whose logits of these texts are not all finite."""
+    try:
+        mixup = Mixup(model, {"site": "embeddings"})
+        mixup.prepare()
+    except ValueError:
+        # Sites are found by what moves the logits, and nothing moves those of a model that has diverged.
+        if batches and diverged(_clean_logits(model, batches)):
+            return None
+        raise
+    return mixup
+
+
+def _clean_logits(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> np.ndarray:
+    """The logits of the texts as they are: float32, (texts, labels)."""
+    with undisturbed(model), torch.no_grad():
+        return torch.cat([logits_of(model(**inputs)).float().cpu() for inputs, _ in _split(batches, model)]).numpy()
+
+
+def _unmeasured(t: Tensor, problem_type: str) -> dict[str, Any]:
+    """What `paths` returns for a model that has diverged."""
+    line = [math.nan] * len(t)
+    result = {"t": t.tolist(), "loss": line, "path_loss": math.nan}
+    if problem_type not in DECISIONS:
+        return result | _certainty([], [], t)
+    return result | {"confidence": line, "uncertain_width": math.nan, "steepness": math.nan}
 
 
 def _certainty(confidences: list[Tensor], changes: list[Tensor], t: Tensor) -> dict[str, Any]:
@@ -172,10 +214,8 @@ def _partners(labels: Tensor, problem_type: str) -> Tensor:
     return following.gather(1, nearest).squeeze(1)
 
 
-def _walk(
-    mixup: Mixup, inputs: dict[str, Tensor], labels: Tensor, partner: Tensor, t: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """The logits at each of `t`, and the losses (points, pairs); float64, on the CPU."""
+def _walk(mixup: Mixup, inputs: dict[str, Tensor], labels: Tensor, partner: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (points, pairs, labels) at each of `t`, and the losses (points, pairs); float64, on the CPU."""
     logits, losses = [], []
     for weight in (1 - t).tolist():
         plan = MixupPlan(partner, torch.full(partner.shape, weight), "embeddings")
@@ -183,7 +223,7 @@ def _walk(
             at = logits_of(mixup.prepare().root(**inputs))
         losses.append(mixup.example_losses(at, labels, plan).cpu().double())
         logits.append(at.cpu().double())
-    return logits, torch.stack(losses)
+    return torch.stack(logits), torch.stack(losses)
 
 
 def _noise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -13,14 +14,17 @@ from scipy.special import expit, softmax
 from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score, root_mean_squared_error
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 from transformers import EvalPrediction
 
 from hf_mixup.checks import nearest
+from hf_mixup.evaluation.calibration import adaptive_ece, binary_ece, ece
+from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
 
-ECE_BINS = 15
-# torchmetrics bins in float32 and gives a probability of exactly 1 a bin of its own, a 16th.
-BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+METRIC_NAMES = {
+    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"),
+    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier", "label_ece"),
+    "regression": ("pearson", "spearman", "rmse"),
+}
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -28,18 +32,22 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
     Args:
         logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
-        labels (`np.ndarray`): class indices, shape (examples,).
+        labels (`np.ndarray`): class indices, shape (examples,); rows labeled -100 are left out.
 
     Returns:
         `dict[str, float]`: `accuracy`; `macro_f1`, over the classes that occur in labels or predictions; `nll`, the
         mean negative log-likelihood in nats; `brier`, the squared distance between probabilities and one-hot labels,
         summed over classes (0 to 2); `ece`, the expected calibration error over 15 equal-width bins, and
-        `adaptive_ece`, over 15 bins with the same number of examples (both 0 to 1).
+        `adaptive_ece`, over 15 bins with the same number of examples (both 0 to 1). The adaptive bins hold at least 10
+        examples, so below 150 there are fewer of them, and examples of equal confidence share a bin. Every metric is
+        nan if a logit is not finite.
 
     Raises:
-        ValueError: for shapes that do not belong together, or no examples.
+        ValueError: for shapes that do not belong together, labels that are no class indices, or no examples.
     """
-    logits, labels = _single_label(logits, labels)
+    logits, labels = single_label(logits, labels)
+    if diverged(logits):
+        return unmeasured("single_label_classification")
     # Softmax first: torchmetrics would take logits that lie in [0, 1] for probabilities.
     probabilities = softmax(logits, axis=1)
     predicted = probabilities.argmax(axis=1)
@@ -47,57 +55,11 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
-        "nll": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels).long())),
+        "nll": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))),
         "brier": float(np.square(probabilities - one_hot).sum(axis=1).mean()),
-        "ece": float(
-            multiclass_calibration_error(
-                torch.from_numpy(probabilities.clip(max=BELOW_ONE)),
-                torch.from_numpy(labels).long(),
-                num_classes=logits.shape[1],
-                n_bins=ECE_BINS,
-            )
-        ),
-        "adaptive_ece": _adaptive_ece(probabilities.max(axis=1), predicted == labels),
+        "ece": ece(probabilities, labels),
+        "adaptive_ece": adaptive_ece(probabilities.max(axis=1), predicted == labels),
     }
-
-
-def _adaptive_ece(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Calibration error over bins of equal mass; equal confidences are divided in the order of the examples."""
-    gaps = (correct - confidence)[np.argsort(confidence, kind="stable")]
-    return float(sum(abs(part.sum()) for part in np.array_split(gaps, ECE_BINS)) / len(gaps))
-
-
-def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, list[Any]]:
-    """What a reliability diagram shows: accuracy by confidence, the probability of the predicted class.
-
-    Args:
-        logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
-        labels (`np.ndarray`): class indices, shape (examples,).
-
-    Returns:
-        `dict[str, list]`: `confidence` and `accuracy`, the means over the examples of each of 15 equal-width bins from
-        0 to 1 (None where a bin is empty), and `count`, the examples in it.
-
-    Raises:
-        ValueError: for shapes that do not belong together, or no examples.
-    """
-    logits, labels = _single_label(logits, labels)
-    probabilities = softmax(logits, axis=1)
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    members = [bins == number for number in range(ECE_BINS)]
-    return {
-        "confidence": [float(confidence[member].mean()) if member.any() else None for member in members],
-        "accuracy": [float(correct[member].mean()) if member.any() else None for member in members],
-        "count": [int(member.sum()) for member in members],
-    }
-
-
-def _single_label(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise ValueError(_shapes("logits (examples, classes), labels (examples,)", logits, labels))
-    return logits, labels
 
 
 def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -112,14 +74,14 @@ def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
         every label right; `lrap`, the label-ranking average precision, which needs no threshold (0 to 1); `nll`, the
         binary cross-entropy in nats, and `brier`, the squared error of the probabilities, both means over examples
         and labels; `label_ece`, the mean over labels of the calibration error of the label's probability, over 15
-        equal-width bins (0 to 1).
+        equal-width bins (0 to 1). Every metric is nan if a logit is not finite.
 
     Raises:
-        ValueError: for shapes that do not belong together, or no examples.
+        ValueError: for shapes that do not belong together, labels other than 0 and 1, or no examples.
     """
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    if logits.ndim != 2 or labels.shape != logits.shape or not len(labels):
-        raise ValueError(_shapes("logits and labels (examples, labels)", logits, labels))
+    logits, labels = several_labels(logits, labels)
+    if diverged(logits):
+        return unmeasured("multi_label_classification")
     predicted, truth, probabilities = (logits > 0).astype(int), labels.astype(int), expit(logits)
     return {
         "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
@@ -128,18 +90,8 @@ def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
         "lrap": float(label_ranking_average_precision_score(truth, logits)),
         "nll": float(F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels))),
         "brier": float(np.square(probabilities - labels).mean()),
-        "label_ece": float(np.mean([_binary_ece(*label) for label in zip(probabilities.T, truth.T, strict=True)])),
+        "label_ece": float(np.mean([binary_ece(*label) for label in zip(probabilities.T, truth.T, strict=True)])),
     }
-
-
-def _binary_ece(probabilities: np.ndarray, truth: np.ndarray) -> float:
-    return float(
-        binary_calibration_error(
-            torch.from_numpy(probabilities.astype(np.float32).clip(max=BELOW_ONE)),
-            torch.from_numpy(truth.copy()),
-            n_bins=ECE_BINS,
-        )
-    )
 
 
 def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -151,15 +103,14 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
 
     Returns:
         `dict[str, float]`: `pearson` and `spearman` correlations (nan where either side is constant) and `rmse`, the
-        root mean squared error in the unit of the labels.
+        root mean squared error in the unit of the labels. Every metric is nan if a prediction is not finite.
 
     Raises:
-        ValueError: for shapes that do not belong together, or fewer than two examples.
+        ValueError: for shapes that do not belong together, labels that are not finite, or fewer than two examples.
     """
-    predictions, labels = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    if predictions.size != len(predictions) or labels.size != predictions.size or labels.size < 2:
-        raise ValueError(_shapes("one score per example, two examples or more", predictions, labels))
-    predictions, labels = predictions.reshape(-1), labels.reshape(-1)
+    predictions, labels = one_score(predictions, labels)
+    if diverged(predictions):
+        return unmeasured("regression")
     with warnings.catch_warnings():
         # The nan says it, and before the first update all scores may be equal.
         warnings.simplefilter("ignore", ConstantInputWarning)
@@ -170,6 +121,11 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
     return correlations | {"rmse": float(root_mean_squared_error(labels, predictions))}
 
 
+def unmeasured(problem_type: str) -> dict[str, float]:
+    """The metrics of a model that has diverged: nan, each of them."""
+    return dict.fromkeys(METRIC_NAMES[problem_type], math.nan)
+
+
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
     "single_label_classification": classification_metrics,
     "multi_label_classification": multilabel_metrics,
@@ -177,14 +133,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 }
 
 
-METRIC_NAMES = {
-    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"),
-    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier", "label_ece"),
-    "regression": ("pearson", "spearman", "rmse"),
-}
-
-
-# What tells a better model, for names after `dev_` is taken off.
+# What tells a better model, for names after `dev_` or `eval_` is taken off.
 HIGHER_IS_BETTER = {
     "accuracy*": True,
     "*f1": True,
@@ -211,13 +160,13 @@ def higher_is_better(metric: str) -> bool | None:
     """The direction of a metric.
 
     Args:
-        metric (`str`): a name, such as `"nll_scaled"`, `"accuracy_dropout_0.1"` or `"dev_accuracy"`; `dev_` in front
-            changes nothing.
+        metric (`str`): a name, such as `"nll_scaled"`, `"accuracy_dropout_0.1"` or `"eval_nll"`; `dev_` or `eval_` in
+            front changes nothing.
 
     Returns:
         `bool | None`: None for what is neither good nor bad by itself, such as `temperature` or `train_loss`.
     """
-    name = metric.removeprefix("dev_")
+    name = metric.removeprefix("dev_").removeprefix("eval_")
     return next((up for pattern, up in HIGHER_IS_BETTER.items() if fnmatchcase(name, pattern)), None)
 
 
@@ -255,7 +204,3 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
 def first_output(outputs: Any, labels: Any = None) -> Any:
     """The logits among a model's outputs: T5 and BART return more. Also a `preprocess_logits_for_metrics`."""
     return outputs[0] if isinstance(outputs, tuple) else outputs
-
-
-def _shapes(expected: str, scores: np.ndarray, labels: np.ndarray) -> str:
-    return f"expected {expected}; got shapes {scores.shape} and {labels.shape}."

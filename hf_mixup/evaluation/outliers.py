@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score, roc_curve
+
+from hf_mixup.evaluation.predictions import diverged
 
 # Higher for what looks familiar. The energy score is the negative energy at temperature 1.
 SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -26,7 +29,7 @@ def outlier_metrics(inside_logits: np.ndarray, outside_logits: np.ndarray) -> di
         `dict[str, float]`: for the largest softmax probability (Hendrycks and Gimpel, 2017; `softmax`) and the energy
         score (Liu et al., 2020; `energy`): `ood_auroc_<score>`, the area under the ROC curve (0.5 is chance), and
         `ood_fpr95_<score>`, the share of other examples taken for the task's at the highest threshold that keeps 95 %
-        of the task's. Both 0 to 1.
+        of the task's. Both 0 to 1. Each is nan if a logit of either side is not finite.
 
     Raises:
         ValueError: where either side has no examples, or the classes differ in number.
@@ -36,13 +39,20 @@ def outlier_metrics(inside_logits: np.ndarray, outside_logits: np.ndarray) -> di
         raise ValueError(f"expected logits (examples, classes) twice; got shapes {inside.shape} and {outside.shape}.")
     familiar = np.repeat([1, 0], [len(inside), len(outside)])
     both = np.concatenate([inside, outside])
+    if diverged(both):
+        return {f"ood_{way}_{name}": math.nan for way in MEASURES for name in SCORES}
     scores = {name: score(both) for name, score in SCORES.items()}
-    return {f"ood_auroc_{name}": float(roc_auc_score(familiar, score)) for name, score in scores.items()} | {
-        f"ood_fpr95_{name}": _fpr95(familiar, score) for name, score in scores.items()
-    }
+    return {f"ood_{way}_{name}": of(familiar, scores[name]) for way, of in MEASURES.items() for name in scores}
+
+
+def _auroc(familiar: np.ndarray, score: np.ndarray) -> float:
+    return float(roc_auc_score(familiar, score))
 
 
 def _fpr95(familiar: np.ndarray, score: np.ndarray) -> float:
     # The thresholds that roc_curve drops by default may hold the one that is sought.
     false_positive, true_positive, _ = roc_curve(familiar, score, drop_intermediate=False)
     return float(false_positive[np.argmax(true_positive >= 0.95)])
+
+
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auroc": _auroc, "fpr95": _fpr95}

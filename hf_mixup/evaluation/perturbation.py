@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hf_mixup.checks import choice, number
+from hf_mixup.evaluation.predictions import diverged
 
 
 def _characters(text: str, strength: float, generator: np.random.Generator) -> str:
@@ -112,7 +114,7 @@ def flips(
             prediction is the set of labels whose probability exceeds one half.
 
     Returns:
-        `float`: 0 to 1.
+        `float`: 0 to 1; nan if a logit of either side is not finite.
 
     Raises:
         ValueError: for another problem type, shapes that differ, or no examples.
@@ -121,6 +123,8 @@ def flips(
     clean, perturbed = np.asarray(clean_logits), np.asarray(perturbed_logits)
     if clean.ndim != 2 or clean.shape != perturbed.shape or not len(clean):
         raise ValueError(f"expected logits (examples, classes) twice; got shapes {clean.shape} and {perturbed.shape}.")
+    if diverged(clean) or diverged(perturbed):
+        return math.nan
     if problem_type == "multi_label_classification":
         return float(((clean > 0) != (perturbed > 0)).any(axis=1).mean())
     return float((clean.argmax(axis=1) != perturbed.argmax(axis=1)).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from hf_mixup.checks import nearest, number
 from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+from hf_mixup.evaluation.predictions import CHECKS, diverged
 
 LOWEST, HIGHEST = 0.05, 20.0
 
@@ -29,21 +31,23 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -
 
     Args:
         logits (`np.ndarray`): scores of held-out examples before softmax or sigmoid, shape (examples, classes).
-        labels (`np.ndarray`): class indices, shape (examples,); for several labels 0 or 1, shape (examples, classes).
+        labels (`np.ndarray`): class indices, shape (examples,), of which rows with -100 are left out; for several
+            labels 0 or 1, shape (examples, classes).
         problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
 
     Returns:
         `float`: from 0.05 to 20; above 1 where the model is too sure. It goes to 0.05 where every prediction is right.
+        nan if a logit is not finite.
 
     Raises:
-        ValueError: for another problem type, shapes that do not belong together, or no examples.
+        ValueError: for another problem type, shapes that do not belong together, labels of other values, or no
+            examples.
     """
     _check_problem_type(problem_type)
-    # Refuses shapes that do not belong together.
-    METRICS[problem_type](logits, labels)
-    scores = torch.from_numpy(np.asarray(logits, dtype=np.float64))
-    single = problem_type == "single_label_classification"
-    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64 if single else np.float64))
+    logits, labels = CHECKS[problem_type](logits, labels)
+    if diverged(logits):
+        return math.nan
+    scores, targets = torch.from_numpy(logits), torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
         return float(LOSSES[problem_type](scores / math.exp(log_temperature), targets))
@@ -59,17 +63,18 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
         logits (`np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).
         labels (`np.ndarray`): as in `fit_temperature`.
         problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
-        temperature (`float`): what the logits are divided by, > 0.
+        temperature (`float`): what the logits are divided by, > 0; or nan, as `fit_temperature` gives it.
 
     Returns:
         `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled` and `adaptive_ece_scaled`, or with
-        `label_ece_scaled` for several labels.
+        `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not finite.
 
     Raises:
         ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.
     """
     _check_problem_type(problem_type)
-    temperature = number(open_low=True)("temperature", temperature)
+    if not (isinstance(temperature, Real) and math.isnan(temperature)):
+        temperature = number(open_low=True)("temperature", temperature)
     metrics = METRICS[problem_type](np.asarray(logits, dtype=np.float64) / temperature, labels)
     return {f"{name}_scaled": metrics[name] for name in METRIC_NAMES[problem_type] if name in SCALED}
 

@@ -2,12 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hf_mixup.arguments import parse_fields
-from hf_mixup.comparison.cell import run_cell
+from hf_mixup.comparison.cell import Trained, better, run_cell
 from hf_mixup.comparison.grid import Cell, Comparison
 from hf_mixup.comparison.rows import draw_rows, flip_labels, read_data, training_data
 from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
@@ -79,9 +80,10 @@ def test_rows_that_are_held_out_are_not_those_of_the_development_file(toy, tmp_p
 
 
 def test_what_nothing_can_be_measured_on_is_refused(toy, tmp_path):
-    short = write_csv(tmp_path / "short.csv", ["text", "label"], [("a film", 0.5), ("the plot", 2.5)] * 7)
-    with pytest.raises(ValueError, match="_file: 1 row to measure on"):
-        data_of(toy(train_file=short, validation_file=None, test_file=None))
+    short = write_csv(tmp_path / "short.csv", ["text", "label"], [("a film", 0.5)])
+    scores = write_csv(tmp_path / "scores.csv", ["text", "label"], [("a film", 0.5), ("the plot", 2.5)] * 7)
+    with pytest.raises(ValueError, match="test_file=.*1 row to measure on"):
+        data_of(toy(train_file=scores, validation_file=None, test_file=short))
     unlabelled = write_csv(tmp_path / "unlabelled.csv", ["text", "label"], [("a film", "")] * 20)
     with pytest.raises(ValueError, match=r"test_file='.*unlabelled.csv': has no labels"):
         data_of(toy(test_file=unlabelled))
@@ -126,9 +128,10 @@ def test_a_run_is_the_same_again(toy, tmp_path):
     assert run_cell(comparison, Cell("default", 12, 0.0, 4), tmp_path / "c")["metrics"] != first["metrics"]
 
 
-@pytest.mark.parametrize("kind", ["scores", "several labels", "pairs"])
-def test_other_tasks_are_measured(toy, tmp_path, kind):
+def task_files(folder, kind):
+    """Fields of a comparison of classes with noise, of scores, of several labels, or of pairs."""
     rows, changes = {
+        "classes": (lambda text, good: [text, "good" if good else "bad"], {"label_noise": [0.25]}),
         "scores": (lambda text, good: [text, 0.5 + 3 * good], {}),
         "several labels": (lambda text, good: [text, "fun,short" if good else "short"], {"label_delimiter": ","}),
         "pairs": (
@@ -137,13 +140,63 @@ def test_other_tasks_are_measured(toy, tmp_path, kind):
         ),
     }[kind]
     header = ["text", "other", "label"] if kind == "pairs" else ["text", "label"]
-    files = {
-        f"{name}_file": write_csv(tmp_path / f"{name}.tasks.csv", header, [rows(*row) for row in reviews(count, seed)])
+    return changes | {
+        f"{name}_file": write_csv(folder / f"{name}.tasks.csv", header, [rows(*row) for row in reviews(count, seed)])
         for seed, (name, count) in enumerate({"train": 60, "validation": 30, "test": 30}.items())
     }
-    result = run_cell(toy(**files, **changes), Cell("default", 12, 0.0, 0), tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["scores", "several labels", "pairs"])
+def test_other_tasks_are_measured(toy, tmp_path, kind):
+    result = run_cell(toy(**task_files(tmp_path, kind)), Cell("default", 12, 0.0, 0), tmp_path / "run")
     metrics = result["metrics"]
     assert set(METRIC_NAMES[result["problem_type"]]) <= set(metrics)
     followed = {"scores": "pearson", "several labels": "lrap", "pairs": "accuracy"}[kind]
     assert math.isfinite(metrics[f"{followed}_swaps_0.3"]) and math.isfinite(metrics["path_loss"])
     assert ("temperature" in metrics) == (kind != "scores")
+
+
+@pytest.mark.parametrize("kind", ["classes", "scores", "several labels"])
+def test_a_run_that_diverged_ends_and_has_measured_nothing(toy, tmp_path, kind):
+    changes = task_files(tmp_path, kind)
+    if kind == "classes":
+        changes["outliers"] = write_csv(tmp_path / "other.csv", ["text"], [["with the plot"], ["a film was"]] * 8)
+    sound, lost = toy(**changes, max_steps=2), toy(**changes, max_steps=2, learning_rate=1e25, max_grad_norm=0)
+    cell = Cell("none", 12, changes.get("label_noise", [0.0])[0], 0)
+    wanted, found = (run_cell(one, cell, tmp_path / name) for one, name in ((sound, "sound"), (lost, "lost")))
+    assert found["metrics"] == dict.fromkeys(wanted["metrics"])
+    text = (tmp_path / "lost/result.json").read_text()
+    assert json.loads(text) == found and "NaN" not in text and "Infinity" not in text
+    assert found["curves"].keys() == wanted["curves"].keys()
+    assert found["curves"]["learning"]["dev_loss"] == [None] * 2
+    if kind == "classes":
+        assert {"memorised", "ood_auroc_energy", "temperature", "uncertain_width"} <= set(found["metrics"])
+        assert found["curves"]["reliability"]["count"] == [0] * 15
+
+
+def variant(name, problem_type, logits, labels):
+    """What is left of a training for the choice between variants."""
+    metrics = METRICS[problem_type](logits, labels)
+    loss = metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
+    return Trained(SimpleNamespace(), {}, {}, metrics | {"loss": loss}, logits, {"name": name})
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "metric"),
+    [(kind, metric) for kind, names in METRIC_NAMES.items() for metric in (None, "loss", *names)],
+)
+def test_a_variant_that_diverged_is_never_picked(problem_type, metric):
+    labels = {
+        "single_label_classification": np.array([0] * 7 + [1] * 3),
+        "multi_label_classification": np.array([[1, 0]] * 10),
+        "regression": np.arange(10.0),
+    }[problem_type]
+    # Wrong about nearly everything, and equal scores have no correlation.
+    bad = np.zeros((10, 1)) if problem_type == "regression" else np.tile([-1.0, 1.0], (10, 1))
+    sound = variant("sound", problem_type, bad, labels)
+    lost = variant("lost", problem_type, np.full_like(bad, np.nan), labels)
+    for pair in ((sound, lost), (lost, sound)):
+        best = None
+        for one in pair:
+            best = better(best, one, f"eval_{metric}" if metric else None)
+        assert best.fields["name"] == "sound"

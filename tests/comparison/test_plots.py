@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -42,6 +43,54 @@ def test_titles_where_nothing_was_found(tmp_path):
     assert titles(figures(pictured(folder)))["sizes"].startswith("No difference in accuracy was seen")
 
 
+def diverge(folder, *names):
+    """As a run that diverged leaves it: no value, and no bin of its reliability is filled."""
+    for name in names:
+        path = folder / "runs" / name / "result.json"
+        result = json.loads(path.read_text())
+        result["metrics"] = dict.fromkeys(result["metrics"])
+        for curve in result["curves"].values():
+            curve |= {field: [None] * len(values) for field, values in curve.items() if field not in ("step", "t")}
+        for curve in ("reliability", "reliability_scaled"):
+            result["curves"][curve]["count"] = [0] * 15
+        path.write_text(json.dumps(result))
+    return folder
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_name_who_diverged(tmp_path):
+    folder = write_comparison(tmp_path, noise=[0.0, 0.2])
+    lost = [f"tmix-size20-noise{noise}-seed{seed}" for noise in ("0", "0.2") for seed in range(5)]
+    drawn = figures(pictured(diverge(folder, *lost, "label_smoothing-size20-noise0-seed3")))
+    found = titles(drawn)
+    assert list(found) == list(PICTURES)
+    assert found["reliability"].startswith("temperature_scaling is better calibrated than none: ECE 0.040 against 0.1")
+    for name in ("reliability", "differences", "boundary", "learning", "outliers"):
+        assert "label_smoothing diverged in 1 of 5 seeds; tmix diverged in 5 of 5 seeds (20 training" in found[name]
+    assert "tmix" not in found["differences"].partition("; label_smoothing diverged")[0]
+    said = [text.get_text() for text in drawn["differences"].axes[0].texts]
+    assert said == ["diverged in 1 of 5 seeds", "diverged in 5 of 5 seeds"]
+    legend = [text.get_text() for text in drawn["learning"].legends[0].get_texts()]
+    assert legend == ["none", "label_smoothing (1 run diverged)", "tmix (10 runs diverged)"]
+    for figure in drawn.values():
+        figure.canvas.draw()
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_of_a_baseline_that_diverged(tmp_path):
+    folder = diverge(write_comparison(tmp_path, sizes=[20]), *(f"none-size20-noise0-seed{seed}" for seed in range(5)))
+    drawn = figures(pictured(folder))
+    assert titles(drawn)["reliability"].startswith("No verdict on ECE: baseline none diverged in 5 of 5 seeds (20 ")
+    assert titles(drawn)["differences"].startswith("Against none: baseline none diverged in 5 of 5 seeds (20 ")
+    said = [text.get_text() for text in drawn["differences"].axes[2].texts]
+    assert said == ["diverged in 5 of 5 seeds", "baseline diverged", "baseline diverged"]
+
+
+def test_no_picture_of_runs_that_all_diverged(tmp_path):
+    folder = write_comparison(tmp_path, methods=["none"], sizes=[20], seeds=[0])
+    assert "differences" not in figures(pictured(diverge(folder, "none-size20-noise0-seed0")))
+
+
 def test_findings(tmp_path):
     summary = pictured(write_comparison(tmp_path, sizes=[20])).summary
     none = summary[(summary["method"] == "none") & (summary["metric"] == "ece")]["mean"].item()
@@ -52,6 +101,8 @@ def test_findings(tmp_path):
     one = pictured(write_comparison(tmp_path / "one", seeds=[0])).summary
     assert finding(one, "ece", "none", 20, 0.0) == "Too few seeds for a verdict on ECE"
     assert overview(one, ["ece"], "none", 20, 0.0) == "Against none: too few seeds for a verdict"
+    alone = pictured(write_comparison(tmp_path / "alone", methods=["none"], sizes=[20])).summary
+    assert finding(alone, "accuracy", "none", 20, 0.0) == "No verdict on accuracy: nothing was compared with none"
 
 
 @pytest.mark.parametrize(

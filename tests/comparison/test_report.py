@@ -7,7 +7,7 @@ pytest.importorskip("matplotlib", reason="needs the plots extra")
 
 from hf_mixup.comparison.plots import PICTURES
 from hf_mixup.comparison.report import write_report
-from tests.toy_comparison import write_comparison
+from tests.toy_comparison import change_run, write_comparison
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,17 @@ def test_names_are_escaped(tmp_path):
         "utf-8"
     )
     assert "<i>" not in page and page.count("b&lt;i&gt;") > 5
+
+
+def test_who_diverged_is_named_and_not_praised(tmp_path):
+    folder = write_comparison(tmp_path, methods=["none", "tmix"], sizes=[20])
+    names = ("accuracy", "macro_f1", "nll", "ece", "test_loss")
+    change_run(folder, "tmix-size20-noise0-seed1", **dict.fromkeys(names))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "No verdict on accuracy: tmix diverged in 1 of 5 seeds." in page
+    assert "better: temperature_scaling" in page and "better: tmix" not in page
+    row = page[page.index("<tr><th>tmix</th>") :].partition("</tr>")[0]
+    assert row.count("<b>diverged in 1 of 5 seeds</b>") == 4 and "interval" not in row
 
 
 def test_few_runs(tmp_path):

@@ -87,6 +87,51 @@ def test_runs_without_a_value_are_counted():
     assert "0.900 too few seeds (1 of 2 seeds without a value)" in format_summary(summary, ["nll"])
 
 
+def diverging(**test_losses):
+    """Five seeds of two metrics; methods whose `test_losses` are nan have no other value there either."""
+    values = {method: [0.9 - (method == "none") * 0.4 + 0.01 * seed for seed in range(5)] for method in test_losses}
+    kept = {
+        method: [value if np.isfinite(loss) else np.nan for value, loss in zip(values[method], losses, strict=True)]
+        for method, losses in test_losses.items()
+    }
+    tables = [tidy(test_losses, "test_loss"), tidy(kept, "accuracy"), tidy(kept, "temperature")]
+    return pd.concat(tables, ignore_index=True)
+
+
+SOUND, LOST = [0.3, 0.4, 0.5, 0.6, 0.7], [0.3, np.nan, 0.5, np.nan, 0.7]
+
+
+def test_who_diverged_is_not_judged_by_the_seeds_that_are_left():
+    summary = summarise(diverging(none=SOUND, tmix=LOST, sound=SOUND), "none").set_index(["metric", "method"])
+    tmix, sound = summary.loc[("accuracy", "tmix")], summary.loc[("accuracy", "sound")]
+    assert (tmix["verdict"], tmix["diverged"], tmix["seeds"], tmix["lost"]) == ("diverged", 2, 3, 2)
+    assert tmix[["difference", "low", "high", "p"]].isna().all()
+    assert (sound["verdict"], sound["diverged"]) == ("better", 0)
+    assert summary.loc[("test_loss", "tmix"), "verdict"] == "diverged"
+    assert summary.loc[("temperature", "tmix"), "verdict"] == ""
+    text = format_summary(summary.reset_index(), ["accuracy"])
+    assert "0.920 diverged in 2 of 5 seeds" in text and "0.920 better" in text
+
+
+def test_nothing_is_compared_with_a_baseline_that_diverged():
+    results = diverging(none=LOST, temperature_scaling=LOST, tmix=SOUND)
+    results = results[~((results["method"] == "temperature_scaling") & (results["metric"] == "test_loss"))]
+    results = pd.concat([results, tidy({"none": LOST, "temperature_scaling": LOST, "tmix": SOUND}, "nll")])
+    summary = summarise(results, "none").set_index(["metric", "method"])
+    methods = ["none", "temperature_scaling", "tmix"]
+    assert list(summary.loc["accuracy"].loc[methods, "verdict"]) == ["", "", "diverged"]
+    assert list(summary.loc["nll"].loc[methods, "verdict"]) == ["", "diverged", "diverged"]
+    assert list(summary.loc["nll"].loc[methods, "diverged"]) == [2, 2, 0]
+    text = format_summary(summary.reset_index(), ["accuracy", "nll"])
+    assert "tmix                0.920 baseline diverged" in text
+    assert text.count("diverged in 2 of 5 seeds") == 4
+
+
+def test_a_correlation_that_is_missing_is_no_divergence():
+    row = against({"none": [0.5, 0.6, 0.7, 0.8], "tmix": [0.4, 0.6, 0.8, np.nan]}, "pearson")
+    assert (row["diverged"], row["lost"], row["verdict"]) == (0, 1, "no difference seen")
+
+
 def test_the_baseline_has_no_verdict():
     row = summarise(tidy({"none": [0.5, 0.6], "tmix": [0.9, 0.8]}), "none").iloc[0]
     assert row["method"] == "none" and row["verdict"] == "" and np.isnan(row["difference"])
@@ -101,6 +146,14 @@ def test_temperature_scaling_is_a_rival(tmp_path):
     assert scaled["accuracy_dropout_0.1"].equals(none["accuracy_dropout_0.1"])
     # Measured before scaling only.
     assert scaled[["dev_nll", "test_loss", "path_loss", "adaptive_ece"]].isna().all(axis=None)
+
+
+def test_what_a_temperature_cannot_change_gets_no_verdict(tmp_path):
+    _, summary = write_tables(write_comparison(tmp_path, sizes=[20], noise=[0.2]))
+    rows = summary[summary["method"] == "temperature_scaling"].set_index("metric")
+    unchanged = ["accuracy", "macro_f1", "accuracy_dropout_0.1", "flips_swaps_0.3", "memorised"]
+    assert set(rows.loc[unchanged, "verdict"]) == {""} and rows.loc[unchanged, "difference"].isna().all()
+    assert set(rows.loc[["nll", "ece"], "verdict"]) == {"better"}
 
 
 def test_unfinished_runs_are_absent(tmp_path):
@@ -136,8 +189,15 @@ def test_the_terminal_table_is_narrow(tmp_path, kind):
     assert text.count("\ntmix ") == 4
 
 
+def test_a_metric_that_is_asked_for_twice_is_shown_once(tmp_path):
+    _, summary = write_tables(write_comparison(tmp_path, sizes=[20]))
+    every = [metric for metrics in MAIN_METRICS.values() for metric in metrics]
+    assert every.count("nll") == 2
+    assert format_summary(summary, every).splitlines()[1].split() == ["method", "accuracy", "macro_f1", "nll", "ece"]
+
+
 def test_long_names_move_metrics_below(tmp_path):
-    methods = ["none", "a_method_with_a_name_that_goes_on_and_on"]
+    methods = ["none", "a_method_with_a_name_that_goes_on_and_on_and_on_and_on"]
     _, summary = write_tables(write_comparison(tmp_path, methods=methods, sizes=[20]))
     lines = format_summary(summary, MAIN_METRICS["single_label_classification"]).splitlines()
     assert max(map(len, lines)) < 120 and sum(line.startswith("method ") for line in lines) == 2

@@ -272,6 +272,50 @@ def test_the_model_is_left_as_it_was_after_an_error(measure):
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
+TASKS = {
+    "single_label_classification": LABELS,
+    "multi_label_classification": torch.tensor([[1.0, 0, 1], [0, 0, 1], [1, 1, 0], [0, 1, 0]]),
+    "regression": torch.tensor([[0.5, 0, 1], [1.0, 0, 1], [-2.0, 1, 0], [3.0, 1, 0]]),
+}
+
+
+@pytest.mark.parametrize("problem_type", TASKS)
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e25])
+def test_a_model_that_diverged_has_no_boundary(problem_type, scale):
+    model, batch = toy_model("bert", problem_type=problem_type), batch_of(TASKS[problem_type])
+    sound = paths(model, [batch], 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    found = paths(model.train(), iter([batch]), 3)
+    assert found.keys() == sound.keys() and found["t"] == sound["t"]
+    for name in sound.keys() - {"t"}:
+        assert np.shape(found[name]) == np.shape(sound[name])
+        assert (found[name] is None) if sound[name] is None else np.isnan(found[name]).all(), name
+    assert np.isnan(gradient_norm(model, iter([batch])))
+    logits = embedding_noise_logits(model, iter([batch, batch]), 0.5, 0)
+    assert logits.shape == (8, 3) and logits.dtype == np.float32 and not np.isfinite(logits).all()
+    assert all(m.training for m in model.modules())
+
+
+def test_one_text_without_finite_logits_takes_the_numbers_of_all():
+    model, short, long = toy_model("bert"), batch_of(LABELS[:2], lengths=(5, 9), seed=1), batch_of()
+    with torch.no_grad():
+        # The probe is shorter, so the model is found fit to be mixed.
+        model.bert.embeddings.position_embeddings.weight[15] = float("nan")
+    assert np.isfinite(paths(model, [short], 3)["path_loss"]) and np.isfinite(gradient_norm(model, [short]))
+    found = paths(model, [short, long], 3)
+    assert all(np.isnan(found[name]).all() for name in found.keys() - {"t"})
+    assert np.isnan(gradient_norm(model, [short, long]))
+
+
+def test_a_model_that_cannot_be_mixed_is_still_refused():
+    model = toy_model("bert", num_hidden_layers=0)
+    for measure in MEASURES.values():
+        with pytest.raises(ValueError, match="no list of blocks"):
+            measure(model, [batch_of()])
+
+
 def test_what_does_not_fit_is_named():
     model, inputs = cached_toy_model("bert"), toy_batch()
     with pytest.raises(ValueError, match="points=1: a line needs both of its ends"):

@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -13,6 +12,7 @@ from hf_mixup.evaluation import (
     regression_metrics,
     reliability,
 )
+from hf_mixup.evaluation.metrics import METRIC_NAMES
 
 
 def softmax(logits):
@@ -108,55 +108,10 @@ def test_regression_by_hand():
     assert found["rmse"] == pytest.approx(math.sqrt(((predictions[:, 0] - labels) ** 2).mean()))
 
 
-def with_confidence(confidence):
-    """Logits of two classes; the first has the probability given."""
-    confidence = np.asarray(confidence, dtype=np.float64)
-    return np.stack([np.log(confidence), np.log1p(-confidence)], axis=1)
-
-
 @pytest.mark.filterwarnings("error")
 def test_equal_scores_have_no_correlation_but_an_error():
     found = regression_metrics(np.full(4, 2.0), np.array([1.0, 2.0, 3.0, 4.0]))
     assert np.isnan(found["pearson"]) and np.isnan(found["spearman"]) and found["rmse"] == pytest.approx(1.5**0.5)
-
-
-def test_adaptive_ece_by_hand():
-    # 30 examples make 15 bins of two neighbours in confidence: one of each two is right, so each bin is 0.5 accurate.
-    confidence = np.linspace(0.51, 0.99, 30)
-    labels = np.arange(30) % 2
-    order = np.random.default_rng(0).permutation(30)
-    found = classification_metrics(with_confidence(confidence)[order], labels[order])
-    assert found["adaptive_ece"] == pytest.approx(np.mean(confidence) - 0.5)
-
-
-def test_adaptive_ece_takes_bins_of_equal_mass(scores):
-    logits, labels = scores
-    probabilities = softmax(logits.astype(np.float64))
-    ranked = np.argsort(probabilities.max(axis=1))
-    # 200 examples in 15 bins: five of 14, then ten of 13.
-    edges = np.cumsum([0] + [14] * 5 + [13] * 10)
-    error = 0.0
-    for start, end in zip(edges, edges[1:], strict=False):
-        rows = ranked[start:end]
-        right = probabilities[rows].argmax(axis=1) == labels[rows]
-        error += (end - start) / 200 * abs(right.mean() - probabilities[rows].max(axis=1).mean())
-    found = classification_metrics(logits, labels)
-    assert found["adaptive_ece"] == pytest.approx(error)
-    assert abs(found["adaptive_ece"] - found["ece"]) > 1e-3
-
-
-def test_adaptive_ece_of_fewer_examples_than_bins():
-    found = classification_metrics(with_confidence([0.9, 0.6]), np.array([0, 1]))
-    assert found["adaptive_ece"] == pytest.approx((0.1 + 0.6) / 2)
-
-
-def test_probability_one_belongs_to_the_last_bin():
-    # In one bin 0.95 and 1 average to 0.975 with accuracy one half; apart they would be off by 0.05 and 1.
-    logits = np.vstack([with_confidence([0.95]), [[100.0, 0.0]]])
-    labels = np.array([0, 1])
-    assert classification_metrics(logits, labels)["ece"] == pytest.approx(0.475, abs=1e-6)
-    sure = np.array([[math.log(19.0)], [100.0]])
-    assert multilabel_metrics(sure, np.array([[1], [0]]))["label_ece"] == pytest.approx(0.475, abs=1e-6)
 
 
 def test_label_ece_by_hand():
@@ -174,40 +129,47 @@ def test_label_ece_by_hand():
     assert multilabel_metrics(logits, labels)["label_ece"] == pytest.approx(np.mean(errors), abs=1e-6)
 
 
-def test_reliability_adds_up_to_the_calibration_error(scores):
-    logits, labels = scores
-    found = reliability(logits, labels)
-    assert [len(found[name]) for name in ("confidence", "accuracy", "count")] == [15, 15, 15]
-    assert sum(found["count"]) == 200
-    rows = [row for row in zip(*found.values(), strict=True) if row[2]]
-    error = sum(count / 200 * abs(confidence - accuracy) for confidence, accuracy, count in rows)
-    assert error == pytest.approx(classification_metrics(logits, labels)["ece"], abs=1e-6)
-
-
-def test_reliability_by_hand():
-    logits = np.vstack([with_confidence([0.55, 0.58, 0.9]), [[100.0, 0.0]]])
-    found = reliability(logits, np.array([0, 1, 1, 0]))
-    assert found["count"] == [0] * 8 + [2, 0, 0, 0, 0, 1, 1]
-    assert [found["accuracy"][place] for place in (8, 13, 14)] == [0.5, 0.0, 1.0]
-    assert found["confidence"][8] == pytest.approx(0.565)
-    empty = [place for place, count in enumerate(found["count"]) if not count]
-    assert all(found[name][place] is None for name in ("confidence", "accuracy") for place in empty)
-    json.dumps(found)
-
-
 @pytest.mark.parametrize(
     ("direction", "names"),
     [
         (True, "accuracy accuracy_characters_0.1 macro_f1 micro_f1 subset_accuracy lrap pearson spearman"),
-        (True, "ood_auroc_softmax ood_auroc_energy dev_accuracy dev_macro_f1 dev_pearson"),
+        (True, "ood_auroc_softmax ood_auroc_energy dev_accuracy dev_macro_f1 dev_pearson eval_accuracy eval_lrap"),
         (False, "loss nll nll_scaled brier brier_scaled ece adaptive_ece label_ece ece_scaled adaptive_ece_scaled"),
         (False, "label_ece_scaled rmse flips_dropout_0.2 ood_fpr95_softmax ood_fpr95_energy memorised test_loss"),
-        (False, "gradient_norm path_loss dev_nll dev_loss"),
-        (None, "temperature generalisation_gap train_loss uncertain_width steps seconds dev_"),
+        (False, "gradient_norm path_loss dev_nll dev_loss eval_nll eval_loss eval_adaptive_ece eval_rmse"),
+        (None, "temperature generalisation_gap train_loss uncertain_width steps seconds dev_ eval_runtime"),
     ],
 )
 def test_direction_of_metrics(direction, names):
     assert {name: higher_is_better(name) for name in names.split()} == dict.fromkeys(names.split(), direction)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("problem_type", "labels"),
+    [
+        ("single_label_classification", [0] * 7 + [1] * 3),
+        ("multi_label_classification", [[0, 1]] * 10),
+        ("regression", np.arange(10.0)),
+    ],
+)
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_model_that_diverged_has_no_metric(problem_type, labels, bad, everywhere):
+    logits = np.linspace(-1, 1, 20, dtype=np.float32).reshape(10, 2)[:, : 1 + (problem_type != "regression")].copy()
+    logits[slice(None) if everywhere else 3] = bad
+    found = compute_metrics_for(problem_type)(EvalPrediction(predictions=logits, label_ids=np.asarray(labels)))
+    assert tuple(found) == METRIC_NAMES[problem_type]
+    assert all(type(value) is float and math.isnan(value) for value in found.values())
+
+
+def test_rows_that_transformers_ignores_are_left_out(scores):
+    logits, labels = scores
+    marked = np.where(np.arange(200) % 3, labels, -100)
+    kept = marked != -100
+    assert classification_metrics(logits, marked) == classification_metrics(logits[kept], labels[kept])
+    diverged = np.where(kept[:, None], logits, np.nan)
+    assert classification_metrics(diverged, marked) == classification_metrics(logits[kept], labels[kept])
 
 
 def test_compute_metrics_takes_the_first_of_several_outputs(scores):
@@ -232,6 +194,7 @@ def test_unknown_problem_type_names_the_nearest():
         (multilabel_metrics, (3, 2), (3, 3)),
         (regression_metrics, (3, 2), (3,)),
         (regression_metrics, (1, 1), (1,)),
+        (regression_metrics, (), ()),
     ],
 )
 def test_wrong_shapes_are_refused(metrics, scores_shape, labels_shape):

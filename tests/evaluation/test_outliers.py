@@ -57,6 +57,17 @@ def test_one_of_twenty_may_be_missed():
     assert outlier_metrics(inside[:19], outside)["ood_fpr95_softmax"] == 1.0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_diverged_tells_nothing_apart(bad):
+    sound, lost = np.eye(4, 2), np.eye(4, 2)
+    lost[3, 0] = bad
+    names = list(outlier_metrics(sound, sound))
+    for inside, outside in ((lost, sound), (sound, lost), (lost, lost)):
+        found = outlier_metrics(inside, outside)
+        assert list(found) == names and all(np.isnan(value) for value in found.values())
+
+
 @pytest.mark.parametrize(("inside", "outside"), [((0, 2), (3, 2)), ((3, 2), (0, 2)), ((3, 2), (3, 4)), ((3,), (3,))])
 def test_what_is_refused(inside, outside):
     with pytest.raises(ValueError, match="expected logits .*got shapes"):

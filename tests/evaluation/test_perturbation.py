@@ -125,6 +125,15 @@ def test_flips_by_hand():
     assert flips(clean, clean) == 0.0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_diverged_has_no_flips(problem_type, bad):
+    sound, lost = np.zeros((4, 2)), np.array([[0.0, 0.0]] * 3 + [[0.0, bad]])
+    for clean, perturbed in ((lost, lost), (sound, lost), (lost, sound)):
+        assert np.isnan(flips(clean, perturbed, problem_type))
+
+
 def test_flips_of_several_labels_compare_sets():
     clean = np.array([[1.0, -1.0, 2.0], [1.0, 1.0, -1.0], [-1.0, -2.0, -3.0]])
     perturbed = np.array([[2.0, -3.0, 1.0], [2.0, -1.0, -1.0], [-3.0, -2.0, -1.0]])

@@ -47,8 +47,7 @@ def test_two_classes_by_hand():
             "nll_scaled": -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)),
             "brier_scaled": 0.75 * 2 * 0.25**2 + 0.25 * 2 * 0.75**2,
             "ece_scaled": 0.0,
-            # Each example has a bin of its own.
-            "adaptive_ece_scaled": 0.75 * 0.25 + 0.25 * 0.75,
+            "adaptive_ece_scaled": 0.0,
         },
         abs=1e-6,
     )
@@ -83,6 +82,29 @@ def test_temperature_one_changes_nothing(problem_type):
     metrics = (classification_metrics if problem_type == SINGLE else multilabel_metrics)(logits, labels)
     found = scaled_metrics(logits, labels, problem_type, 1.0)
     assert found == {name: metrics[name.removesuffix("_scaled")] for name in found}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("problem_type", [SINGLE, MULTI])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_diverged_has_no_temperature(problem_type, bad):
+    sound, labels = drawn(problem_type, rows=50)
+    lost = sound.copy()
+    lost[7, 1] = bad
+    temperature = fit_temperature(lost, labels, problem_type)
+    assert math.isnan(temperature)
+    for logits, divisor in ((sound, temperature), (lost, 2.0), (lost, temperature)):
+        found = scaled_metrics(logits, labels, problem_type, divisor)
+        assert list(found) == list(scaled_metrics(sound, labels, problem_type, 1.0))
+        assert all(math.isnan(value) for value in found.values())
+
+
+def test_rows_that_transformers_ignores_are_left_out():
+    logits, labels = drawn(SINGLE, rows=60)
+    marked = np.where(np.arange(60) % 2, labels, -100)
+    wanted = fit_temperature(logits[1::2], labels[1::2], SINGLE)
+    assert fit_temperature(logits, marked, SINGLE) == pytest.approx(wanted)
+    assert scaled_metrics(logits, marked, SINGLE, 2.0) == scaled_metrics(logits[1::2], labels[1::2], SINGLE, 2.0)
 
 
 def test_the_ends_of_the_range():

@@ -8,9 +8,11 @@ from hf_mixup.evaluation.metrics import classification_metrics
 INPUTS = """
 Args:
     predictions: scores before the softmax, one list of classes per example.
-    references: class indices.
+    references: class indices; rows with -100 are left out.
 Returns:
-    nll, in nats; brier, summed over classes; ece, over 15 equal-width bins; adaptive_ece, over 15 equal-mass bins.
+    nll, in nats; brier, summed over classes; ece, over 15 equal-width bins; adaptive_ece, over 15 equal-mass bins, of
+    at least 10 examples each, so fewer bins below 150; examples of equal confidence share a bin. All are nan if a
+    prediction is not finite.
 """
 
 CITATION = "Nixon et al. (2019). Measuring Calibration in Deep Learning."

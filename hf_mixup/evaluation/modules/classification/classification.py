@@ -8,9 +8,9 @@ from hf_mixup.evaluation.metrics import classification_metrics
 INPUTS = """
 Args:
     predictions: scores before the softmax, one list of classes per example.
-    references: class indices.
+    references: class indices; rows with -100 are left out.
 Returns:
-    accuracy; macro_f1, over the classes that occur.
+    accuracy; macro_f1, over the classes that occur. Both are nan if a prediction is not finite.
 """
 
 

@@ -10,7 +10,7 @@ Args:
     predictions: scores before the sigmoid, one list of labels per example.
     references: 0 or 1 per label, as many lists.
 Returns:
-    micro_f1, macro_f1, subset_accuracy, lrap, nll, brier, label_ece.
+    micro_f1, macro_f1, subset_accuracy, lrap, nll, brier, label_ece. All are nan if a prediction is not finite.
 """
 
 

@@ -10,7 +10,7 @@ Args:
     predictions: one score per example.
     references: one score per example.
 Returns:
-    pearson and spearman correlations; rmse, in the unit of the references.
+    pearson and spearman correlations; rmse, in the unit of the references. All are nan if a prediction is not finite.
 """
 
 
