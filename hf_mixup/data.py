@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
-from datasets.exceptions import DatasetGenerationError
 from sklearn.model_selection import train_test_split
 
 from hf_mixup import demo
 from hf_mixup.arguments import DataArguments
 from hf_mixup.checks import nearest
-from hf_mixup.labels import check_two_classes, encode_classes, encode_scores, problem_type_of, some, task_line
+from hf_mixup.files import SUFFIXES, FileFormat, read_file
+from hf_mixup.label_task import problem_type_of, some, task_line
+from hf_mixup.labels import check_two_classes, encode_classes, encode_scores, is_unlabelled
+from hf_mixup.reporting import in_one_line
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HELD_OUT = 0.1
 # What is taken where no column is named, the first that is there.
 TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
@@ -70,11 +70,14 @@ def load_splits(
     """
     raw = _read_files(data_args, cache_dir) if data_args.train_file else _read_dataset(data_args, cache_dir, token)
     texts, label = _columns(raw["train"], data_args)
+    if "test" in raw and label in raw["train"].column_names and is_unlabelled(raw["test"], label):
+        logger.warning("test: no row has a label, so the test data are left out.")
+        del raw["test"]
     for name, split in raw.items():
         _check_columns(split, name, [*texts, label])
     kept, dropped = _drop_missing_texts(raw, texts)
     delimiter = data_args.label_delimiter
-    problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter)
+    problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter, dropped["train"])
     names: list[str] = []
     if problem_type == "regression":
         encoded = {name: encode_scores(split, name, label, dropped[name]) for name, split in kept.items()}
@@ -93,32 +96,8 @@ def load_splits(
 def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
     fields = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
     paths = {split: (field, getattr(data_args, field)) for split, field in fields.items()}
-    return DatasetDict({split: _read_file(*given, cache_dir) for split, given in paths.items() if given[1]})
-
-
-def _read_file(field: str, path: str, cache_dir: str | None) -> Dataset:
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(f"{field}={path!r}: expected a file named {', '.join(FORMATS)}.{nearest(suffix, FORMATS)}")
-    if not Path(path).is_file():
-        folder = Path(path).parent
-        siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        raise FileNotFoundError(f"{field}={path!r}: no such file.{nearest(Path(path).name, siblings)}")
-    # Only an empty cell is missing: pandas would also drop texts and labels such as "None" or "NA".
-    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""]} if FORMATS[suffix] == "csv" else {}
-    if suffix == ".tsv":
-        options["sep"] = "\t"
-    if Path(path).stat().st_size == 0:
-        raise ValueError(f"{field}={path!r}: the file is empty.")
-    try:
-        return load_dataset(FORMATS[suffix], data_files=path, split="train", cache_dir=cache_dir, **options)
-    except DatasetGenerationError as error:
-        reason = error.__cause__ or error
-        raise ValueError(f"{field}={path!r}: cannot be read as {suffix[1:]}: {reason}") from error
-    except ValueError as error:
-        is_empty = "corresponds to no data" in str(error)
-        problem = "the file has no rows." if is_empty else f"cannot be read as {suffix[1:]}: {error}"
-        raise ValueError(f"{field}={path!r}: {problem}") from error
+    file_format = data_args.file_format
+    return DatasetDict({split: read_file(*given, file_format, cache_dir) for split, given in paths.items() if given[1]})
 
 
 def texts_of(source: str) -> list[str]:
@@ -127,8 +106,8 @@ def texts_of(source: str) -> list[str]:
     Raises:
         ValueError: where it has no column of texts by one of the usual names.
     """
-    if Path(source).suffix.lower() in FORMATS:
-        rows = _read_file("outliers", source, None)
+    if Path(source).suffix.lower() in SUFFIXES:
+        rows = read_file("outliers", source, FileFormat())
     else:
         splits = demo.load_dataset(source) if source.startswith(demo.PREFIX) else load_dataset(source)
         rows = splits[next((name for name in ("test", "validation", "train") if name in splits), next(iter(splits)))]
@@ -143,7 +122,10 @@ def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | 
     if source.startswith(demo.PREFIX):
         splits = demo.load_dataset(source)
     else:
-        splits = load_dataset(source, data_args.dataset_config_name, cache_dir=cache_dir, token=token)
+        try:
+            splits = load_dataset(source, data_args.dataset_config_name, cache_dir=cache_dir, token=token)
+        except Exception as error:
+            raise ValueError(f"dataset_name={source!r}: cannot be loaded: {in_one_line(error)}") from error
     chosen = DatasetDict()
     for name in ("train", "validation", "test"):
         given = getattr(data_args, f"{name}_split_name")
@@ -169,6 +151,8 @@ def _columns(train: Dataset, data_args: DataArguments) -> tuple[list[str], str]:
     label = data_args.label_column_name or next((name for name in ("label", "labels") if name in present), "label")
     if label in texts:
         raise ValueError(f"label_column_name={label!r} is also in text_column_names.")
+    if "labels" in texts:
+        raise ValueError("text_column_names='labels': a run calls its labels so; give the text column another name.")
     return texts, label
 
 
@@ -220,11 +204,12 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     """
     train = splits["train"]
     labels = list(train["labels"]) if problem_type == "single_label_classification" else None
-    count = max(1, round(HELD_OUT * train.num_rows))
+    # A correlation needs two.
+    count = max(2 if problem_type == "regression" else 1, round(HELD_OUT * train.num_rows))
     # Stratification needs room for every class on both sides.
     if labels and (min(Counter(labels).values()) < 2 or count < len(set(labels))):
         labels = None
-    if train.num_rows < 2:
+    if train.num_rows <= count:
         raise ValueError(f"{name}_file: none given, and {train.num_rows} training row is too few to hold some out.")
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
     logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)

@@ -49,7 +49,7 @@ def test_whole_numbers_written_as_floats_are_classes(tmp_path, load, caplog):
         data = load([("a film", "1.0"), ("the film", "0.0")] * 5, validation_file=validation_file)
     assert (data.problem_type, data.label_names) == ("single_label_classification", ["0", "1"])
     assert data.splits["validation"]["labels"][:] == [1, 0]
-    assert "label column 'label': 2 classes (0, 1)" in caplog.text
+    assert "label column 'label': 2 classes ('0', '1')" in caplog.text
     assert load([("a film", float(score)) for score in range(200)]).problem_type == "regression"
 
 
@@ -61,7 +61,7 @@ def test_decimal_labels_are_named_as_regression(load, caplog):
         "label column 'label': decimal numbers from 0 to 5: regression; --do_regression false makes them classes"
         in caplog.text
     )
-    assert load(rows, do_regression=False).label_names == ["0", "2.5", "5"]
+    assert load(rows, do_regression=False).label_names == ["0.0", "2.5", "5.0"]
 
 
 def test_joined_class_names_suggest_a_delimiter(load, caplog):
@@ -198,15 +198,14 @@ BAD_INPUT = {
     "no rows": ({"rows": []}, r"train_file='.*train.csv': the file has no rows"),
     "no texts": ({"rows": [("", "good"), ("", "bad")]}, r"no row of the train data has a text"),
     "no label": ({"rows": [("", "bad"), *ROWS, ("a film", "")]}, r"label_column_name='label': 1 train rows.*row 22"),
-    "number as text": ({"rows": [(1, "good"), (2, "bad")]}, r"text_column_names='text'.*int64.*expected text"),
     "word as score": ({"do_regression": True}, r"label_column_name='label': train labels are not numbers"),
     "infinite score": ({"rows": [("a", 1.5), ("b", "inf")] * 5}, r"5 train rows lack a finite number: row 2, 4, 6"),
     "no score": ({"rows": [("a", 1.5), ("b", "")] * 7}, r"7 train rows lack a label: row 2, 4, 6, 8, 10 and 2 more, c"),
     "no number": ({"rows": [("a", 1), ("b", 0), ("c", "")] * 2}, r"lack a label: row 3, 6, counted from 1 without the"),
-    "outside model": ({"known_labels": ["god", "bat"]}, r"outside of the model's 2: bad, good.*Did you mean 'bat'"),
+    "outside model": ({"known_labels": ["god", "bat"]}, r"outside of the model's 2: 'bad', 'good'.*Did you mean 'bat'"),
     "beyond model": (
         {"rows": [("a", 0), ("b", 5)] * 5, "known_labels": ["LABEL_0", "LABEL_1", "LABEL_2"]},
-        r"outside of the model's 3: 5\..*ignore_mismatched_sizes",
+        r"outside of the model's 3: '5'\..*ignore_mismatched_sizes",
     ),
 }
 
@@ -241,7 +240,7 @@ def test_missing_empty_and_unknown_files(tmp_path, load):
 
 def test_labels_unseen_in_training(tmp_path, load):
     test_file = write_csv(tmp_path / "test.csv", ["text", "label"], [("a film", "godo"), ("the film", "bad")])
-    with pytest.raises(ValueError, match=r"test data have labels that the training data lack: godo.*mean 'good'"):
+    with pytest.raises(ValueError, match=r"test data have labels that the training data lack: 'godo'.*mean 'good'"):
         load(test_file=test_file)
 
 
