@@ -116,6 +116,15 @@ def transformers_model(model: nn.Module) -> nn.Module:
     return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
+def check_model(model: Any) -> None:
+    """Raise `ValueError` for what is not a model: its name, its class, or anything else."""
+    if isinstance(model, nn.Module):
+        return
+    hint = " Load it first: AutoModelForSequenceClassification.from_pretrained(...)." if isinstance(model, str) else ""
+    kind = type(model).__name__
+    raise ValueError(f"model={model!r:.80}: expected a model (torch.nn.Module), got an object of type {kind}.{hint}")
+
+
 def model_config(model: nn.Module) -> Any:
     """The config of the transformers model inside `model`.
 

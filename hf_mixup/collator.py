@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
-from transformers import PretrainedConfig, TrainerCallback
+from transformers import PretrainedConfig
 
 from hf_mixup.anatomy import logits_of
+from hf_mixup.checks import choice, count
+from hf_mixup.collator_callback import CollatorCallback
 from hf_mixup.config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.drawing import Drawing
 from hf_mixup.interpolation import mix_rows
@@ -27,7 +29,7 @@ FLOAT_INPUTS = ("pixel_values", "pixel_values_videos", "input_values", "input_fe
 MASKS = ("attention_mask", "pixel_mask")
 
 
-class MixupCollator(TrainerCallback):
+class MixupCollator(CollatorCallback):
     """A collator that mixes the batches of another one.
 
     At site `"input"` the examples themselves are mixed: float inputs on a line, texts by spans of tokens. `labels`
@@ -45,8 +47,9 @@ class MixupCollator(TrainerCallback):
     shape `(batch,)`, for a loop that runs the model under `Mixup.apply(MixupPlan(partner, lam, site), batch)`; for site
     `"hidden"` the loop says which `layer` as well. A Trainer cannot do that and is refused: use `MixupTrainer`.
 
-    A Trainer that lacks the callback or the loss is refused where the collator hears of it. With neither it cannot: the
-    model then makes a loss of its own of the mixed labels.
+    A Trainer that lacks the callback is refused before its first step, and so is one that lacks the loss if the model's
+    own is not that of the mixed labels. For this every Trainer has one more default callback, `ForgottenCallback`, from
+    the first MixupCollator on.
 
     Plans depend on `seed` and, in workers, on the seed that PyTorch gives each worker at the start of each epoch, which
     follows `torch.manual_seed` or the generator of the DataLoader. A training that is resumed draws other plans than
@@ -68,7 +71,7 @@ class MixupCollator(TrainerCallback):
 
     Raises:
         ValueError: for a config that needs a model, an unknown problem type, missing class counts; for a batch without
-            labels, without anything that can be mixed, or with padded float inputs; for a Trainer that cannot work.
+            labels, with anything that cannot be mixed, or with padded float inputs; for a Trainer that cannot work.
     """
 
     def __init__(
@@ -85,22 +88,20 @@ class MixupCollator(TrainerCallback):
         if resolved is None:
             raise ValueError(f"config={config!r}: leave the MixupCollator out where mixup is off.")
         _refuse_what_needs_a_model(resolved)
-        if problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type={problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}.")
+        num_labels = count(1)("num_labels", num_labels)
+        if problem_type is not None:
+            choice(*PROBLEM_TYPES)("problem_type", problem_type)
         if resolved.label_rule == "remix" and len(resolved.class_counts or ()) != num_labels:
             raise ValueError(
                 f"class_counts={resolved.class_counts}: label_rule='remix' needs the number of training examples of "
                 f"each of the {num_labels} classes."
             )
-        self.collate_fn, self.config, self.seed, self.separators = collate_fn, resolved, seed, separators
-        self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+        self.collate_fn, self.seed, self.separators = collate_fn, seed, separators
         by_number = "regression" if num_labels == 1 else "single_label_classification"
         about = PretrainedConfig()
         about.num_labels, about.problem_type = num_labels, problem_type or by_number  # type: ignore[assignment]
-        self.objective = Objective(about, resolved)
+        super().__init__(resolved, Objective(about, resolved), int(os.environ.get("RANK", 0)) if rank is None else rank)
         self._is_single_label_by_default = problem_type is None and num_labels > 1
-        self._label_smoothing = 0.0
-        self._has_trainer = self._is_training_batch = False
         # Epoch and share of the training, in memory that the workers see as well.
         self._progress = torch.full((2,), math.nan, dtype=torch.float64).share_memory_()
         self._drawing: tuple[int | None, Drawing] | None = None
@@ -109,8 +110,9 @@ class MixupCollator(TrainerCallback):
         """The mixed batch of a list of examples; for a Trainer's evaluation or prediction, the batch as it is."""
         batch = dict(self.collate_fn(features))
         groups = batch.pop(self.config.group_column or "", None)
-        if self._has_trainer and not self._is_training_batch:
+        if self.has_trainer and not self.is_training_batch:
             return batch
+        self.has_made_batch.fill_(True)
         labels = batch.pop("labels", None)
         self._check(batch, labels)
         plan = self._draw(batch, labels, groups)
@@ -139,18 +141,18 @@ class MixupCollator(TrainerCallback):
             ValueError: where an evaluation batch was mixed, a training batch was not, or a Trainer has no way to mix.
         """
         is_mixed = labels is not None and labels.dim() == 2 and labels.is_floating_point()
-        if is_mixed and not self._has_trainer and not torch.is_grad_enabled():
+        if is_mixed and not self.has_trainer and not torch.is_grad_enabled():
             raise ValueError(
                 "This batch is evaluated, but was mixed: give the Trainer callbacks=[collator] as well; in a loop of "
                 "your own evaluate with batches of the plain collator."
             )
         if self.config.site != "input" and num_items_in_batch is not None:
             raise ValueError(self._only_inputs())
-        if self._has_trainer and torch.is_grad_enabled() and not is_mixed:
-            raise ValueError("This training batch was not mixed: give the Trainer data_collator=collator as well.")
+        if self.has_trainer and torch.is_grad_enabled() and not is_mixed:
+            raise ValueError(self._not_mixed())
         logits = logits_of(outputs)
         targets = self.objective.targets(labels, None, logits.device)
-        losses = self.objective.losses(logits, targets, self.objective.problem_type(labels), self._label_smoothing)
+        losses = self.objective.losses(logits, targets, self.objective.problem_type(labels), self.label_smoothing)
         if num_items_in_batch is None:
             return losses.mean()
         return losses.sum() * (labels.numel() / labels.shape[0]) / num_items_in_batch
@@ -198,75 +200,16 @@ class MixupCollator(TrainerCallback):
                 )
         return self._drawing[1].draw(batch, len(labels), [], None, labels, groups, _no_model, epoch, progress)
 
-    def _only_inputs(self) -> str:
-        site = self.config.site
-        return f"site={site!r}: a plain Trainer cannot mix inside the model; use MixupTrainer, or site='input'."
-
     # ---- As a callback ----
 
-    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """From now on only training batches are mixed. Raises `ValueError` for a Trainer that cannot work."""
-        self._refuse_what_cannot_work(args, kwargs.get("model"))
-        self._has_trainer, self.rank = True, args.process_index
-        self._label_smoothing = args.label_smoothing_factor
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The batches of the training loader are mixed, with plans that start anew."""
-        self.on_init_end(args, state, control, **kwargs)
+    def _restart(self, state: Any) -> None:
+        """Draw plans anew, for a new training."""
         self._drawing = None
         self._note(state)
-        loader = kwargs["train_dataloader"]
-        loader = getattr(loader, "base_dataloader", loader)
-        loader.collate_fn = _TrainingBatches(self, loader.collate_fn)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the progress of training."""
-        self._note(state)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse a model that has taken the mixed targets for several labels an example, before it learns from them."""
-        found = getattr(getattr(kwargs.get("model"), "config", None), "problem_type", None)
-        if found not in (None, self.objective.about.problem_type):
-            raise ValueError(
-                "compute_loss_func: the model was given the mixed labels and made its own loss of them "
-                f"(problem_type={found!r}); give the Trainer compute_loss_func=collator.loss as well."
-            )
 
     def _note(self, state: Any) -> None:
+        """Note the progress of training."""
         self.set_progress(state.epoch or 0.0, state.global_step / max(state.max_steps, 1))
-
-    def _refuse_what_cannot_work(self, args: Any, model: Any) -> None:
-        if self.config.site != "input":
-            raise ValueError(self._only_inputs())
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs without a launcher: start the script with `accelerate launch` or `torchrun`, or "
-                "set CUDA_VISIBLE_DEVICES=0."
-            )
-        if self.config.group_column is not None and args.remove_unused_columns:
-            raise ValueError(
-                f"remove_unused_columns: partner='lisa' needs the column {self.config.group_column!r}, which the "
-                "Trainer removes; set it to False."
-            )
-        ours, theirs = self.objective.about, getattr(model, "config", None)
-        for name in ("num_labels", "problem_type"):
-            value = getattr(theirs, name, None)
-            if value not in (None, getattr(ours, name)):
-                raise ValueError(f"{name}={getattr(ours, name)!r}: the model has {name}={value!r}.")
-
-
-class _TrainingBatches:
-    """The collator of a Trainer's training loader, which may be a wrapper around a `MixupCollator`."""
-
-    def __init__(self, collator: MixupCollator, collate_fn: Callable[[list[Any]], Any]) -> None:
-        self.collator, self.collate_fn = collator, collate_fn
-
-    def __call__(self, features: list[Any]) -> Any:
-        self.collator._is_training_batch = True
-        try:
-            return self.collate_fn(features)
-        finally:
-            self.collator._is_training_batch = False
 
 
 def _refuse_what_needs_a_model(config: MixupConfig) -> None:
@@ -295,17 +238,21 @@ def _no_model() -> Tensor:
 
 def _check_inputs(batch: Mapping[str, Any], interpolation: str) -> None:
     """Refuse a batch of which not everything that the model reads can be mixed, whether or not its plan mixes."""
+    names = _float_inputs(batch)
     if interpolation == "span":
         if batch.get("input_ids") is None:
             raise ValueError(f"interpolation='span': the batch has no input_ids, only {', '.join(batch)}.")
+        if names:
+            raise ValueError(f"{names[0]}: interpolation='span' mixes tokens alone; use MixupTrainer at 'embeddings'.")
         return
-    names = _float_inputs(batch)
     if not names or batch.get("input_ids") is not None:
         raise ValueError(
             f"site='input': expected one of {', '.join(FLOAT_INPUTS)} and no input_ids, got {', '.join(batch)}. Tokens "
             "cannot be averaged: exchange spans of them with interpolation='span'."
         )
     for name in names:
+        if not isinstance(batch[name], Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(batch[name]).__name__}.")
         if not batch[name].is_floating_point():
             raise ValueError(f"{name}: {batch[name].dtype} cannot be averaged; make it a float, as processors do.")
     for name in MASKS:
@@ -315,7 +262,7 @@ def _check_inputs(batch: Mapping[str, Any], interpolation: str) -> None:
 
 
 def _float_inputs(batch: Mapping[str, Any]) -> list[str]:
-    return [name for name in FLOAT_INPUTS if isinstance(batch.get(name), Tensor)]
+    return [name for name in FLOAT_INPUTS if batch.get(name) is not None]
 
 
 def _mix_inputs(batch: dict[str, Any], plan: MixupPlan) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class Drawing:
         self._counts: Tensor | None = None
         self.margins = Margins() if self.config.partner == "margin" else None
         self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
+        # Plans that were drawn, and forward passes that were mixed.
+        self.drawn = self.mixed = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which await no forward pass."""
@@ -89,8 +91,10 @@ class Drawing:
         examples = self._examples(batch, labels, groups, saliency)
         if self.config.partner == "all_ranks":
             assert examples is not None and examples.targets is not None
-            return self._draw_for_all(batch, size, layers, epoch, progress, examples.targets, width)
-        plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
+            plan = self._draw_for_all(batch, size, layers, epoch, progress, examples.targets, width)
+        else:
+            plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
+        self.drawn += 1
         if self.memory is not None and plan.active:
             assert examples is not None and examples.targets is not None
             plan = self.memory.invite(plan, self.stream.generator)

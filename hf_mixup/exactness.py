@@ -27,6 +27,14 @@ ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
 HALF_ROUNDING = 2e-2
 # Positions by which the partners from outside are longer.
 LONGER = 3
+# What an error offers in the place of a site that is not exact, if it is.
+OTHER_SITES = ("embeddings", "hidden", "pooled")
+# As `Mixup.apply`.
+Apply = Callable[[MixupPlan, dict[str, Tensor]], AbstractContextManager[Any]]
+
+
+class NotExact(ValueError):
+    """The logits at lambda = 0 or 1 are not the clean ones."""
 
 
 def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
@@ -56,11 +64,7 @@ def check_outside(anatomy: Anatomy, partner: str) -> None:
         raise ValueError(f"partner={partner!r}: not known how in {name}; use partners of the batch.")
 
 
-def check_endpoints(
-    anatomy: Anatomy,
-    config: MixupConfig,
-    apply: Callable[[MixupPlan, dict[str, Tensor]], AbstractContextManager[Any]],
-) -> None:
+def check_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
     """Run the probe clean and at both endpoints, in the site of `config` (of several layers: first, middle, last).
 
     Args:
@@ -69,12 +73,31 @@ def check_endpoints(
         apply: as `Mixup.apply`.
 
     Raises:
-        ValueError: where a mixture would not be exact in this model.
+        ValueError: for a site at which a mixture would not be exact in this model; it names those at which it is.
     """
-    root = anatomy.root
     if config.interpolation in ("span", "salient_span"):
         # Tokens are exchanged before the model sees them.
         return
+    try:
+        _compare_endpoints(anatomy, config, apply)
+    except NotExact as error:
+        exact = [repr(site) for site in OTHER_SITES if site != config.site and _is_exact(anatomy, config, site, apply)]
+        hint = f" Mix at {' or '.join(exact)}, exact in this model." if exact else ""
+        raise NotExact(f"{error}{hint}") from None
+
+
+def _is_exact(anatomy: Anatomy, config: MixupConfig, site: str, apply: Apply) -> bool:
+    try:
+        other = replace(config, site=site, layers=None)
+        check_site(anatomy, other)
+        _compare_endpoints(anatomy, other, apply)
+    except (RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
+    root = anatomy.root
     batch = probe_batch(root)
     if config.site == "input":
         batch.pop("attention_mask", None)
@@ -92,11 +115,7 @@ def check_endpoints(
             _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
 
 
-def check_guests(
-    anatomy: Anatomy,
-    config: MixupConfig,
-    apply: Callable[[MixupPlan, dict[str, Tensor]], AbstractContextManager[Any]],
-) -> None:
+def check_guests(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
     """As `check_endpoints`, for partners from outside of the batch: longer texts, run before."""
     root = anatomy.root
     own, other = _shorter_and_longer(anatomy)
@@ -169,7 +188,7 @@ def _compare(
         return
     where = plan.site if plan.layer is None else f"{plan.site} {plan.layer}"
     named = " Are all blocks named in the config's field blocks?" if config.blocks else ""
-    raise ValueError(
+    raise NotExact(
         f"site={where!r}: in {type(anatomy.root).__name__} the logits at lambda = 0 and 1 differ from the clean "
         f"ones by {error:.2g} (of {size:.2g}), so a mixture would not be exact.{named}"
     )

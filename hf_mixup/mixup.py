@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations import is_fsdp_enabled
 
-from hf_mixup.anatomy import Anatomy, changeable_state, model_config, separators
+from hf_mixup.anatomy import Anatomy, changeable_state, check_model, model_config, separators
 from hf_mixup.architectures import site_width
 from hf_mixup.config import OUTSIDE, MixupConfig
 from hf_mixup.drawing import Drawing
@@ -51,8 +51,8 @@ class Mixup:
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
 
     Raises:
-        ValueError: for a config that does not fit the model, or a model whose sites cannot be found. A decoder without
-            a pad token is refused only when a batch of several texts is to be mixed.
+        ValueError: for what is not a model, a config that does not fit the model, or a model whose sites cannot be
+            found. A decoder without a pad token is refused only when a batch of several texts is to be mixed.
     """
 
     def __init__(
@@ -62,8 +62,7 @@ class Mixup:
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model={model!r}: expected a model (torch.nn.Module), not its name.")
+        check_model(model)
         resolved = resolve_config("default" if config is None else config)
         if resolved is None:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out where it is off.")
@@ -180,6 +179,7 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch) as mixing:
             yield
+        self.drawing.mixed += 1
         is_other = mixing.visit is None and mixing.plan is not plan
         self._settled[plan] = mixing.plan if is_other else None
         if mixing.visit is not None:
@@ -299,6 +299,13 @@ class Mixup:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _settled=WeakKeyDictionary())
+
+    def count_classes(self, labels: Tensor) -> None:
+        """Take the class counts that `label_rule="remix"` needs from the class indices of all training rows."""
+        if self.config.label_rule == "remix" and self.config.class_counts is None:
+            classes = labels.reshape(-1)
+            counts = torch.bincount(classes[classes >= 0], minlength=self.objective.about.num_labels)
+            self.config.class_counts = counts.float().tolist()
 
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""

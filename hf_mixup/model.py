@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.anatomy import bind, logits_of, with_loss
+from hf_mixup.anatomy import bind, check_model, logits_of, with_loss
 from hf_mixup.config import MixupConfig
 from hf_mixup.mixup import Mixup
 
@@ -25,7 +27,8 @@ class MixupModel(nn.Module):
 
     What is returned is the model itself under a class derived from its own: it has the same parameters (shared, not
     copied), names, config, methods and `forward` signature, so a plain `Trainer` finds its columns and labels, and what
-    is saved is the plain model. In `eval()` it is the plain model.
+    is saved is the plain model. In `eval()` it is the plain model, and warns once if it is given labels while gradients
+    are enabled: it looks like training in the wrong mode. Call the model itself: `forward` does not mix.
 
     Args:
         model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
@@ -34,7 +37,8 @@ class MixupModel(nn.Module):
         rank (`int`, *optional*): index of this process, by default that of torch.distributed or its launcher, or 0.
 
     Raises:
-        ValueError: for a config that does not fit the model; in training, for a batch without labels.
+        ValueError: for what is not a model, or a config that does not fit the model; in training, for a batch without
+            labels, or a call of `forward` with labels.
 
     `model.mixup` is the `Mixup` behind it. As training goes on, set `model.mixup_epoch` where the config has an
     `off_epoch` or an alpha for each epoch, and `model.mixup_progress`, 0 to 1, where it has a schedule. To resume with
@@ -45,6 +49,7 @@ class MixupModel(nn.Module):
     mixup: Mixup
     mixup_epoch: float | None
     mixup_progress: float | None
+    _has_warned: bool = False
 
     def __new__(
         cls,
@@ -55,6 +60,7 @@ class MixupModel(nn.Module):
     ) -> MixupModel:
         if isinstance(model, MixupModel):
             raise ValueError("This model is a MixupModel already.")
+        check_model(model)
         mixing: MixupModel = object.__new__(_derive(type(model)))
         mixing.__dict__.update(model.__dict__)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
@@ -71,6 +77,8 @@ class MixupModel(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         mixup = self.__dict__.get("mixup")
         if mixup is None or not self.training:
+            if mixup is not None and not self._has_warned and torch.is_grad_enabled():
+                self._warn_of_labels(args, kwargs)
             return super().__call__(*args, **kwargs)
         inputs = bind(list(inspect.signature(self.forward).parameters), args, kwargs)
         labels = inputs.pop("labels", None)
@@ -88,6 +96,16 @@ class MixupModel(nn.Module):
         losses = mixup.example_losses(logits_of(outputs), labels, plan, clean_logits=clean_logits)
         return with_loss(outputs, _reduce(losses, labels, items))
 
+    def _warn_of_labels(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        if _has_labels(self, args, kwargs):
+            self._has_warned = True
+            warnings.warn(
+                "This MixupModel is in eval mode, where it mixes nothing, and was given labels with gradients enabled. "
+                "To train, call model.train() first (from_pretrained returns a model in eval mode, and Lightning keeps "
+                "the mode); to evaluate, use torch.no_grad().",
+                stacklevel=3,
+            )
+
 
 _DERIVED: dict[Any, Any] = {}
 
@@ -95,8 +113,28 @@ _DERIVED: dict[Any, Any] = {}
 def _derive(base: type[nn.Module]) -> Any:
     if base not in _DERIVED:
         # The name of the model's own class is what save_pretrained writes into the config.
-        _DERIVED[base] = type(base.__name__, (MixupModel, base), {"__module__": base.__module__})
+        own = {"__module__": base.__module__, "forward": _guarded_forward(base)}
+        _DERIVED[base] = type(base.__name__, (MixupModel, base), own)
     return _DERIVED[base]
+
+
+def _guarded_forward(base: type[nn.Module]) -> Callable[..., Any]:
+    """The model's own `forward`, which in training never gets labels from `__call__`."""
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.training and (args or "labels" in kwargs) and _has_labels(self, args, kwargs):
+            raise ValueError(
+                "forward: this MixupModel is in training, and a direct call of forward would not be mixed; call the "
+                "model itself: model(**batch)."
+            )
+        return base.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _has_labels(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:
+    return bind(list(inspect.signature(model.forward).parameters), args, kwargs).get("labels") is not None
 
 
 def _rebuild(base: type[nn.Module]) -> MixupModel:

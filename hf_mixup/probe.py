@@ -30,6 +30,7 @@ from hf_mixup.anatomy import (
     with_first_tensor,
 )
 from hf_mixup.architectures import embedding_width, find_blocks, peculiarity_of, with_adapter
+from hf_mixup.layerdrop import refuse_layerdrop
 from hf_mixup.probe_batch import PROBE_BATCH, input_name, probe_batch, undisturbed
 from hf_mixup.readout import find_readout, nonzero_parameters, takes_padding_for_text
 
@@ -68,7 +69,8 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
                     "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id where it has none)."
                 ) from error
-            raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {error}") from error
+            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from error
         logits = _checked_logits(root, output)
         if not record.calls:
             raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
@@ -114,9 +116,7 @@ def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
             f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
             f"load the model with one of {', '.join(SUPPORTED_ATTENTION)}."
         )
-    for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
-        if getattr(config, name, 0):
-            raise ValueError(f"{name}={getattr(config, name)}: a dropped block may hold the site; set it to 0.0.")
+    refuse_layerdrop(model)
 
 
 class _Record:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hf_mixup.anatomy import BlockCall, bind, logits_of, map_tensors
+from hf_mixup.probe_batch import is_whole
 
 # The position of heads that read the same one in every text.
 FIXED_READ = {"first": 0, "last": -1}
@@ -23,14 +24,15 @@ NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there 
 def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
     """Other values in the place of a head that is all zeros, whose logits depend on nothing, as long as it runs.
 
-    A sharded parameter is all there only while its module runs, so it is not looked at before.
+    A sharded parameter is all there only while its module runs, so it is not looked at before. Quantised parameters,
+    which may not know how to compare, stay as they are.
     """
     body = set(backbone.modules()) if backbone is not root else set()
     kept: dict[nn.Module, dict[str, nn.Parameter]] = {}
 
     def replace(module: nn.Module, args: tuple) -> None:
         own = module.named_parameters(recurse=False)
-        kept[module] = {name: parameter for name, parameter in own if parameter.dim() > 1 and not parameter.any()}
+        kept[module] = {name: parameter for name, parameter in own if _is_zero_matrix(parameter)}
         for name, zero in kept[module].items():
             values = torch.linspace(-0.1, 0.1, zero.numel(), dtype=zero.dtype, device=zero.device)
             module._parameters[name] = nn.Parameter(values.reshape(zero.shape), requires_grad=False)
@@ -48,6 +50,11 @@ def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_zero_matrix(parameter: nn.Parameter) -> bool:
+    is_plain = is_whole(parameter) and parameter.is_floating_point() and parameter.layout == torch.strided
+    return is_plain and parameter.dim() > 1 and not parameter.any()
 
 
 def find_readout(

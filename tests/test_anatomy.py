@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
+from torch.utils._pytree import tree_map
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
 from hf_mixup import interpolation as interpolation_module
@@ -206,6 +215,39 @@ def test_a_head_that_starts_at_zero_is_read_all_the_same(family):
     assert not head.weight.any()
 
 
+class Quantised(torch.Tensor):
+    """A weight that a Linear can be run with, and that cannot be compared with zero."""
+
+    @staticmethod
+    def __new__(cls, weight):
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].weight)
+        if func is torch.ops.aten.any.default:
+            raise NotImplementedError("unimplemented operator: aten.any")
+        return func(*tree_map(lambda value: value.weight if isinstance(value, cls) else value, args), **(kwargs or {}))
+
+
+@pytest.mark.parametrize("site", ["embeddings", "hidden"])
+def test_quantised_weights_of_a_head_stay_as_they_are(site):
+    model, batch = toy_model("bert"), toy_batch()
+    weight = torch.nn.Parameter(Quantised(model.classifier.weight.detach()), requires_grad=False)
+    with pytest.raises(NotImplementedError, match="aten.any"):
+        weight.any()
+    model.classifier.weight = weight
+    clean = logits_of(model, batch)
+    assert Mixup(model, MixupConfig(site=site)).prepare().readout == "first"
+    layer = 0 if site == "hidden" else None
+    assert relative_difference(mixed_logits(model, batch, site, layer, 0.0), clean[PARTNER]) < 1e-4
+    assert model.classifier.weight is weight
+
+
 def test_the_last_encoder_block_is_mixed_before_the_norm_behind_it():
     model, batch, seen = cached_toy_model("t5"), toy_batch((9, 9, 9, 9)), {}
     blocks = model.transformer.encoder.block
@@ -261,7 +303,8 @@ def test_deberta_with_its_convolution_is_mixed_above_it_and_refused_below():
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
         [p.normal_(0, 0.2, generator=torch.Generator().manual_seed(0)) for p in model.parameters() if p.dim() > 1]
-    with pytest.raises(ValueError, match="site='embeddings': in DebertaV2ForSequenceClassification the logits"):
+    message = "site='embeddings': in DebertaV2.* exact. Mix at 'hidden' or 'pooled', exact in this model."
+    with pytest.raises(ValueError, match=message):
         Mixup(model, {"site": "embeddings"})
     batch = toy_batch()
     clean = logits_of(model, batch)
@@ -269,9 +312,59 @@ def test_deberta_with_its_convolution_is_mixed_above_it_and_refused_below():
         assert relative_difference(mixed_logits(model, batch, "hidden", layer, 0.0), clean[PARTNER]) < 1e-4
 
 
-def test_layerdrop_is_refused():
-    with pytest.raises(ValueError, match=r"encoder_layerdrop=0.1"):
-        Mixup(toy_model("bart", encoder_layerdrop=0.1))
+class ReadsEveryLayer(BertForSequenceClassification):
+    """The head sees the first token of what every layer returns."""
+
+    def forward(self, input_ids, attention_mask=None):
+        states = self.bert(input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        return SequenceClassifierOutput(logits=self.classifier(sum(layer[:, 0] for layer in states)))
+
+
+def test_a_site_that_is_not_exact_is_refused_with_those_that_are():
+    model = ReadsEveryLayer(AutoConfig.for_model("bert", **COMMON, **FAMILIES["bert"])).eval()
+    with pytest.raises(ValueError, match="site='hidden 0'.* Mix at 'embeddings' or 'pooled', exact in this model."):
+        Mixup(model, {"site": "hidden"})
+    for site in ("embeddings", "pooled"):
+        Mixup(model, {"site": site})
+
+
+BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "encoder_layerdrop": 0.5}
+
+
+def test_layerdrop_is_refused_where_it_acts():
+    model, config = toy_model("bart", **BART), MixupConfig(site="hidden", layers=[1])
+    name = "model.model.encoder.layerdrop"
+    message = f"{name}=0.5: a dropped block may hold the site; set {name} = 0.0 .the config is only read when"
+    for rate in (0.5, 0.0):
+        # A value that the model has read already.
+        model.config.encoder_layerdrop = rate
+        with pytest.raises(ValueError, match=message):
+            Mixup(model, config)
+    with pytest.raises(ValueError, match=f"{name} = 0.0 and model.model.decoder.layerdrop = 0.0 "):
+        Mixup(toy_model("bart", **BART, decoder_layerdrop=0.1), config)
+
+
+def test_after_layerdrop_is_set_to_zero_every_step_is_exact():
+    model, batch = toy_model("bart", **BART), toy_batch()
+    model.model.encoder.layerdrop = 0.0
+    mixup = Mixup(model, MixupConfig(site="hidden", layers=[1]))
+    assert model.config.encoder_layerdrop == 0.5
+    model.train()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        clean = logits_of(model, batch)
+        torch.manual_seed(seed)
+        with mixup.apply(MixupPlan(PARTNER, torch.zeros(4), "hidden", 1), batch):
+            assert relative_difference(logits_of(model, batch), clean[PARTNER]) < 1e-4
+
+
+def test_layerdrop_that_the_config_decides_is_refused():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    convolutions = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2}
+    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
+    config = Wav2Vec2Config(**sizes, **convolutions, **positions, layerdrop=0.1, classifier_proj_size=16)
+    with pytest.raises(ValueError, match=r"^layerdrop=0.1: .*; set model.config.layerdrop = 0.0"):
+        Mixup(Wav2Vec2ForSequenceClassification(config))
 
 
 def test_a_layer_out_of_range_is_refused():
@@ -281,8 +374,20 @@ def test_a_layer_out_of_range_is_refused():
 
 def test_a_model_that_cannot_run_the_probe_is_refused():
     config = BertConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=4)
-    with pytest.raises(ValueError, match="the probe that looks for mixup sites failed"):
+    with pytest.raises(ValueError, match="the probe that looks for mixup sites failed: RuntimeError: "):
         trace(AutoModelForSequenceClassification.from_config(config))
+
+
+class Unwilling(BertForSequenceClassification):
+    """Fails without a message."""
+
+    def forward(self, input_ids, attention_mask=None):
+        raise AssertionError
+
+
+def test_a_failure_without_a_message_is_named_by_its_type():
+    with pytest.raises(ValueError, match="looks for mixup sites failed: AssertionError$"):
+        trace(Unwilling(AutoConfig.for_model("bert", **COMMON, **FAMILIES["bert"])))
 
 
 def test_a_decoder_without_pad_token_is_refused_when_it_would_be_mixed():

@@ -1,9 +1,11 @@
 """Mixing in the collator: with a plain Trainer, with a loop, in workers; and what is refused."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
@@ -153,6 +155,108 @@ def test_the_forgotten_collator_is_found(tmp_path):
     trainer.data_collator = collate
     with pytest.raises(ValueError, match="training batch was not mixed: give the Trainer data_collator=collator"):
         trainer.train()
+
+
+HEADS = {
+    "single label": (int, CLASSES, {}),
+    "several labels": (one_hot, CLASSES, SEVERAL),
+    "score": (float, 1, {}),
+}
+ALL_THREE = r"data_collator: .* callbacks=\[collator\] and compute_loss_func=collator\.loss"
+
+
+def lone_collator(folder, head="single label", wrap=lambda collator: collator, rows=examples, **options):
+    """A plain Trainer of which the collator does not hear, and a copy of the config of its model."""
+    label, num_labels, about = HEADS[head]
+    collator, model = MixupCollator(collate, SPANS, num_labels, **about), steady_bert(num_labels=num_labels)
+    trainer = Trainer(
+        model=model,
+        args=arguments(folder, **options),
+        train_dataset=rows(16, label),
+        eval_dataset=rows(6, label),
+        data_collator=wrap(collator),
+    )
+    return trainer, model.config.to_dict()
+
+
+def assert_refused(trainer, config, call, message=ALL_THREE):
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    after = trainer.model.config.to_dict()
+    # Trainer itself sets this one.
+    assert after == config | {"use_cache": after.get("use_cache")} and trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_collator_alone_is_refused_before_the_first_step(tmp_path, head, workers):
+    trainer, config = lone_collator(tmp_path, head, dataloader_num_workers=workers)
+    assert_refused(trainer, config, trainer.train)
+    assert_refused(trainer, config, trainer.evaluate)
+    assert_refused(trainer, config, lambda: trainer.predict(trainer.eval_dataset))
+
+
+def test_a_collator_alone_is_refused_by_an_evaluation_on_start(tmp_path):
+    trainer, config = lone_collator(tmp_path, eval_on_start=True, eval_strategy="epoch")
+    assert_refused(trainer, config, trainer.train)
+
+
+class Wrapping:
+    """A collator around another one."""
+
+    def __init__(self, collator):
+        self.inner = collator
+
+    def __call__(self, rows):
+        return self.inner(rows)
+
+
+WRAPPERS = {
+    "object": Wrapping,
+    "closure": lambda collator: lambda rows: collator(rows),
+    "partial": lambda collator: partial(collator),
+    "method": lambda collator: Wrapping(collator).__call__,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("rows", [examples, lambda *args: Dataset.from_list(examples(*args))], ids=["list", "Dataset"])
+def test_a_collator_inside_a_wrapper_is_refused_too(tmp_path, wrapper, rows):
+    trainer, config = lone_collator(tmp_path, wrap=WRAPPERS[wrapper], rows=rows)
+    assert_refused(trainer, config, trainer.train)
+    assert_refused(trainer, config, trainer.evaluate)
+
+
+def test_the_callback_of_another_trainer_or_collator_does_not_count(tmp_path):
+    collator = MixupCollator(collate, SPANS, CLASSES)
+    plain_trainer(tmp_path, collator).train()
+    for callbacks in ([], [MixupCollator(collate, SPANS, CLASSES)]):
+        trainer = plain_trainer(tmp_path, collator, callbacks=callbacks)
+        assert_refused(trainer, trainer.model.config.to_dict(), trainer.train)
+
+
+def test_a_collator_that_is_a_callback_alone_is_refused(tmp_path):
+    trainer = plain_trainer(tmp_path, MixupCollator(collate, SPANS, CLASSES))
+    trainer.data_collator, trainer.compute_loss_func = collate, None
+    # By then the model's own loss was that of its labels, so its problem type is known.
+    config = trainer.model.config.to_dict() | PROBABILITIES
+    assert_refused(trainer, config, trainer.train, "training batch was not mixed: give the Trainer data_collator=coll")
+
+
+def test_other_trainers_do_not_notice(tmp_path):
+    MixupCollator(collate, SPANS, CLASSES)
+    trainer = plain_trainer(tmp_path, collate, callbacks=[], loss=F.cross_entropy, eval_dataset=examples(6))
+    trainer.compute_loss_func = None
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.evaluate()["eval_loss"] > 0
+    # A collator that is added to a Trainer later is heard of when the training begins.
+    late, seen = MixupCollator(collate, SPANS, CLASSES), []
+    trainer = plain_trainer(tmp_path, late, callbacks=[], loss=lambda *a, **k: seen.append(a[1]) or late.loss(*a, **k))
+    trainer.add_callback(late)
+    trainer.train()
+    assert len(seen) == 2 and all(map(is_mixed, seen))
 
 
 def plan_of_the_data(batch, *args):
@@ -432,6 +536,8 @@ def test_a_batch_that_prob_leaves_out_stays_as_it_is():
         ({"input_ids": torch.ones(2, 3).long()}, VECTORS, "and no input_ids, got inputs_embeds, input_ids"),
         ({"inputs_embeds": torch.ones(2, 3, 4).long()}, VECTORS, "inputs_embeds: torch.int64 cannot be averaged"),
         ({"inputs_embeds": None}, VECTORS, "expected one of pixel_values, "),
+        ({"pixel_values": [torch.ones(3, 4)] * 2}, VECTORS, "pixel_values: expected a tensor, got list"),
+        ({"input_ids": torch.ones(2, 3).long()}, SPANS, "inputs_embeds: interpolation='span' mixes tokens alone"),
         ({}, SPANS, "interpolation='span': the batch has no input_ids, only inputs_embeds"),
         ({"labels": None}, VECTORS, "labels: none in this batch, which has only inputs_embeds"),
         ({"labels": [0, 1]}, VECTORS, "labels: expected a tensor, got list"),
@@ -518,6 +624,9 @@ def test_a_config_that_needs_a_model_is_refused(config):
         (None, {}, "config=None: leave the MixupCollator out"),
         ("sapn_mix", {}, "Did you mean 'span_mix'"),
         (SPANS, {"problem_type": "single_label"}, "problem_type='single_label': expected one of regression"),
+        (SPANS, {"problem_type": "regresion"}, "Did you mean 'regression'"),
+        (SPANS, {"num_labels": "3"}, "num_labels='3': expected a whole number of 1 or more"),
+        (SPANS, {"num_labels": 0}, "num_labels=0: expected a whole number of 1 or more"),
         (SPANS | {"label_rule": "remix"}, {}, "class_counts=None: label_rule='remix' needs"),
         (SPANS | {"label_rule": "remix", "class_counts": [1, 2]}, {}, "of each of the 3 classes"),
         (SPANS | {"warmup_batches": 10}, {}, "warmup_batches=10: a collator cannot count them.*use schedule"),
@@ -526,7 +635,7 @@ def test_a_config_that_needs_a_model_is_refused(config):
 )
 def test_what_cannot_work_is_refused_at_once(config, options, message):
     with pytest.raises(ValueError, match=message):
-        MixupCollator(collate, config, CLASSES, **options)
+        MixupCollator(collate, config, **{"num_labels": CLASSES} | options)
 
 
 def told(**changes):

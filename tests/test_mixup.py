@@ -300,8 +300,14 @@ def test_a_config_changed_by_the_user_later_does_not_change_the_mixup():
 def test_labels_for_another_batch_and_names_for_a_model_are_refused():
     with pytest.raises(ValueError, match=r"labels: shape \(3,\) for a plan of 4 examples"):
         Mixup(cached_toy_model("bert")).targets(torch.tensor([0, 1, 2]), MixupPlan(PARTNER, LAM, "embeddings"))
-    with pytest.raises(ValueError, match="model='bert-base': expected a model"):
+    with pytest.raises(
+        ValueError, match=r"model='bert-base': expected a model .* type str. Load it first: AutoModelFor"
+    ):
         Mixup("bert-base")
+    with pytest.raises(
+        ValueError, match=r"model=<object object .*>: expected a model .* got an object of type object.$"
+    ):
+        Mixup(object())
 
 
 def test_mixed_labels_without_a_mixed_forward_pass_are_warned_about():

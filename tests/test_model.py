@@ -1,5 +1,7 @@
 import copy
+import inspect
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -76,6 +78,37 @@ def test_in_evaluation_it_is_the_plain_model():
     expected = plain(**inputs)
     outputs = MixupModel(plain, MIXED).eval()(**inputs)
     assert torch.equal(outputs.logits, expected.logits) and torch.equal(outputs.loss, expected.loss)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_training_in_evaluation_mode_is_warned_about_once(by_position):
+    inputs = training_inputs()
+    args = (inputs["input_ids"], inputs["attention_mask"], None, None, None, inputs["labels"]) if by_position else ()
+    kwargs = {} if by_position else inputs
+    model = mixing().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.no_grad():
+            model(*args, **kwargs)
+        model(inputs["input_ids"], inputs["attention_mask"])
+    with pytest.warns(UserWarning, match=r"in eval mode, where it mixes nothing.* call model.train\(\) first") as seen:
+        for _ in range(2):
+            model(*args, **kwargs)
+    assert len(seen) == 1 and seen[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train()(*args, **kwargs)
+
+
+def test_a_direct_call_of_forward_is_refused_in_training():
+    plain, inputs = steady_bert(), training_inputs()
+    model = mixing(plain)
+    assert inspect.signature(model.forward) == inspect.signature(plain.forward)
+    labels, input_ids, mask = (inputs[name] for name in ("labels", "input_ids", "attention_mask"))
+    for args, kwargs in (((), inputs), ((input_ids, mask, None, None, None, labels), {})):
+        with pytest.raises(ValueError, match="forward: .* would not be mixed; call the model itself"):
+            model.forward(*args, **kwargs)
+    assert torch.equal(model.eval().forward(**inputs).loss, plain.eval()(**inputs).loss)
 
 
 def test_inputs_may_be_given_by_position():
@@ -304,6 +337,9 @@ def test_configs_of_every_kind_are_taken(tmp_path):
 def test_what_cannot_be_mixed_is_refused():
     with pytest.raises(ValueError, match="a MixupModel already"):
         MixupModel(mixing())
+    for wrong, kind in ((object(), "object"), ("bert", "str"), (type(steady_bert()), "type")):
+        with pytest.raises(ValueError, match=f"^model=.*: expected a model .torch.nn.Module., got .* type {kind}"):
+            MixupModel(wrong)
     with pytest.raises(ValueError, match="Did you mean 'manifold'"):
         MixupModel(steady_bert(), "manifol")
     with pytest.raises(ValueError, match="layer 7 is out of range"):
