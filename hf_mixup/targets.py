@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from hf_mixup.plan import MixupPlan
 
+# What PyTorch's cross-entropy leaves out.
+IGNORED = -100
+PROBABILITY_TOLERANCE = 1e-3
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
@@ -28,11 +31,19 @@ def problem_type_of(config: Any, labels: Tensor) -> str:
     return "multi_label_classification" if is_float else "single_label_classification"
 
 
-def check_labels(labels: Tensor, problem_type: str, num_labels: int) -> None:
+def check_labels(labels: Tensor, problem_type: str, num_labels: int, rows: bool = False) -> None:
     """Refuse labels that cannot be trained on. Reads their values, so call it once, before the first step.
 
+    Args:
+        labels (`torch.Tensor`): class indices `(batch,)`; class probabilities, multi-hot vectors or scores
+            `(batch, num_labels)`; scores `(batch,)`.
+        problem_type (`str`): as in a model's config.
+        num_labels (`int`): number of classes or scores.
+        rows (`bool`, defaults to `False`): whether they are those of a data set, in which -100 is a row without label.
+
     Raises:
-        ValueError: for a wrong shape, or classes outside [0, `num_labels`).
+        ValueError: for a wrong shape or dtype, classes outside [0, `num_labels`), values that are not finite,
+            probabilities that do not sum to 1, multi-hot values outside [0, 1]; the message names the row, from 1.
     """
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type={problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}.")
@@ -40,15 +51,51 @@ def check_labels(labels: Tensor, problem_type: str, num_labels: int) -> None:
     hard = problem_type == "single_label_classification" and not labels.dtype.is_floating_point
     expected = 1 if hard else num_labels
     if per_example != expected:
+        raise ValueError(_wrong_shape(labels, problem_type, num_labels, expected))
+    if not labels.numel():
+        return
+    values = labels.reshape(labels.shape[0], -1)
+    if hard:
+        _check_classes(values.flatten().long(), num_labels, rows)
+        return
+    values = values.float()
+    _refuse_row(labels, values.isfinite(), "not finite")
+    if problem_type == "regression":
+        return
+    _refuse_row(labels, (values >= 0) & (values <= 1), f"{problem_type} takes values in [0, 1]")
+    if problem_type == "single_label_classification":
+        sums = values.sum(-1, keepdim=True)
+        _refuse_row(labels, (sums - 1).abs() <= PROBABILITY_TOLERANCE, "class probabilities must sum to 1")
+
+
+def _check_classes(classes: Tensor, num_labels: int, rows: bool) -> None:
+    wrong = (classes < 0) | (classes >= num_labels)
+    if rows:
+        wrong &= classes != IGNORED
+    if wrong.any():
+        advice = "" if rows else " Leave rows without a label, -100, out of the batch."
         raise ValueError(
-            f"labels: shape {tuple(labels.shape)} for {problem_type} with num_labels={num_labels}; "
-            f"expected {'(batch,)' if expected == 1 else f'(batch, {expected})'}."
+            f"labels: found {int(classes.min())} to {int(classes.max())}, but the model has num_labels={num_labels}, "
+            f"so labels must lie in 0 to {num_labels - 1}; row {int(wrong.nonzero()[0]) + 1} is the first.{advice}"
         )
-    if hard and labels.numel() and (labels.min() < 0 or labels.max() >= num_labels):
-        raise ValueError(
-            f"labels: found {int(labels.min())} to {int(labels.max())}, but the model has num_labels={num_labels}, "
-            f"so labels must lie in 0 to {num_labels - 1}."
-        )
+
+
+def _wrong_shape(labels: Tensor, problem_type: str, num_labels: int, expected: int) -> str:
+    if problem_type == "single_label_classification" and labels.dtype.is_floating_point and labels.dim() == 1:
+        return f"labels: {labels.dtype} of shape {tuple(labels.shape)}; class indices are integers, use labels.long()."
+    shape = "(batch,)" if expected == 1 else f"(batch, {expected})"
+    advice = ""
+    if problem_type == "single_label_classification" and labels.dim() == 2 and labels.shape[1] == num_labels:
+        advice = " For several labels an example set problem_type='multi_label_classification' in the model's config."
+    found = f"labels: shape {tuple(labels.shape)} for {problem_type} with num_labels={num_labels}"
+    return f"{found}; expected {shape}.{advice}"
+
+
+def _refuse_row(labels: Tensor, fine: Tensor, why: str) -> None:
+    bad = (~fine).any(-1).nonzero().flatten()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(f"labels: {labels[row].tolist()} in row {row + 1}: {why}.")
 
 
 def to_targets(labels: Tensor, problem_type: str, num_labels: int) -> Tensor:

@@ -2,73 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import find_batch_size
-from datasets import ClassLabel, Dataset, Value
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
-from hf_mixup.anatomy import logits_of, model_config, with_loss
+from hf_mixup.anatomy import logits_of
+from hf_mixup.baseline_trainer import BaselineTrainer
 from hf_mixup.checkpoints import checkpoint_to_resume
-from hf_mixup.collator import MixupCollator
 from hf_mixup.config import MixupConfig
-from hf_mixup.labels import check_groups
+from hf_mixup.label_columns import without_ignored
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.mixup_state import CONFIG_NAME, load_state, save_state
-from hf_mixup.model import MixupModel
 from hf_mixup.resolve import resolve_config
-from hf_mixup.targets import check_labels, example_losses, problem_type_of
+from hf_mixup.search import Search, run_search
+from hf_mixup.trainer_checks import NOTHING_MIXED, check_mixing
 
 logger = logging.get_logger(__name__)
 
 
-class MixupTrainer(Trainer):
+class MixupTrainer(BaselineTrainer):
     """Trainer that mixes its training batches. Evaluation and prediction are Trainer's own.
 
     Args:
         *args, **kwargs: exactly Trainer's.
         mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
             mix and how much; `None` turns mixup off.
+        class_weights (`Sequence[float]`, *optional*): factor of each class in the cross-entropy, in training with mixup
+            on or off, and in evaluation. Defaults to the `class_weights` of the config. The loss is the mean over
+            examples, not over weights.
+        nonfinite_loss (`str`, defaults to `"warn"`): what to do at the first training loss that is not finite:
+            `"warn"`, `"stop"` (a `FloatingPointError`) or `"ignore"`. On an accelerator it shows when it is logged.
 
     Raises:
-        ValueError: for a config that cannot work, or a model that cannot be mixed with it.
+        ValueError: for a config that cannot work, or a model that cannot be mixed with it; in `train()`, for labels
+            that cannot be trained on or evaluated, and if the first step draws no plan although mixup is set.
 
     Labels may be class indices, class probabilities (with `problem_type="single_label_classification"`), multi-hot
-    vectors or scores. A `compute_loss_func` is given the mixed targets, of shape `(batch, num_labels)`, in the place of
-    the labels; `torch.nn.functional.cross_entropy` takes them as they are.
+    vectors or scores, also as booleans and small integers. Rows labelled -100 are left out of their batch. A
+    `compute_loss_func` is given the mixed targets, of shape `(batch, num_labels)`, in the place of the labels;
+    `torch.nn.functional.cross_entropy` takes them as they are. On batches that are not mixed it is given the labels.
+
+    Evaluation counts every row, whatever `dataloader_drop_last` and `logging_nan_inf_filter` say.
 
     Training logs also hold `mixup_lambda` (the mean), `mixup_site` and, for single-label classification,
     `mixup_accuracy`: the mean mass of the mixed target on the predicted class.
     """
 
-    # False: a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says True where
-    # it returns the batch's share of the mean over all examples of the step already.
-    loss_is_scaled_for_ga = False
+    _search: Search | None = None
 
     def __init__(
-        self, *args: Any, mixup: MixupConfig | Mapping[str, Any] | str | None = "default", **kwargs: Any
+        self,
+        *args: Any,
+        mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
+        class_weights: Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
         config = resolve_config(mixup)
-        super().__init__(*args, **kwargs)
+        if class_weights is None and config is not None:
+            class_weights = config.class_weights
+        super().__init__(*args, class_weights=class_weights, **kwargs)
         self.mixup: Mixup | None = None
         self._logs = MixupLogs()
-        self._step_examples: int | None = None
-        if isinstance(self.data_collator, MixupCollator):
-            raise ValueError(
-                "data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator, or a plain "
-                "Trainer data_collator=collator, callbacks=[collator] and compute_loss_func=collator.loss."
-            )
+        # Whether a training step came to compute_loss.
+        self._reached = False
         if config is None:
             return
-        self._refuse_what_cannot_be_mixed(config)
+        config.class_weights = None if class_weights is None else list(class_weights)
+        check_mixing(self, config)
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
         reach = self.args.world_size if config.partner == "all_ranks" else 1
         if self.args.train_batch_size * reach > 1 or config.partner == "previous_batch":
@@ -78,33 +84,6 @@ class MixupTrainer(Trainer):
                 "per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed; there is "
                 "partner='previous_batch' for that."
             )
-
-    @property
-    def _module(self) -> nn.Module:
-        assert self.model is not None
-        return self.model
-
-    def _refuse_what_cannot_be_mixed(self, config: MixupConfig) -> None:
-        if isinstance(self.model, MixupModel):
-            raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"{self.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
-                "drawn. Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0."
-            )
-        num_labels, problem_type = model_config(self._module).num_labels, model_config(self._module).problem_type
-        is_single_label = num_labels > 1 and problem_type in (None, "single_label_classification")
-        if self.args.label_smoothing_factor and not is_single_label:
-            raise ValueError(
-                f"label_smoothing_factor={self.args.label_smoothing_factor} needs single-label classification; "
-                f"this model has num_labels={num_labels}, problem_type={problem_type!r}."
-            )
-        if config.class_weights is not None and self.compute_loss_func is not None:
-            raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
-        if config.group_column is not None and isinstance(self.train_dataset, Dataset):
-            check_groups(self.train_dataset, config.group_column)
-        if config.clean_weight and self.compute_loss_func is not None:
-            raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -128,15 +107,22 @@ class MixupTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Trainer's own loss in evaluation and where mixup is off, else that of the mixed batch."""
-        inputs = dict(inputs)
+        """Trainer's own loss in evaluation and with mixup off, else that of the mixed batch."""
         if self.mixup is None or not model.training:
-            return self._clean_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = self._with_usual_labels(inputs)
+        self._reached = True
         mixup = self._mixup_of_current_model()
         groups = inputs.pop(mixup.config.group_column or "", None)
-        labels = inputs.pop("labels", None)
-        if labels is None:
+        if inputs.get("labels") is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
+        count = self._count(inputs["labels"])
+        if 0 < count < len(inputs["labels"]):
+            inputs, groups = without_ignored(inputs, groups)
+        labels = inputs.pop("labels")
+        if not count:
+            outputs = model(**inputs)
+            return (logits_of(outputs).sum() * 0, outputs) if return_outputs else logits_of(outputs).sum() * 0
         progress = self.state.global_step / max(self.state.max_steps, 1)
         plan = mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
         with mixup.apply(plan, inputs):
@@ -145,7 +131,7 @@ class MixupTrainer(Trainer):
         mixed = mixup.targets(labels, plan, logits.device)
         if self.compute_loss_func is not None:
             self.loss_is_scaled_for_ga = True
-            loss = self._users_loss(outputs, mixed, labels, num_items_in_batch)
+            loss = self._users_loss(outputs, mixed if plan.active else None, labels, num_items_in_batch)
         else:
             clean_logits = logits_of(model(**inputs)) if mixup.needs_clean_pass(plan) else None
             losses = mixup.target_losses(logits, mixed, labels, plan, self.args.label_smoothing_factor, clean_logits)
@@ -153,50 +139,18 @@ class MixupTrainer(Trainer):
         self._logs.add(mixup.settled(plan), logits.detach(), mixed, mixup.objective.problem_type(labels))
         return (loss, outputs) if return_outputs else loss
 
-    def _clean_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, items: Tensor | int | None
-    ) -> Any:
-        labels = inputs.get("labels")
-        is_users = self.compute_loss_func is not None
-        if labels is None or is_users or not self._are_probabilities(labels):
-            # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
-            is_normalised = is_users or (self.label_smoother is not None and items is not None)
-            loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
-        else:
-            # transformers' heads flatten their labels, so class probabilities never reach the model.
-            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            logits, smoothing = logits_of(outputs), self.args.label_smoothing_factor
-            problem_type = "single_label_classification"
-            loss = example_losses(logits, labels.to(logits), problem_type, label_smoothing=smoothing).mean()
-            outputs = with_loss(outputs, loss)
-            is_normalised = False
-        self.loss_is_scaled_for_ga = is_normalised
-        if model.training and labels is not None and not is_normalised:
-            loss = self._share_of_step(loss, labels)
-        return (loss, outputs) if return_outputs else loss
-
-    def _are_probabilities(self, labels: Tensor) -> bool:
-        is_single_label = model_config(self._module).problem_type == "single_label_classification"
-        return is_single_label and labels.dtype.is_floating_point
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, counting the examples that one optimiser step averages over."""
-        samples, items = super().get_batch_samples(*args, **kwargs)
-        self._step_examples = sum(find_batch_size(sample) or 0 for sample in samples)
-        return samples, items
-
-    def _share_of_step(self, loss: Tensor, labels: Tensor) -> Tensor:
-        """The part of a batch's mean loss in the mean over all examples of the optimiser step."""
-        self.loss_is_scaled_for_ga = bool(self._step_examples)
-        return loss * (labels.shape[0] / self._step_examples) if self._step_examples else loss
-
     def _users_loss(
-        self, outputs: Any, mixed: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+        self, outputs: Any, mixed: Tensor | None, labels: Tensor, num_items_in_batch: Tensor | int | None
     ) -> Tensor:
+        """The user's loss: of the mixed targets, and of the labels themselves where nothing was mixed."""
+        assert self.compute_loss_func is not None
+        if mixed is None:
+            return self._of_all_processes(
+                self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), num_items_in_batch
+            )
         if mixed.shape[-1] == 1:
             mixed = mixed.reshape(labels.shape)
         try:
-            assert self.compute_loss_func is not None
             loss = self.compute_loss_func(outputs, mixed, num_items_in_batch=num_items_in_batch)
         except torch.OutOfMemoryError:
             raise
@@ -205,9 +159,11 @@ class MixupTrainer(Trainer):
                 f"compute_loss_func failed on the mixed targets, floats of shape {tuple(mixed.shape)}: {error}. "
                 "Under mixup it is given class probabilities (multi-hot vectors, scores) in the place of the labels."
             ) from error
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        return loss
+        return self._of_all_processes(loss, num_items_in_batch)
+
+    def _of_all_processes(self, loss: Tensor, items: Tensor | int | None) -> Tensor:
+        is_share = self.args.average_tokens_across_devices and items is not None
+        return loss * self.accelerator.num_processes if is_share else loss
 
     def _mixup_of_current_model(self) -> Mixup:
         """The Mixup of the model being trained; `model_init` and sharding replace the model that was given."""
@@ -231,44 +187,63 @@ class MixupTrainer(Trainer):
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.model, is_sharded, rank)
         if self.mixup is not None:
             self.mixup.restart(self.args.seed, self.args.process_index)
-            self._check_label_column(model_config(self.mixup.model))
         self._logs = MixupLogs()
-        try:
-            return super().train(checkpoint, *args, **kwargs)
-        finally:
-            self._step_examples = None
+        return super().train(checkpoint, *args, **kwargs)
 
-    def _check_label_column(self, config: Any) -> None:
-        """Refuse class indices that the model does not have before the first step, wherever they are in the data."""
-        data = self.train_dataset
-        if not isinstance(data, Dataset) or config.num_labels == 1:
-            return
-        name = next((name for name in ("labels", "label") if name in data.column_names), None)
-        feature = None if name is None else data.features[name]
-        if isinstance(feature, (Value, ClassLabel)) and feature.dtype.startswith(("int", "uint")):
-            labels = torch.as_tensor(data.with_format(None)[name][:])
-            check_labels(labels, problem_type_of(config, labels), config.num_labels)
-            if self.mixup is not None and self.mixup.config.label_rule == "remix":
-                counts = torch.bincount(labels.reshape(-1), minlength=config.num_labels)
-                self.mixup.config.class_counts = self.mixup.config.class_counts or counts.float().tolist()
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's. Raises `ValueError` if mixup is set and the first step drew no plan."""
+        loss = super().training_step(*args, **kwargs)
+        if self.mixup is not None and not (self._reached or self.mixup.drawing.drawn or self.mixup.drawing.mixed):
+            raise ValueError(NOTHING_MIXED)
+        return loss
+
+    def _check_labels(self) -> dict[str, Tensor]:
+        columns = super()._check_labels()
+        if self.mixup is not None and "train_dataset" in columns:
+            self.mixup.count_classes(columns["train_dataset"])
+        return columns
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: str | HPSearchBackend | None = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As Trainer's, over mixup as well: every trial starts from the config that the trainer was made with.
+
+        Args:
+            hp_space (`Callable`, *optional*): besides training arguments it may name `mixup` or `recipe`, what `mixup=`
+                takes, as the base of a trial (`"none"` turns mixup off, and fields are then without effect), and fields
+                of `MixupConfig`, as `alpha` or `mixup.alpha`. Fields of the base that those make inapplicable, such as
+                the layers of another site, fall back to their defaults.
+            compute_objective (`Callable`, *optional*): defaults to the metric that `metric_for_best_model` names in the
+                training arguments, else to Trainer's: the sum of all metrics, or the loss if there are no others.
+            n_trials (`int`, defaults to 20): number of trials.
+            direction (`str` or `list[str]`, *optional*): `"minimize"` or `"maximize"`; defaults to the direction of
+                `metric_for_best_model`, else to `"minimize"`.
+            backend, hp_name, **kwargs: as Trainer's.
+
+        Returns:
+            `BestRun` or `list[BestRun]`: the best trial, its hyperparameters by the names that the search space gave.
+            A trial whose objective is not finite is never the best. The trainer is left with the settings of the last
+            trial, as Trainer is.
+
+        Raises:
+            ValueError: for an unknown hyperparameter, before its trial trains; for metrics that do not get better in
+                `direction`; if every trial diverged.
+        """
+        options = {"hp_space": hp_space, "n_trials": n_trials, "hp_name": hp_name, **kwargs}
+        return run_search(self, super().hyperparameter_search, compute_objective, direction, backend, **options)
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """Names in a search space that are fields of `MixupConfig` go there, the others to the training arguments."""
-        if trial is None or self.mixup is None:
+        if trial is None or self._search is None or self.hp_search_backend is None:
             super()._hp_search_setup(trial)
-            return
-        is_optuna = self.hp_search_backend == HPSearchBackend.OPTUNA
-        space = self.hp_space
-        params = dict(space(trial) if is_optuna else trial)
-        own = {field.name for field in fields(MixupConfig)}
-        chosen = {name: params.pop(name) for name in own & set(params)}
-        config = MixupConfig.from_dict({**self.mixup.config.to_dict(), **chosen})
-        try:
-            self.hp_space = lambda _: params
-            super()._hp_search_setup(trial if is_optuna else params)
-        finally:
-            self.hp_space, self._trial = space, trial
-        self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
+        else:
+            self._search.set_up(self, trial, super()._hp_search_setup)
 
     # ---- Logs ----
 
@@ -280,9 +255,14 @@ class MixupTrainer(Trainer):
 
     # ---- Saving and resuming ----
 
+    @property
+    def _has_mixed(self) -> bool:
+        """Whether some batch was mixed, so that nothing saved says so of a training in which none was."""
+        return self.mixup is not None and self.mixup.drawing.mixed > 0
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.mixup is not None and self.args.should_save:
+        if self._has_mixed and self.mixup is not None and self.args.should_save:
             self.mixup.config.save(Path(output_dir or self.args.output_dir or ".") / CONFIG_NAME)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -299,7 +279,7 @@ class MixupTrainer(Trainer):
         """Trainer's model card, with the mixup config."""
         super().create_model_card(*args, **kwargs)
         path = Path(self.args.output_dir or ".") / "README.md"
-        if self.mixup is None or not self.is_world_process_zero() or not path.is_file():
+        if self.mixup is None or not self._has_mixed or not self.is_world_process_zero() or not path.is_file():
             return
         with path.open("a", encoding="utf-8") as card:
             card.write(f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{self.mixup.config.to_yaml()}```\n")

@@ -471,49 +471,6 @@ def test_a_lora_adapter_is_trained_and_its_base_is_not(tmp_path, site):
     torch.testing.assert_close(clean_logits(loaded, inputs), clean_logits(model.eval(), inputs))
 
 
-class Settings(TrainerCallback):
-    """Keeps the settings with which each training of a search began."""
-
-    def __init__(self):
-        self.seen, self.streams = [], []
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        mixup = self.trainer.mixup
-        self.seen.append((mixup.config.alpha, args.learning_rate, args.seed))
-        self.streams.append(mixup.drawing.stream.generator.bit_generator.state["state"]["state"])
-
-
-def test_a_search_over_alpha_and_the_learning_rate_sets_both(tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
-    alphas, settings, warnings = iter([0.25, 4.0]), Settings(), []
-    monkeypatch.setattr("transformers.trainer.logger.warning", warnings.append)
-
-    def space(trial):
-        return {
-            "alpha": trial.suggest_float("alpha", *[next(alphas)] * 2),
-            "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3),
-            "seed": trial.suggest_int("seed", 10 + trial.number, 10 + trial.number),
-        }
-
-    trainer = make_trainer(
-        tmp_path,
-        model_init=lambda: steady_bert(),
-        mixup=MIXED,
-        eval_dataset=examples(6),
-        callbacks=[settings],
-        max_steps=1,
-    )
-    settings.trainer = trainer
-    best = trainer.hyperparameter_search(hp_space=space, backend="optuna", n_trials=2, direction="minimize")
-    assert [(alpha, seed) for alpha, _, seed in settings.seen] == [(0.25, 10), (4.0, 11)]
-    assert all(1e-4 <= rate <= 1e-3 for _, rate, _ in settings.seen)
-    assert best.hyperparameters["alpha"] in (0.25, 4.0)
-    assert trainer.mixup.config == MixupConfig(**MIXED | {"alpha": 4.0})
-    expected = [np.random.default_rng([seed, 0]).bit_generator.state["state"]["state"] for seed in (10, 11)]
-    assert settings.streams == expected
-    assert not [warning for warning in warnings if "alpha" in warning]
-
-
 # ---- Logs and files ----
 
 
@@ -604,11 +561,11 @@ def test_a_config_that_cannot_work_is_refused_before_training(tmp_path, spec, me
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (lambda kind: kind - 100 if kind == 0 else kind, "labels: found -100 to 2.*0 to 2"),
+        (lambda kind: kind - 1, "labels: found -1 to 1.*0 to 2; row 1 is the first"),
         (lambda kind: kind + 1, "labels: found 1 to 3.*num_labels=3"),
-        (lambda kind: [0.5, 0.5], r"labels: shape \(8, 2\).*num_labels=3"),
+        (lambda kind: [0.5, 0.5], r"train_dataset: labels: shape \(16, 2\).*num_labels=3"),
     ],
-    ids=["ignored", "too large", "too few"],
+    ids=["too small", "too large", "too few"],
 )
 def test_labels_that_do_not_fit_are_refused_before_the_first_step(tmp_path, label, message):
     model = steady_bert()

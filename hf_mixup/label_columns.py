@@ -1,0 +1,86 @@
+"""The labels that a trainer is given: checked in the data sets before the first step, and made what losses take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from hf_mixup.targets import IGNORED, check_labels, problem_type_of
+
+NAMES = ("labels", "label")
+
+
+def check_label_columns(datasets: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Tensor]]:
+    """Check the labels of data sets that can be read as a whole, and give those of each.
+
+    Args:
+        datasets (`Mapping[str, Any]`): by a name for messages. `datasets.Dataset`, and lists of mappings; others are
+            left to the checks of each batch.
+        config (`PretrainedConfig`): of the model, `num_labels` and `problem_type`.
+
+    Raises:
+        ValueError: for labels that cannot be trained on or evaluated; the message names the data set and the row.
+    """
+    for name, dataset in datasets.items():
+        labels = _label_column(dataset)
+        if labels is not None:
+            try:
+                check_labels(labels, problem_type_of(config, labels), config.num_labels, rows=True)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            yield name, labels
+
+
+def by_name(dataset: Any, name: str) -> dict[str, Any]:
+    """A data set, or several that Trainer takes as a mapping, by names for messages."""
+    if isinstance(dataset, Mapping):
+        return {f"{name}[{key!r}]": part for key, part in dataset.items()}
+    return {} if dataset is None else {name: dataset}
+
+
+def _label_column(dataset: Any) -> Tensor | None:
+    if isinstance(dataset, Dataset):
+        name = next((name for name in NAMES if name in dataset.column_names), None)
+        values = None if name is None else dataset.with_format(None)[name][:]
+    elif isinstance(dataset, Sequence) and dataset and all(isinstance(row, Mapping) for row in dataset):
+        name = next((name for name in NAMES if name in dataset[0]), None)
+        values = None if name is None else [row.get(name) for row in dataset]
+    else:
+        return None
+    if values is None or any(value is None or isinstance(value, str) for value in values):
+        return None
+    try:
+        array = np.stack([np.asarray(value) for value in values])
+        return torch.from_numpy(array) if array.dtype != object else None
+    except (TypeError, ValueError):
+        return None
+
+
+def as_loss_takes_them(labels: Tensor, config: Any) -> Tensor:
+    """Labels of booleans and small integers in the type that losses want: int64 for indices, else float32."""
+    if labels.dtype.is_floating_point or labels.dtype == torch.int64 and config.num_labels > 1:
+        is_hard = labels.dtype == torch.int64 and problem_type_of(config, labels) != "single_label_classification"
+        return labels.float() if is_hard else labels
+    single = problem_type_of(config, labels) == "single_label_classification"
+    return labels.long() if single else labels.float()
+
+
+def has_ignored(labels: Tensor, config: Any) -> bool:
+    """Whether some rows have no label, -100, as PyTorch's cross-entropy leaves them out."""
+    is_hard = not labels.dtype.is_floating_point and problem_type_of(config, labels) == "single_label_classification"
+    return is_hard and bool((labels == IGNORED).any())
+
+
+def without_ignored(inputs: dict[str, Any], groups: Tensor | None) -> tuple[dict[str, Any], Tensor | None]:
+    """The rows of a batch, `labels` among them, that have a label."""
+    kept = inputs["labels"].reshape(-1) != IGNORED
+    rows = {
+        name: value[kept] if isinstance(value, Tensor) and value.dim() and value.shape[0] == kept.shape[0] else value
+        for name, value in inputs.items()
+    }
+    return rows, None if groups is None else groups[kept]

@@ -1,0 +1,87 @@
+"""What a `MixupTrainer` refuses before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.utils import logging
+
+from hf_mixup.anatomy import model_config
+from hf_mixup.collator import MixupCollator
+from hf_mixup.config import MixupConfig
+from hf_mixup.groups import check_groups
+from hf_mixup.model import MixupModel
+
+logger = logging.get_logger(__name__)
+
+NOTHING_MIXED = (
+    "mixup is set, but the first step drew no plan, so nothing would be mixed: a compute_loss of your own stands "
+    "before that of MixupTrainer. Give your loss as compute_loss_func, or class_weights, in its place. Or write in it "
+    "`plan = self.mixup.draw(inputs, labels=labels)`, `with self.mixup.apply(plan, inputs):` around the model, and "
+    "`self.mixup.targets(labels, plan)` for the targets. Or say mixup=None."
+)
+
+
+def check_trainer(trainer: Any, has_weights: bool) -> None:
+    """Refuse what cannot work with mixup on or off. Raises `ValueError`."""
+    if isinstance(trainer.data_collator, MixupCollator):
+        raise ValueError(
+            "data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator, or a plain "
+            "Trainer data_collator=collator, callbacks=[collator] and compute_loss_func=collator.loss."
+        )
+    follow_metric(trainer.args)
+    if has_weights and trainer.compute_loss_func is not None:
+        raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
+    about = model_config(trainer.model)
+    is_single_label = about.num_labels > 1 and about.problem_type in (None, "single_label_classification")
+    smoothing = trainer.args.label_smoothing_factor
+    if smoothing and trainer.compute_loss_func is None and not is_single_label:
+        raise ValueError(
+            f"label_smoothing_factor={smoothing} needs single-label classification; "
+            f"this model has num_labels={about.num_labels}, problem_type={about.problem_type!r}."
+        )
+
+
+def follow_metric(args: TrainingArguments) -> None:
+    """Make `greater_is_better` that of a metric of this package, which transformers takes for "higher is better"."""
+    name = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if args.greater_is_better is None or name.endswith("loss"):
+        return
+    # Imported here: the metrics take a second, and most trainings select by none of them.
+    from hf_mixup.evaluation.metrics import METRIC_NAMES, higher_is_better
+
+    is_ours = any(name in names for names in METRIC_NAMES.values())
+    if is_ours and args.greater_is_better != higher_is_better(name):
+        args.greater_is_better = higher_is_better(name)
+        logger.warning("metric_for_best_model=%r: greater_is_better is set to %s.", name, args.greater_is_better)
+
+
+def check_mixing(trainer: Any, config: MixupConfig) -> None:
+    """Refuse what cannot be mixed. Raises `ValueError`."""
+    if isinstance(trainer.model, MixupModel):
+        raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"{trainer.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
+            "drawn. Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0."
+        )
+    _refuse_hidden_loss(trainer)
+    if config.group_column is not None and isinstance(trainer.train_dataset, Dataset):
+        check_groups(trainer.train_dataset, config.group_column)
+    if config.clean_weight and trainer.compute_loss_func is not None:
+        raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
+
+
+def _refuse_hidden_loss(trainer: Any) -> None:
+    """A compute_loss behind MixupTrainer's would be used where mixup is off, and not where it is on."""
+    order = type(trainer).__mro__
+    ours = next(place for place, cls in enumerate(order) if cls.__module__ == "hf_mixup.trainer")
+    behind = [cls for cls in order[ours + 1 : order.index(Trainer)] if not cls.__module__.startswith("hf_mixup.")]
+    hidden = [cls.__name__ for cls in behind if "compute_loss" in vars(cls)]
+    if hidden:
+        raise ValueError(
+            f"compute_loss of {hidden[0]}: MixupTrainer stands before it and would not use it, while mixup=None would. "
+            "Give that loss as compute_loss_func, or its weights as class_weights."
+        )

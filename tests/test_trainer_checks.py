@@ -1,0 +1,330 @@
+"""What MixupTrainer says before the first step, and that nothing is passed over in silence."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import Trainer
+
+from hf_mixup import MixupTrainer
+from tests.toy_runs import (
+    CLASSES,
+    arguments,
+    assert_same_step,
+    clean_logits,
+    collate,
+    examples,
+    first_step,
+    make_trainer,
+    one_hot,
+    same_weights,
+    steady_bert,
+    swap_neighbours,
+    training_inputs,
+)
+
+MIXED = {"site": "embeddings", "alpha": 1.0}
+WEIGHTS = [1.0, 2.0, 5.0]
+
+
+def losses(trainer):
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weighted_loss(outputs, labels, num_items_in_batch=None):
+    return F.cross_entropy(outputs.logits, labels, weight=torch.tensor(WEIGHTS))
+
+
+class Weighted(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits, labels, weight=torch.tensor(WEIGHTS))
+        return (loss, outputs) if return_outputs else loss
+
+
+def trainer_of(kind, folder, model=None, rows=None, collator=collate, **options):
+    """A trainer of any class, whose keyword arguments are its own."""
+    rows, args = examples() if rows is None else rows, options.pop("args", arguments(folder))
+    given = {"args": args, "train_dataset": rows, "eval_dataset": rows, "data_collator": collator}
+    return kind(model=model or steady_bert(), **given | options)
+
+
+class Own(MixupTrainer):
+    compute_loss = Weighted.compute_loss
+
+
+class Before(Weighted, MixupTrainer):
+    pass
+
+
+class Behind(MixupTrainer, Weighted):
+    pass
+
+
+class Calling(MixupTrainer):
+    def compute_loss(self, model, inputs, **kwargs):
+        return super().compute_loss(model, inputs, **kwargs)
+
+
+class Drawing(MixupTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        plan = self.mixup.draw(inputs, labels=labels)
+        with self.mixup.apply(plan, inputs):
+            outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits, self.mixup.targets(labels, plan), weight=torch.tensor(WEIGHTS))
+        return (loss, outputs) if return_outputs else loss
+
+
+# ---- A loss of one's own ----
+
+
+@pytest.mark.parametrize("kind", [Own, Before])
+def test_a_compute_loss_that_draws_no_plan_is_an_error_at_the_first_step(tmp_path, kind):
+    model = steady_bert()
+    trainer = kind(model=model, args=arguments(tmp_path), train_dataset=examples(), data_collator=collate, mixup="tmix")
+    with pytest.raises(
+        ValueError, match="mixup is set, but the first step drew no plan.*compute_loss_func.*self.mixup"
+    ):
+        trainer.train()
+    assert same_weights(model, steady_bert())
+    trainer.save_model(str(tmp_path / "saved"))
+    trainer.create_model_card()
+    assert not (tmp_path / "saved" / "mixup_config.yaml").exists()
+    assert "hf_mixup" not in Path(tmp_path, "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", [Own, Before])
+def test_without_mixup_a_compute_loss_of_ones_own_is_used(tmp_path, kind):
+    assert losses(trainer_of(kind, tmp_path, mixup=None)) == losses(trainer_of(Weighted, tmp_path))
+
+
+@pytest.mark.parametrize("kind", [Calling, Drawing])
+def test_a_compute_loss_that_mixes_is_let_through(tmp_path, kind):
+    trainer = trainer_of(kind, tmp_path, mixup=MIXED)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "mixup_config.yaml").exists()
+
+
+def test_a_compute_loss_behind_mixup_trainer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="compute_loss of Weighted: MixupTrainer stands before it"):
+        trainer_of(Behind, tmp_path, mixup="tmix")
+    trainer_of(Behind, tmp_path, mixup=None)
+
+
+def test_a_compute_loss_func_gets_the_labels_where_nothing_is_mixed(tmp_path):
+    plain = losses(make_trainer(tmp_path, compute_loss_func=weighted_loss, mixup=None))
+    assert losses(make_trainer(tmp_path, compute_loss_func=weighted_loss, mixup=MIXED | {"prob": 0.0})) == plain
+
+
+# ---- Class weights ----
+
+
+def mean_weighted_loss(model, rows):
+    inputs = training_inputs(rows)
+    weights = torch.tensor(WEIGHTS)
+    return F.cross_entropy(clean_logits(model, inputs), inputs["labels"], weight=weights, reduction="none").mean()
+
+
+@pytest.mark.parametrize("options", [{"mixup": MIXED | {"class_weights": WEIGHTS}}, {"mixup": MIXED}, {"mixup": None}])
+def test_class_weights_hold_in_evaluation_and_without_mixup(tmp_path, options):
+    model, rows = steady_bert().eval(), examples(16)
+    if not (options["mixup"] and "class_weights" in options["mixup"]):
+        options = options | {"class_weights": WEIGHTS}
+    expected = mean_weighted_loss(model, rows).item()
+    trainer = trainer_of(MixupTrainer, tmp_path, model, rows, **options)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    if options["mixup"] is None:
+        args = arguments(tmp_path, max_steps=1, per_device_train_batch_size=16)
+        trained = losses(trainer_of(MixupTrainer, tmp_path, rows=rows, args=args, **options))
+        assert trained == [pytest.approx(expected, rel=1e-4)]
+
+
+def test_class_weights_that_do_not_fit_are_refused_without_mixup_too(tmp_path):
+    with pytest.raises(ValueError, match="class_weights: 2 weights for num_labels=3"):
+        trainer_of(MixupTrainer, tmp_path, mixup=None, class_weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match="class_weights: not used by a compute_loss_func"):
+        trainer_of(MixupTrainer, tmp_path, mixup=None, class_weights=WEIGHTS, compute_loss_func=weighted_loss)
+
+
+# ---- Labels ----
+
+DTYPES = {
+    "bool": ("single_label_classification", 2, lambda kind: kind > 0, torch.bool),
+    "bool, by the labels": (None, 2, lambda kind: kind > 0, torch.bool),
+    "uint8": ("single_label_classification", 3, int, torch.uint8),
+    "int32": (None, 3, int, torch.int32),
+    "multi-hot integers": ("multi_label_classification", 3, lambda kind: [kind % 2, 1, 0], torch.int64),
+    "multi-hot booleans": ("multi_label_classification", 3, lambda kind: [kind > 0, True, False], torch.bool),
+    "integer scores": ("regression", 1, int, torch.int64),
+}
+
+
+@pytest.mark.parametrize("mixup", [MIXED, None], ids=["mixed", "off"])
+@pytest.mark.parametrize("case", DTYPES)
+def test_labels_of_other_dtypes_train_and_evaluate_alike(tmp_path, case, mixup):
+    problem_type, num_labels, label, dtype = DTYPES[case]
+    usual = torch.float32 if problem_type in ("multi_label_classification", "regression") else torch.int64
+
+    def collator(wanted):
+        return lambda rows: collate(rows) | {"labels": torch.tensor([row["labels"] for row in rows]).to(wanted)}
+
+    def run(wanted):
+        model = steady_bert(num_labels=num_labels, problem_type=problem_type)
+        rows = examples(label=label)
+        trainer = trainer_of(MixupTrainer, tmp_path, model, rows, collator(wanted), mixup=mixup)
+        return losses(trainer), trainer.evaluate()["eval_loss"]
+
+    assert run(dtype) == run(usual)
+
+
+BAD_LABELS = {
+    "nan": (1, None, lambda n: float("nan") if n == 3 else n / 3, "nan in row 4: not finite"),
+    "sum": (3, "single_label_classification", lambda n: [0.7, 0.7, 0.0] if n == 2 else one_hot(0), "row 3: .*sum to 1"),
+    "negative": (3, "single_label_classification", lambda n: [1.5, -0.5, 0.0], r"row 1: .*values in \[0, 1\]"),
+    "multi-hot": (
+        3,
+        "multi_label_classification",
+        lambda n: [0, 1, 2],
+        r"row 1: .*values in \[0, 1\]",
+    ),
+    "floats": (3, "single_label_classification", float, r"torch.float64 of shape \(16,\); class indices are integers"),
+    "several": (3, "single_label_classification", lambda n: [0, 1, 1], "set problem_type='multi_label_classification'"),
+}
+
+
+@pytest.mark.parametrize("as_list", [True, False], ids=["list", "dataset"])
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_labels_that_cannot_be_trained_on_are_refused_with_their_row(tmp_path, case, as_list):
+    num_labels, problem_type, label, message = BAD_LABELS[case]
+    rows = [row | {"labels": label(number)} for number, row in enumerate(examples(16))]
+    model = steady_bert(num_labels=num_labels, problem_type=problem_type)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = make_trainer(tmp_path, model, mixup=MIXED, rows=rows if as_list else Dataset.from_list(rows))
+    with pytest.raises(ValueError, match=f"train_dataset: labels: .*{message}"):
+        trainer.train()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_labels_of_the_evaluation_are_looked_at_before_the_first_step(tmp_path):
+    rows = examples(8)
+    rows[5]["labels"] = 3
+    for data, name in ((rows, "eval_dataset"), ({"dev": rows}, r"eval_dataset\['dev'\]")):
+        trainer = make_trainer(tmp_path, mixup=MIXED, eval_dataset=data, eval_strategy="steps", eval_steps=2)
+        with pytest.raises(ValueError, match=f"{name}: labels: found 0 to 3.*row 6 is the first"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}])
+@pytest.mark.parametrize("mixup", [MIXED, MIXED | {"class_weights": WEIGHTS}])
+def test_rows_without_a_label_are_left_out_of_their_batch(tmp_path, options, mixup):
+    rows = examples(16)
+    for number in (1, 4, 5, 6):
+        rows[number] = rows[number] | {"labels": -100}
+
+    def own_partner(batch, epoch=None, **kwargs):
+        plan = swap_neighbours(batch)
+        return type(plan)(torch.arange(len(plan.lam)), plan.lam, "embeddings")
+
+    kept = [row for row in rows if row["labels"] != -100]
+    shared = {"draw": own_partner, "mixup": mixup, "train_sampling_strategy": "sequential"}
+    whole = {"per_device_train_batch_size": 16} | options
+    some = {"per_device_train_batch_size": 12}
+    if options:
+        rows, kept = rows[:8], [row for row in rows[:8] if row["labels"] != -100]
+        some = {"per_device_train_batch_size": 4}
+    assert_same_step(
+        first_step(tmp_path, rows=rows, **shared, **whole), first_step(tmp_path, rows=kept, **shared, **some)
+    )
+
+
+# ---- Losses that are not finite ----
+
+
+@pytest.mark.parametrize("mixup", [MIXED, None], ids=["mixed", "off"])
+def test_the_first_loss_that_is_not_finite_is_said_once(tmp_path, caplog, mixup):
+    trainer = make_trainer(tmp_path, mixup=mixup, max_steps=6, learning_rate=1e25, max_grad_norm=0.0)
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert caplog.text.count("the training has diverged") == 1
+    assert np.isnan([entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1])
+    assert trainer.args.logging_nan_inf_filter
+
+
+def test_a_training_can_be_stopped_where_it_diverges(tmp_path):
+    def trainer(policy):
+        args = arguments(tmp_path, max_steps=20, learning_rate=1e25, max_grad_norm=0.0)
+        return trainer_of(MixupTrainer, tmp_path, args=args, nonfinite_loss=policy)
+
+    stopped = trainer("stop")
+    with pytest.raises(FloatingPointError, match="step [23]: the loss is (nan|inf)"):
+        stopped.train()
+    with pytest.raises(ValueError, match="nonfinite_loss='stopp'.*Did you mean 'stop'"):
+        trainer("stopp")
+
+
+# ---- Rows of an evaluation ----
+
+
+@pytest.mark.parametrize("mixup", [MIXED, None], ids=["mixed", "off"])
+def test_every_row_is_evaluated_and_predicted(tmp_path, mixup):
+    trainer = make_trainer(
+        tmp_path,
+        mixup=mixup,
+        rows=examples(20),
+        eval_dataset=examples(13),
+        dataloader_drop_last=True,
+        per_device_eval_batch_size=8,
+        num_train_epochs=1,
+        max_steps=-1,
+    )
+    assert trainer.evaluate() and trainer.predict(examples(13)).predictions.shape == (13, CLASSES)
+    assert len(trainer.get_eval_dataloader()) == 2
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_an_evaluation_loss_that_is_not_finite_counts(tmp_path):
+    class Half(MixupTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+            loss = loss * float("nan") if bool((inputs["labels"] == 0).all()) else loss
+            return (loss, outputs) if return_outputs else loss
+
+    rows = sorted(examples(24), key=lambda row: row["labels"])
+    assert np.isnan(trainer_of(Half, tmp_path, rows=rows, mixup=None).evaluate()["eval_loss"])
+
+
+# ---- The best model ----
+
+
+@pytest.mark.parametrize(("metric", "up"), [("nll", False), ("eval_ece", False), ("accuracy", True), ("loss", False)])
+def test_the_best_model_goes_by_the_direction_of_its_metric(tmp_path, metric, up):
+    trainer = make_trainer(
+        tmp_path,
+        mixup=MIXED,
+        eval_dataset=examples(),
+        metric_for_best_model=metric,
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    assert trainer.args.greater_is_better == up
+
+
+def test_a_batch_without_any_label_changes_nothing(tmp_path):
+    rows = [row | {"labels": -100} for row in examples(8)] + examples(8)
+    options = {"mixup": MIXED, "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 2}
+    both = first_step(tmp_path, rows=rows, draw=swap_neighbours, **options)
+    alone = first_step(tmp_path, rows=rows[8:], draw=swap_neighbours, **options | {"gradient_accumulation_steps": 1})
+    assert_same_step(both, alone)
