@@ -41,6 +41,7 @@ def main() -> None:
             model=model,
             args=training_args,
             mixup=mixup,
+            nonfinite_loss=model_args.nonfinite_loss,
             train_dataset=splits["train"],
             eval_dataset=splits.get("validation"),
             processing_class=tokenizer,

@@ -1,22 +1,36 @@
 """The fields of a training run, and how a YAML file and a command line become them."""
 
 import json
+import os
 import re
 from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_mixup.checks import nearest
+from hf_mixup.checks import choice, nearest
 from hf_mixup.config import MixupConfig
+from hf_mixup.delimited import DELIMITERS
+from hf_mixup.files import FileFormat
+from hf_mixup.loss_watch import POLICIES
 from hf_mixup.mixup_help import mixup_help
 from hf_mixup.resolve import resolve_config
+from hf_mixup.training_dry_run import construction_errors
+from hf_mixup.training_options import check_options, field_name
 from hf_mixup.yaml_file import load_yaml, read_mapping
+
+# How Python writes that there is no value.
+NONE = "None"
+# Fields that may be a path, in which ~ is the home folder.
+PATHS = (
+    *("model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "dataset_name", "train_file"),
+    *("validation_file", "test_file", "output_dir", "resume_from_checkpoint"),
+)
 
 
 def _help(default: Any, text: str) -> Any:
@@ -37,6 +51,7 @@ class ModelArguments:
     ignore_mismatched_sizes: bool = _help(False, "Give a model that already is a classifier a new head.")
     attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
     prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
+    nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )
@@ -44,6 +59,7 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is missing: a folder, a hub name, or demo:minilm.")
+        choice(*POLICIES)("nonfinite_loss", self.nonfinite_loss)
 
 
 @dataclass
@@ -63,6 +79,11 @@ class DataArguments:
     )
     label_column_name: str | None = _help(None, "Label column; label or labels by default.")
     label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
+    csv_delimiter: str | None = _help(None, "What separates the cells of CSV files: , by default, a tab in .tsv.")
+    csv_quoting: str | None = _help(
+        None, "minimal: cells may stand in quotation marks; none: these are text. By default minimal, doubts refused."
+    )
+    encoding: str | None = _help(None, "Encoding of CSV and JSON files, such as cp1252 or utf-16; UTF-8 by default.")
     do_regression: bool | None = _help(None, "Labels are numbers to predict; by default if some are decimal.")
     max_seq_length: int = _help(128, "Longer texts are truncated to this many tokens.")
     pad_to_max_length: bool = _help(False, "Pad to max_seq_length, not to the longest text of a batch.")
@@ -83,6 +104,19 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected an integer >= 1.")
+        self._check_file_format()
+
+    def _check_file_format(self) -> None:
+        files = [name for name in (self.train_file, self.validation_file, self.test_file) if name is not None]
+        delimited = any(Path(name).suffix.lower() in DELIMITERS for name in files)
+        for name in (name for name in asdict(self.file_format) if getattr(self, name) is not None):
+            if not files or (name != "encoding" and not delimited):
+                raise ValueError(f"{name}={getattr(self, name)!r}: there is no file that it applies to.")
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How the files are read."""
+        return FileFormat(self.csv_delimiter, self.csv_quoting, self.encoding)
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -131,16 +165,22 @@ def parse_fields(
     known = {option[2:]: action for action in parser._actions for option in action.option_strings}
     argv, mixup_options = _split_mixup(argv)
     _check_names([*values, *_option_names(argv)], known)
-    in_file = [(name, json.dumps(value)) for name, value in dotted]
+    optional = {name for name, action in known.items() if action.default is None}
+    values = {name: value for name, value in values.items() if not (value == NONE and name in optional)}
+    argv = _without_none(argv, optional)
+    in_file = [(name, json.dumps(value, default=str)) for name, value in dotted]
     mixup = _merge_mixup(values.pop("mixup", "default"), [*in_file, *mixup_options])
     arguments = [part for name, value in values.items() for part in _to_argv(name, value, known[name])]
-    model_args, data_args, training_args, extra = parser.parse_args_into_dataclasses(
-        arguments + argv, look_for_args_file=False, return_remaining_strings=True
-    )
+    given = {field_name(name) for name in _option_names([*arguments, *argv])}
+    with construction_errors(given):
+        model_args, data_args, training_args, extra = parser.parse_args_into_dataclasses(
+            arguments + argv, look_for_args_file=False, return_remaining_strings=True
+        )
     if extra:
         raise ValueError(f"unexpected {extra[0]!r}; after the YAML file, options are written --field value.")
     model_args.mixup = mixup
-    given = {name.replace("-", "_") for name in [*values, *_option_names(argv)]}
+    _expand_home(model_args, data_args, training_args)
+    check_options(training_args, given)
     # Without an accelerator there is nothing to pin memory for, and PyTorch warns.
     if "dataloader_pin_memory" not in given and not torch.accelerator.is_available():
         training_args.dataloader_pin_memory = False
@@ -149,9 +189,10 @@ def parse_fields(
 
 def read_yaml(path: str) -> dict[str, Any]:
     """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` where it is not a mapping."""
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the YAML file of a run.")
-    return read_mapping(path, "field names to values")
+    return read_mapping(file, "field names to values")
 
 
 @contextmanager
@@ -164,6 +205,26 @@ def mixup_errors() -> Iterator[None]:
         if not starts:
             raise
         raise ValueError(f"mixup.{error}") from error
+
+
+def _without_none(argv: Sequence[str], optional: Collection[str]) -> list[str]:
+    """The words without options that are given as `None`, as Python writes it, where that is their default."""
+    kept: list[str] = []
+    for word in argv:
+        option = kept[-1] if word == NONE and kept else word.removesuffix(f"={NONE}")
+        if option.removeprefix("--") in optional and (word == NONE or option != word):
+            kept = kept[:-1] if word == NONE else kept
+        else:
+            kept.append(word)
+    return kept
+
+
+def _expand_home(*groups: Any) -> None:
+    for group in groups:
+        for name in PATHS:
+            value = getattr(group, name, None)
+            if isinstance(value, str) and value.startswith("~"):
+                setattr(group, name, os.path.expanduser(value))
 
 
 def _option_names(argv: Sequence[str]) -> list[str]:

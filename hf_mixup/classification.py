@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ from hf_mixup.config import MixupConfig
 from hf_mixup.data import TextData, load_splits
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.evaluation.metrics import check_metric_name, first_output
-from hf_mixup.labels import number_groups
+from hf_mixup.groups import number_groups
 from hf_mixup.prior_bias import start_at_priors
-from hf_mixup.reporting import format_table
+from hf_mixup.reporting import DIVERGED, format_table, in_one_line
 from hf_mixup.resolve import resolve_config
+from hf_mixup.tokenizer_checks import check_tokenizer, longest_text
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     with args.main_process_first(desc="tokenising the data"), mixup_errors():
         splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
-        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type)
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args.nonfinite_loss)
     return Run(trainer, data, splits, mixup, checkpoint)
 
 
@@ -93,12 +95,14 @@ def build_trainer(
     args: TrainingArguments,
     mixup: MixupConfig | None,
     problem_type: str,
+    nonfinite_loss: str = "warn",
 ) -> MixupTrainer:
     """The trainer of a run, with its metrics; from `build_model` and `encode`."""
     return MixupTrainer(
         model=model,
         args=args,
         mixup=mixup,
+        nonfinite_loss=nonfinite_loss,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
@@ -148,11 +152,14 @@ def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: 
         "label_names": data.label_names,
         "mixup": mixup and mixup.to_dict(),
         "seed": trainer.args.seed,
+        "diverged": not math.isfinite(metrics[f"{split}_loss"]),
     }
     if trainer.is_world_process_zero():
         text = json.dumps(results, indent=2, ensure_ascii=False)
         Path(str(trainer.args.output_dir), "results.json").write_text(text + "\n", encoding="utf-8")
         print(format_table(results))
+        if results["diverged"]:
+            print(DIVERGED.format(split=split), file=sys.stderr)
     return results
 
 
@@ -177,19 +184,39 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
         known_labels=head_labels(model_args),
         needs_validation=args.eval_strategy != "no",
     )
+    check_measurable(data, data_args, args.eval_strategy != "no")
     if args.metric_for_best_model:
         check_metric_name(data.problem_type, args.metric_for_best_model)
     return data
 
 
+def check_measurable(data: TextData, data_args: DataArguments, evaluates: bool) -> None:
+    """Raise `ValueError` if there are too few rows for the table at the end, or for evaluations on the way."""
+    fewest = 2 if data.problem_type == "regression" else 1
+    measured = {"test" if "test" in data.splits else "validation"} | ({"validation"} if evaluates else set())
+    for name in sorted(measured):
+        count = data.splits[name].num_rows
+        if count < fewest:
+            given = getattr(data_args, f"{name}_file")
+            raise ValueError(f"{name}_file={given!r}: {count} row to measure on; a correlation needs two.")
+
+
 def head_labels(model_args: ModelArguments) -> list[str] | None:
     """The class names of a model that already is a classifier; `None` for one that gets a new head."""
-    with _naming("config_name" if model_args.config_name else "model_name_or_path", _config_path(model_args)):
-        config = AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
-    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
-    if not is_classifier or model_args.ignore_mismatched_sizes or config.num_labels < 2:
+    config = _own_config(model_args)
+    if not _keeps_head(model_args, config) or config.num_labels < 2:
         return None
     return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def _own_config(model_args: ModelArguments) -> Any:
+    with _naming("config_name" if model_args.config_name else "model_name_or_path", _config_path(model_args)):
+        return AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
+
+
+def _keeps_head(model_args: ModelArguments, config: Any) -> bool:
+    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
+    return is_classifier and not model_args.ignore_mismatched_sizes
 
 
 def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -200,11 +227,43 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
         data (`TextData`): gives the problem type and the class names, which end in the model's `id2label`.
 
     Raises:
-        ValueError: for a tokenizer that has neither a padding nor an end-of-text token; for `prior_bias` where the
-            model has no bias that could start there.
+        ValueError: for a tokenizer that has neither a padding nor an end-of-text token, or does not belong to the model
+            or the texts; for a head that does not fit the labels; for `prior_bias` where the model has no bias that
+            could start there.
     """
     path = model_path(model_args)
+    tokenizer_name = model_args.tokenizer_name or path
+    with _naming("tokenizer_name", tokenizer_name):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **_loading(model_args))
+    model, new = _load_model(model_args, data, path)
+    if model_args.prior_bias:
+        start_at_priors(model, new, data.splits["train"], data.problem_type)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"tokenizer_name={tokenizer_name!r}: no pad token, nor an eos token.")
+        tokenizer.pad_token = tokenizer.eos_token
+        logger.warning("The tokenizer has no pad token: its eos token %r serves as one.", tokenizer.eos_token)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    texts = [data.splits["train"][column] for column in data.text_columns]
+    check_tokenizer(tokenizer_name, tokenizer, model, texts)
+    limit = longest_text(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return model, tokenizer
+
+
+def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of its parameters that are new."""
     names = data.label_names or ["LABEL_0"]
+    own = _own_config(model_args)
+    if _keeps_head(model_args, own) and own.num_labels != len(names):
+        found = f"{len(names)} classes" if data.label_names else "scores (regression)"
+        raise ValueError(
+            f"model_name_or_path={model_args.model_name_or_path!r}: its head has {own.num_labels} outputs, but the "
+            f"labels are {found}; ignore_mismatched_sizes: true gives it a new head, do_regression says what the "
+            "labels are."
+        )
     config = AutoConfig.from_pretrained(
         _config_path(model_args),
         num_labels=len(names),
@@ -213,26 +272,14 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
         problem_type=data.problem_type,
         **_loading(model_args),
     )
-    with _naming("tokenizer_name", model_args.tokenizer_name or path):
-        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or path, **_loading(model_args))
     options = _loading(model_args) | {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation
-    with _naming("model_name_or_path", path):
+    with _naming("model_name_or_path", path, attn_implementation=model_args.attn_implementation):
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, output_loading_info=True, **options
         )
-    if model_args.prior_bias:
-        new = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
-        start_at_priors(model, new, data.splits["train"], data.problem_type)
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(f"tokenizer_name={model_args.tokenizer_name or path!r}: no pad token, nor an eos token.")
-        tokenizer.pad_token = tokenizer.eos_token
-        logger.warning("The tokenizer has no pad token: its eos token %r serves as one.", tokenizer.eos_token)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer
+    return model, {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
 
 
 def encode(
@@ -251,7 +298,7 @@ def encode(
     """
     splits = data.splits
     if group_column is not None:
-        splits = splits | {"train": number_groups(splits["train"], group_column)}
+        splits = splits | {"train": number_groups(splits["train"], group_column, data.text_columns)}
     max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
     if max_length < data_args.max_seq_length:
         logger.warning("max_seq_length=%d: the model takes %d tokens.", data_args.max_seq_length, max_length)
@@ -294,13 +341,19 @@ def _loading(model_args: ModelArguments) -> dict[str, Any]:
 
 
 @contextmanager
-def _naming(field: str, path: str) -> Iterator[None]:
+def _naming(field: str, path: str, attn_implementation: str | None = None) -> Iterator[None]:
+    """Errors of what transformers loads name the field that asked for it."""
     try:
         yield
     except OSError as error:
         reason = (str(error).splitlines() or [""])[0]
         where = "" if Path(path).is_dir() else "no such folder, and the hub cannot be reached or has no such model: "
         raise FileNotFoundError(f"{field}={path!r}: {where}{reason}") from error
+    except Exception as error:
+        # A kernel without its package, or that the model does not have.
+        if attn_implementation and ("attention" in str(error).lower() or "attn" in str(error).lower()):
+            raise ValueError(f"attn_implementation={attn_implementation!r}: {in_one_line(error)}") from error
+        raise ValueError(f"{field}={path!r}: cannot be loaded: {in_one_line(error)}") from error
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from hf_mixup import __version__
 from hf_mixup.mixup_help import mixup_help
-from hf_mixup.reporting import interruptible, one_line_errors
+from hf_mixup.reporting import SHOW_TRACEBACK, interruptible, one_line_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,16 +22,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): the arguments, defaults to those of the process.
 
     Returns:
-        `int`: exit status; 0, 1 for a model that `inspect` finds cannot be mixed, 2 for input that cannot work (one
-            line on stderr says why), 130 after Ctrl-C.
+        `int`: exit status; 0; 1 for a model that `inspect` finds cannot be mixed, a training that diverged, or a
+            comparison with runs that failed; 2 for whatever went wrong (one line on stderr says what, and `--debug`
+            shows the traceback); 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    words, debug = without_debug(words)
+    SHOW_TRACEBACK.set(debug)
     if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
         return _status(lambda: _train(words[1:]))
     # Help, the version, or what is missing: each of them exits.
     options = _parser().parse_args(words)
     commands = {"inspect": _inspect, "compare": _compare, "report": _report}
     return _status(lambda: commands[options.command](options)) if options.command in commands else 2
+
+
+def without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """The words without `--debug`, unless a value follows it, which makes it the field of the training arguments."""
+    followed = [not word.startswith("-") for word in words[1:]] + [False]
+    kept = [word for word, value in zip(words, followed, strict=True) if word != "--debug" or value]
+    return kept, len(kept) < len(words)
 
 
 def _status(command: Callable[[], int]) -> int:
@@ -42,7 +53,11 @@ def _status(command: Callable[[], int]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hf-mixup", description="Fine-tune text classifiers with mixup.")
+    parser = argparse.ArgumentParser(
+        prog="hf-mixup",
+        description="Fine-tune text classifiers with mixup.",
+        epilog="With --debug every command shows the traceback of an error.",
+    )
     parser.add_argument("--version", action="version", version=f"hf-mixup {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser(
@@ -126,7 +141,7 @@ def _report(options: argparse.Namespace) -> int:
     with one_line_errors():
         from hf_mixup.comparison.report import write_report
 
-        print(write_report(options.folder))
+        print(write_report(os.path.expanduser(options.folder)))
         return 0
 
 
@@ -139,7 +154,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
         disable_progress_bar()
         set_verbosity_error()
-        model, source = named_model(options.model, options.attn_implementation, options.trust_remote_code)
+        model, source = named_model(
+            os.path.expanduser(options.model), options.attn_implementation, options.trust_remote_code
+        )
         inspection = replace(inspect_model(model, options.blocks), source=source)
         print(json.dumps(inspection.to_dict(), indent=2) if options.json else inspection)
         return 0 if inspection.usable else 1
@@ -152,9 +169,9 @@ def _train(words: list[str]) -> int:
         from hf_mixup.classification import finish, prepare
 
         run = prepare(*parse(words))
-    with interruptible(run.trainer.args.output_dir):
-        finish(run)
-    return 0
+        with interruptible(run.trainer.args.output_dir):
+            results = finish(run)
+        return 1 if results["diverged"] else 0
 
 
 if __name__ == "__main__":

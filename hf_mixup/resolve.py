@@ -31,7 +31,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
         ValueError: for an unknown recipe or field, with the nearest spelling.
         FileNotFoundError: for a path that is not there.
     """
-    if spec is None or spec is False or spec == "none":
+    if spec is None or spec is False or (isinstance(spec, str) and spec.lower() == "none"):
         return None
     if isinstance(spec, MixupConfig):
         return replace(spec)
@@ -48,7 +48,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
     if not isinstance(spec, (str, Path)):
         raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
     if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):
-        return MixupConfig.from_file(spec)
+        return MixupConfig.from_file(Path(spec).expanduser())
     names = recipe_names()
     if spec not in names:
         raise ValueError(

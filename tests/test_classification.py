@@ -109,7 +109,7 @@ def test_a_model_that_is_a_classifier_keeps_its_classes(arguments, tmp_path):
 
 def test_labels_outside_of_the_model(arguments, tmp_path):
     model = save_classifier(tmp_path, ["positive", "negative", "neutral"])
-    with pytest.raises(ValueError, match="outside of the model's 3: bad, good"):
+    with pytest.raises(ValueError, match="outside of the model's 3: 'bad', 'good'"):
         prepare(*parse(arguments(model=model)))
     run = prepare(*parse(arguments("--ignore_mismatched_sizes", model=model)))
     assert run.trainer.model.config.id2label == {0: "bad", 1: "good"}

@@ -192,14 +192,13 @@ def test_parse_types_and_precedence(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
         "model_name_or_path: m\ntrain_file: t.csv\nlearning_rate: 5e-5\nwarmup_steps: 3\nbf16: false\nseed: null\n"
-        "text_column_names: [left, right]\nlabel_names: [labels, other]\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+        "text_column_names: [left, right]\nlr_scheduler_kwargs: {num_cycles: 2}\n"
         "lr_scheduler_type: cosine\nlabel_delimiter: ' '\nmixup: {site: pooled, alpha: 0.5}\n"
     )
     model_args, data_args, args = parse([str(path), "--warmup_steps", "5", "--learning-rate=1e-3", "--use_cpu"])
     assert (args.learning_rate, args.warmup_steps, args.bf16, args.seed, args.use_cpu) == (1e-3, 5, False, 42, True)
     assert data_args.text_column_names == "left,right"
     assert data_args.label_delimiter == " "
-    assert args.label_names == ["labels", "other"]
     assert args.lr_scheduler_kwargs == {"num_cycles": 2}
     assert model_args.mixup == {"site": "pooled", "alpha": 0.5}
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from hf_mixup.comparison.grid import Cell, Comparison
 from hf_mixup.comparison.measures import further_metrics, predict
 from hf_mixup.comparison.rows import read_data, training_data
 from hf_mixup.data import TextData, texts_of
-from hf_mixup.evaluation.metrics import METRICS, check_metric_name, higher_is_better, reliability
+from hf_mixup.evaluation.calibration import reliability
+from hf_mixup.evaluation.metrics import METRICS, check_metric_name, higher_is_better
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
-from hf_mixup.labels import number_groups
+from hf_mixup.groups import number_groups
 from hf_mixup.resolve import resolve_config
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,8 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     result |= {"problem_type": data.problem_type, "label_names": data.label_names}
     metrics, curves, predictions = measure(best, data, flipped)
     more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
-    result |= {"metrics": finite(metrics | more), "curves": {"learning": best.learning} | curves | more_curves}
+    curves = {"learning": best.learning} | curves | more_curves
+    result |= {"metrics": known_to_json(metrics | more), "curves": known_to_json(curves)}
     result["train"] = {"steps": best.trainer.state.global_step, "seconds": round(time.perf_counter() - start, 1)}
     np.savez_compressed(folder / PREDICTIONS, **predictions)  # type: ignore[arg-type]
     written = folder / f"{RESULT}.part"
@@ -141,9 +144,12 @@ def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
     """The variant that does better on the development split; one that has diverged is the worst."""
     name = (metric or "loss").removeprefix("eval_")
     sign = 1 if higher_is_better(name) else -1
-    values = [-math.inf if one is None else sign * one.dev_metrics[name] for one in (best, other)]
-    before, now = (-math.inf if math.isnan(value) else value for value in values)
-    return other if best is None or now > before else best
+
+    def rank(one: Trained) -> tuple[bool, float]:
+        value = one.dev_metrics[name]
+        return math.isfinite(one.dev_metrics["loss"]), sign * value if math.isfinite(value) else -math.inf
+
+    return other if best is None or rank(other) > rank(best) else best
 
 
 def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
@@ -162,8 +168,8 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
         curves["reliability"] = reliability(logits, labels)
         curves["reliability_scaled"] = reliability(logits / temperature, labels)
     if flipped.any():
-        wrong, wrong_labels = predict(trainer, best.splits["train"].select(np.flatnonzero(flipped)))
-        metrics["memorised"] = float((wrong.argmax(1) == wrong_labels).mean())
+        wrong = predict(trainer, best.splits["train"].select(np.flatnonzero(flipped)))
+        metrics["memorised"] = METRICS[kind](*wrong)["accuracy"]
     predictions = {"test_logits": logits, "test_labels": labels}
     return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
 
@@ -174,9 +180,13 @@ def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
     return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers that JSON knows: what is not finite becomes `None`."""
-    return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+def known_to_json(value: Any) -> Any:
+    """The same with what JSON knows: numbers that are not finite become `None`, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: known_to_json(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [known_to_json(one) for one in value]
+    return None if isinstance(value, Real) and not math.isfinite(value) else value
 
 
 def check_runs(comparison: Comparison) -> TextData:
@@ -210,7 +220,7 @@ def check_runs(comparison: Comparison) -> TextData:
                 with mixup_errors():
                     mixup = resolve_config(given[0].mixup)
                     if mixup is not None and mixup.group_column is not None:
-                        number_groups(data.splits["train"], mixup.group_column)
+                        number_groups(data.splits["train"], mixup.group_column, data.text_columns)
                     if mixup is not None:
                         Mixup(model, mixup)
             except ValueError as error:

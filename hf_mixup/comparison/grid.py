@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral
@@ -11,6 +12,7 @@ from typing import Any
 from hf_mixup import checks
 from hf_mixup.arguments import DataArguments, read_yaml
 from hf_mixup.resolve import recipe_names
+from hf_mixup.training_options import refused_in_comparison
 
 MEASURES = ("boundary", "perturbation")
 # Methods that are no recipe: fields of a run.
@@ -20,8 +22,6 @@ RIVALS: dict[str, dict[str, Any]] = {
 }
 # The comparison decides these in every run.
 DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint")
-# The last weights of a training are measured, whatever its checkpoints; variants are picked by select_by.
-UNUSED = ("load_best_model_at_end", "metric_for_best_model")
 # Methods share their data and the number of their updates.
 SHARED = (
     *(item.name for item in fields(DataArguments)),
@@ -89,6 +89,8 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.methods = _methods(self.methods)
+        self.output_dir = os.path.expanduser(str(self.output_dir))
+        self.outliers = None if self.outliers is None else os.path.expanduser(str(self.outliers))
         for name, low in (("seeds", 0), ("train_sizes", 1)):
             setattr(self, name, _whole_numbers(name, getattr(self, name), low))
         shares = [checks.number(high=0.9)("label_noise", share) for share in _list("label_noise", self.label_noise)]
@@ -101,11 +103,12 @@ class Comparison:
         if self.workers is not None:
             (self.workers,) = _whole_numbers("workers", [self.workers], 1)
         _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
-        _refuse(self.run, UNUSED, "the last weights are measured, and select_by picks variants; leave it out")
+        refused_in_comparison(self.run)
         for name, variants in self.methods.items():
             for variant in variants:
                 where = f" (in the method {name!r})"
-                _refuse(variant, (*DECIDED, *UNUSED), f"the comparison sets it{where}")
+                _refuse(variant, DECIDED, f"the comparison sets it{where}")
+                refused_in_comparison(variant, where)
                 _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
 
     @property
@@ -183,6 +186,6 @@ def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:
 
 
 def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
-    for name in names:
-        if name in given:
-            raise ValueError(f"{name}={given[name]!r}: {why}.")
+    for name, value in given.items():
+        if name.replace("-", "_") in names:
+            raise ValueError(f"{name}={value!r}: {why}.")

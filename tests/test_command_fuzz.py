@@ -1,0 +1,164 @@
+"""Random YAML files over all fields: each run ends well, or with one line and no traceback."""
+
+import contextlib
+import io
+import os
+import random
+import re
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from hf_mixup.arguments import DataArguments, ModelArguments
+from hf_mixup.cli import main
+from hf_mixup.config import CHOICES, MixupConfig
+from hf_mixup.resolve import recipe_names
+from tests.toy_text import save_toy_model, write_csv, write_reviews
+
+FEW, MANY = 60, 2_000
+# How long a run takes, and where it is written, is the test's to say; torch.compile alone takes half a minute.
+OURS = ("max_steps", "num_train_epochs", "output_dir", "cache_dir", "torch_compile", "torch_compile_backend")
+OURS = (*OURS, "torch_compile_mode", "overwrite_output_dir", "dataloader_num_workers", "push_to_hub")
+NUMBERS = (0, 1, 2, 3, 8, -1, 0.5, 1e-3, 1e-6, 1.5, 100, 1e25, float("nan"), float("inf"), "5e-5", "2")
+WORDS = ("", "none", "None", "true", "no", "steps", "epoch", "best", "all", "auto", "text", "label", "accuracy", "nll")
+WORDS = (
+    *WORDS,
+    "linear",
+    "cosine",
+    "adamw_torch",
+    "sgd",
+    "eager",
+    "sdpa",
+    "utf-8",
+    "é",
+    "a b",
+    "~/x",
+    "0",
+    ",",
+    ";",
+    "|",
+)
+ODD = (None, True, False, [], {}, [1, 2], ["a", None], {"a": 1}, {"num_cycles": 2}, [0.5], -(10**30), 10**30)
+MIXUP = [field.name for field in fields(MixupConfig)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run of two steps, and files that some YAML files name."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    pairs = write_csv(folder / "scores.csv", ["text", "label"], [(f"a film {n}", n / 7) for n in range(24)])
+    return {
+        "model_name_or_path": save_toy_model(folder / "toy"),
+        "train_file": write_reviews(folder / "train.csv", 24),
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+        "overwrite_output_dir": True,
+        "max_steps": 2,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }, {"train_file": pairs}
+
+
+def value_of(draw, field):
+    """Often a value of the field's kind, sometimes anything."""
+    choices = (
+        [item.value for item in field.type] if isinstance(field.type, type) and issubclass(field.type, Enum) else []
+    )
+    kind = str(field.type)
+    pools = [ODD, NUMBERS, WORDS, ([field.default] if isinstance(field.default, (str, int, float, bool)) else ODD)]
+    if choices:
+        pools += [choices] * 4
+    if "bool" in kind:
+        pools += [(True, False)] * 3
+    if "int" in kind or "float" in kind:
+        pools += [NUMBERS] * 3
+    if "str" in kind:
+        pools += [WORDS] * 2
+    return draw.choice(draw.choice(pools))
+
+
+def mixup_of(draw):
+    if draw.random() < 0.4:
+        return draw.choice([*recipe_names(), "none", "None", "tmx", "absent.yaml", True, False, None, 3, [], ""])
+    names = draw.sample(MIXUP, draw.randint(1, 3))
+    values = (*NUMBERS, *ODD, "7/12", [0, 1], [-1], {0: 0, 0.5: 1}, [1.0, 2.0])
+    return {name: draw.choice([*CHOICES.get(name, ()), *values]) for name in names}
+
+
+def random_run(seed, base, other):
+    draw = random.Random(seed)
+    known = [
+        field for group in (ModelArguments, DataArguments, TrainingArguments) for field in fields(group) if field.init
+    ]
+    changed = draw.sample(
+        [field for field in known if field.name not in OURS and field.name != "mixup"], draw.randint(1, 4)
+    )
+    values = base | (other if draw.random() < 0.3 else {})
+    values |= {field.name: value_of(draw, field) for field in changed}
+    return values | ({"mixup": mixup_of(draw)} if draw.random() < 0.5 else {"mixup": {"site": "embeddings"}})
+
+
+@contextlib.contextmanager
+def as_before():
+    """Options that change the process, such as the environment or determinism, are undone."""
+    environment, grad = dict(os.environ), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.use_deterministic_algorithms(False)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(torch.float32)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run(values, folder):
+    """The exit status of a run, and its errors."""
+    path = Path(folder, "run.yaml")
+    path.write_text(yaml.safe_dump(values))
+    printed = io.StringIO()
+    with as_before(), contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
+        status = main(["train", str(path)])
+    return status, printed.getvalue()
+
+
+def check(seed, base, tmp_path):
+    values = random_run(seed, *base)
+    results = Path(values["output_dir"], "results.json")
+    results.unlink(missing_ok=True)
+    try:
+        status, printed = run(values, tmp_path)
+    except BaseException as error:
+        raise AssertionError(f"seed {seed}: {values}") from error
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in printed and status in (0, 1, 2), (seed, values, printed)
+    assert len(errors) == (status != 0), (seed, values, status, printed)
+    assert results.is_file() == (status != 2), (seed, values, status, printed)
+    # What a library says without a field is what the checks before it have missed.
+    assert not errors or not re.match(r"error: \w+(Error|Exception): ", errors[0]), (seed, values, errors)
+    return status
+
+
+def fuzz(seeds, base, tmp_path):
+    statuses = [check(seed, base, tmp_path) for seed in seeds]
+    assert 0.05 < statuses.count(0) / len(statuses) < 0.95
+
+
+def test_few_random_runs(base, tmp_path):
+    fuzz(range(FEW), base, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_many_random_runs(base, tmp_path, part):
+    fuzz(range(FEW + part, FEW + MANY, 8), base, tmp_path)
