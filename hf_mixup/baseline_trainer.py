@@ -41,8 +41,8 @@ class BaselineTrainer(Trainer):
         self._loss_watch = LossWatch(nonfinite_loss)
         super().__init__(*args, **kwargs)
         self._step_examples: int | None = None
-        # Whether some rows of the data have no label.
-        self._has_ignored = False
+        # Whether some rows of the data have no label; None as long as nobody knows.
+        self._has_ignored: bool | None = None
         config = MixupConfig() if class_weights is None else MixupConfig(class_weights=list(class_weights))
         self._has_weights = config.class_weights is not None
         check_trainer(self, self._has_weights)
@@ -109,7 +109,8 @@ class BaselineTrainer(Trainer):
         evaluated = {} if self.args.eval_strategy == "no" else by_name(self.eval_dataset, "eval_dataset")
         config = self._objective.about
         columns = dict(check_label_columns(by_name(self.train_dataset, "train_dataset") | evaluated, config))
-        self._has_ignored = any(has_ignored(labels, config) for labels in columns.values())
+        found = any(has_ignored(labels, config) for labels in columns.values())
+        self._has_ignored = found if "train_dataset" in columns else None
         return columns
 
     # ---- Loss ----
@@ -134,7 +135,7 @@ class BaselineTrainer(Trainer):
             is_normalised = False
         self.loss_is_scaled_for_ga = is_normalised
         if model.training and labels is not None and not is_normalised:
-            loss = self._share_of_step(loss, labels)
+            loss = self._share_of_step(loss, self._count(labels))
         return (loss, outputs) if return_outputs else loss
 
     def _own_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -171,15 +172,15 @@ class BaselineTrainer(Trainer):
 
     def _count(self, labels: Tensor) -> int:
         """The examples of a batch that have a label. An accelerator is only waited for if the data lack some."""
-        if not self._has_ignored and labels.device.type != "cpu":
+        if self._has_ignored is False or (self._has_ignored is None and labels.device.type != "cpu"):
             return len(labels)
         ignored = has_ignored(labels, model_config(self._module))
         return int((labels != IGNORED).sum()) if ignored else len(labels)
 
-    def _share_of_step(self, loss: Tensor, labels: Tensor) -> Tensor:
-        """The part of a batch's mean loss in the mean over all examples of the optimiser step."""
+    def _share_of_step(self, loss: Tensor, count: int) -> Tensor:
+        """The part of the mean loss of `count` examples in the mean over all examples of the optimiser step."""
         self.loss_is_scaled_for_ga = bool(self._step_examples)
-        return loss * (self._count(labels) / self._step_examples) if self._step_examples else loss
+        return loss * (count / self._step_examples) if self._step_examples else loss
 
 
 @contextmanager

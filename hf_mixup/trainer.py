@@ -135,7 +135,7 @@ class MixupTrainer(BaselineTrainer):
         else:
             clean_logits = logits_of(model(**inputs)) if mixup.needs_clean_pass(plan) else None
             losses = mixup.target_losses(logits, mixed, labels, plan, self.args.label_smoothing_factor, clean_logits)
-            loss = self._share_of_step(losses.mean(), labels)
+            loss = self._share_of_step(losses.mean(), count)
         self._logs.add(mixup.settled(plan), logits.detach(), mixed, mixup.objective.problem_type(labels))
         return (loss, outputs) if return_outputs else loss
 

@@ -6,7 +6,7 @@ import os
 import random
 import re
 from dataclasses import fields
-from enum import Enum
+from enum import EnumMeta
 from pathlib import Path
 
 import pytest
@@ -68,21 +68,15 @@ def base(tmp_path_factory):
 
 
 def value_of(draw, field):
-    """Often a value of the field's kind, sometimes anything."""
-    choices = (
-        [item.value for item in field.type] if isinstance(field.type, type) and issubclass(field.type, Enum) else []
-    )
+    """Half of the time a value that may well work, else anything."""
     kind = str(field.type)
-    pools = [ODD, NUMBERS, WORDS, ([field.default] if isinstance(field.default, (str, int, float, bool)) else ODD)]
-    if choices:
-        pools += [choices] * 4
-    if "bool" in kind:
-        pools += [(True, False)] * 3
-    if "int" in kind or "float" in kind:
-        pools += [NUMBERS] * 3
-    if "str" in kind:
-        pools += [WORDS] * 2
-    return draw.choice(draw.choice(pools))
+    choices = [item.value for item in field.type] if isinstance(field.type, EnumMeta) else []
+    plain = {"bool": (True, False), "int": (1, 2, 3, 16), "float": (0.0, 0.1, 1e-3), "str": ("text", "label", "none")}
+    fitting = [values for name, values in plain.items() if name in kind]
+    fitting += [[field.default]] if isinstance(field.default, (str, int, float, bool, type(None))) else []
+    if draw.random() < 0.5 and (choices or fitting):
+        return draw.choice(choices or draw.choice(fitting))
+    return draw.choice(draw.choice([ODD, NUMBERS, WORDS, *fitting]))
 
 
 def mixup_of(draw):
@@ -95,15 +89,11 @@ def mixup_of(draw):
 
 def random_run(seed, base, other):
     draw = random.Random(seed)
-    known = [
-        field for group in (ModelArguments, DataArguments, TrainingArguments) for field in fields(group) if field.init
-    ]
-    changed = draw.sample(
-        [field for field in known if field.name not in OURS and field.name != "mixup"], draw.randint(1, 4)
-    )
+    known = [field for group in (ModelArguments, DataArguments, TrainingArguments) for field in fields(group)]
+    known = [field for field in known if field.init and field.name not in (*OURS, "mixup")]
     values = base | (other if draw.random() < 0.3 else {})
-    values |= {field.name: value_of(draw, field) for field in changed}
-    return values | ({"mixup": mixup_of(draw)} if draw.random() < 0.5 else {"mixup": {"site": "embeddings"}})
+    values |= {field.name: value_of(draw, field) for field in draw.sample(known, draw.choice((0, 1, 1, 2, 3)))}
+    return values | ({"mixup": mixup_of(draw)} if draw.random() < 0.3 else {"mixup": {"site": "embeddings"}})
 
 
 @contextlib.contextmanager
