@@ -81,7 +81,7 @@ class DataArguments:
     label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
     csv_delimiter: str | None = _help(None, "What separates the cells of CSV files: , by default, a tab in .tsv.")
     csv_quoting: str | None = _help(
-        None, "minimal: cells may stand in quotation marks; none: these are text. By default minimal, doubts refused."
+        None, 'minimal: cells may stand in quotation marks; none: these are text; backslash: \\" stands for one.'
     )
     encoding: str | None = _help(None, "Encoding of CSV and JSON files, such as cp1252 or utf-16; UTF-8 by default.")
     do_regression: bool | None = _help(None, "Labels are numbers to predict; by default if some are decimal.")
@@ -125,7 +125,9 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> Any:
-        raise ValueError(message)
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        advice = "" if wrong is None else nearest(wrong[1], re.findall(r"[^\s',]+", wrong[2]))
+        raise ValueError(message + (f".{advice}" if advice else ""))
 
 
 def parse(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
@@ -234,7 +236,9 @@ def _option_names(argv: Sequence[str]) -> list[str]:
 def _check_names(names: Sequence[str], known: Mapping[str, Action]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"unknown field {name!r}.{nearest(name, known)}")
+            is_of_mixup = name in {field.name for field in fields(MixupConfig)}
+            advice = f" Did you mean 'mixup.{name}'?" if is_of_mixup else nearest(name, known)
+            raise ValueError(f"unknown field {name!r}.{advice}")
 
 
 def _to_argv(name: str, value: Any, action: Action) -> list[str]:

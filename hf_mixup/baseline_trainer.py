@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 from transformers import Trainer
@@ -41,9 +42,14 @@ class BaselineTrainer(Trainer):
         self._loss_watch = LossWatch(nonfinite_loss)
         super().__init__(*args, **kwargs)
         self._step_examples: int | None = None
+        self._args_before: dict[str, Any] = {}
         # Whether some rows of the data have no label; None as long as nobody knows.
         self._has_ignored: bool | None = None
-        config = MixupConfig() if class_weights is None else MixupConfig(class_weights=list(class_weights))
+        config = (
+            MixupConfig()
+            if class_weights is None
+            else MixupConfig(class_weights=torch.as_tensor(class_weights).tolist())
+        )
         self._has_weights = config.class_weights is not None
         check_trainer(self, self._has_weights)
         self._objective = Objective(model_config(self._module), config)
@@ -84,7 +90,7 @@ class BaselineTrainer(Trainer):
         self._loss_watch.restart()
         try:
             # The filter logs 0, or the losses before, in the place of one that is not finite.
-            with changed(self.args, logging_nan_inf_filter=False):
+            with changed(self.args, logging_nan_inf_filter=False) as self._args_before:
                 output = super().train(*args, **kwargs)
             self._loss_watch.see(output.training_loss, output.global_step)
             return output
@@ -98,6 +104,11 @@ class BaselineTrainer(Trainer):
             self._loss_watch.see(loss.item(), self.state.global_step + 1)
         return loss
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # The training arguments are saved as the user gave them.
+        with changed(self.args, **self._args_before):
+            super()._save(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's."""
         if "loss" in logs:
@@ -106,12 +117,21 @@ class BaselineTrainer(Trainer):
 
     def _check_labels(self) -> dict[str, Tensor]:
         """The labels of the data sets, by name. Raises `ValueError` if the model cannot be trained on them."""
+        if not self._makes_targets and self.compute_loss_func is not None:
+            return {}
         evaluated = {} if self.args.eval_strategy == "no" else by_name(self.eval_dataset, "eval_dataset")
-        config = self._objective.about
-        columns = dict(check_label_columns(by_name(self.train_dataset, "train_dataset") | evaluated, config))
+        datasets, config = by_name(self.train_dataset, "train_dataset") | evaluated, self._objective.about
+        columns = dict(check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
         found = any(has_ignored(labels, config) for labels in columns.values())
+        if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
+            raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
         self._has_ignored = found if "train_dataset" in columns else None
         return columns
+
+    @property
+    def _makes_targets(self) -> bool:
+        """Whether labels become targets here, and not in the model or in a loss of the user's."""
+        return self._has_weights
 
     # ---- Loss ----
 
@@ -124,7 +144,7 @@ class BaselineTrainer(Trainer):
     ) -> Any:
         """Trainer's loss, as a mean over the examples that have a label."""
         inputs, items = self._with_usual_labels(inputs), num_items_in_batch
-        labels = inputs.get("labels")
+        labels = inputs["labels"] if isinstance(inputs.get("labels"), Tensor) else None
         is_users = self.compute_loss_func is not None
         if labels is None or is_users or not (self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
@@ -156,7 +176,7 @@ class BaselineTrainer(Trainer):
 
     def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         labels = inputs.get("labels")
-        if not isinstance(labels, Tensor):
+        if not isinstance(labels, Tensor) or self.compute_loss_func is not None:
             return dict(inputs)
         return {**inputs, "labels": as_loss_takes_them(labels, model_config(self._module))}
 
@@ -165,14 +185,16 @@ class BaselineTrainer(Trainer):
         samples, items = super().get_batch_samples(*args, **kwargs)
         labels = [sample.get("labels") if isinstance(sample, Mapping) else None for sample in samples]
         self._step_examples = sum(
-            find_batch_size(sample) or 0 if label is None else self._count(label)
+            self._count(label) if isinstance(label, Tensor) else find_batch_size(sample) or 0
             for sample, label in zip(samples, labels, strict=True)
         )
         return samples, items
 
     def _count(self, labels: Tensor) -> int:
-        """The examples of a batch that have a label. An accelerator is only waited for if the data lack some."""
-        if self._has_ignored is False or (self._has_ignored is None and labels.device.type != "cpu"):
+        """The examples of a batch that have a label. Of an accelerator only the first batch is read to know of any."""
+        if self._has_ignored is None and labels.device.type != "cpu":
+            self._has_ignored = has_ignored(labels, model_config(self._module))
+        if self._has_ignored is False:
             return len(labels)
         ignored = has_ignored(labels, model_config(self._module))
         return int((labels != IGNORED).sum()) if ignored else len(labels)
@@ -184,11 +206,11 @@ class BaselineTrainer(Trainer):
 
 
 @contextmanager
-def changed(args: Any, **values: Any) -> Iterator[None]:
-    """Attributes with other values inside of the block."""
+def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
+    """Attributes with other values inside of the block, which is given the values before."""
     before = {name: getattr(args, name) for name in values}
     vars(args).update(values)
     try:
-        yield
+        yield before
     finally:
         vars(args).update(before)

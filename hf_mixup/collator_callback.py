@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -130,6 +129,7 @@ class ForgottenCallback(TrainerCallback):
 
     _about: Any = None
     _problem_type: str | None = None
+    _looked_at: Any = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note what the first mixed batch of an evaluation would change in the model's config."""
@@ -148,8 +148,13 @@ class ForgottenCallback(TrainerCallback):
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises `ValueError` after the first batch of an evaluation that is mixed; the model's config is put back."""
-        for collator in collators_in(_collate_fn_of(kwargs.get("eval_dataloader"))):
+        loader = kwargs.get("eval_dataloader")
+        if loader is self._looked_at:
+            return
+        self._looked_at = loader
+        for collator in collators_in(_collate_fn_of(loader)):
             if not collator.has_trainer:
+                self._looked_at = None
                 if self._about is not None:
                     self._about.problem_type = self._problem_type
                 raise ValueError(_forgotten(collator))
@@ -165,6 +170,7 @@ def collators_in(collate_fn: Any, depth: int = DEPTH_OF_WRAPPERS) -> Iterator[Co
 
 
 def _parts(function: Any) -> list[Any]:
+    """What a function holds. Globals are not among it, as it may name a collator there that it does not call."""
     if isinstance(function, partial):
         return [function.func, *function.args, *function.keywords.values()]
     if isinstance(function, MethodType):
@@ -172,8 +178,8 @@ def _parts(function: Any) -> list[Any]:
     if isinstance(function, FunctionType):
         # A variable that is not assigned yet has no value to look into.
         with suppress(ValueError):
-            names = inspect.getclosurevars(function)
-            return [*names.nonlocals.values(), *names.globals.values()]
+            return [cell.cell_contents for cell in function.__closure__ or ()]
+        return []
     return list(getattr(function, "__dict__", {}).values())
 
 

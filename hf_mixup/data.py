@@ -70,7 +70,7 @@ def load_splits(
     """
     raw = _read_files(data_args, cache_dir) if data_args.train_file else _read_dataset(data_args, cache_dir, token)
     texts, label = _columns(raw["train"], data_args)
-    if "test" in raw and label in raw["train"].column_names and is_unlabelled(raw["test"], label):
+    if "test" in raw and label in raw["train"].column_names and is_unlabelled(raw["test"], label, raw["train"]):
         logger.warning("test: no row has a label, so the test data are left out.")
         del raw["test"]
     for name, split in raw.items():
@@ -175,7 +175,7 @@ def _check_columns(split: Dataset, name: str, columns: Sequence[str]) -> None:
 def _drop_missing_texts(raw: DatasetDict, texts: Sequence[str]) -> tuple[dict[str, Dataset], dict[str, list[int]]]:
     kept, dropped = {}, {}
     for name, split in raw.items():
-        columns = [split[column] for column in texts]
+        columns = [split[column][:] for column in texts]
         whole = [all(text and text.strip() for text in row) for row in zip(*columns, strict=True)]
         dropped[name] = [number for number, fine in enumerate(whole, start=1) if not fine]
         if not any(whole):
@@ -203,7 +203,7 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
         ValueError: where there is but one row.
     """
     train = splits["train"]
-    labels = list(train["labels"]) if problem_type == "single_label_classification" else None
+    labels = train["labels"][:] if problem_type == "single_label_classification" else None
     # A correlation needs two.
     count = max(2 if problem_type == "regression" else 1, round(HELD_OUT * train.num_rows))
     # Stratification needs room for every class on both sides.

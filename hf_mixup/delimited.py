@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any
 
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-QUOTINGS: dict[str, Literal[0, 3]] = {"minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
+# How quotation marks are written, as options of `csv.reader`.
+QUOTINGS: dict[str, dict[str, Any]] = {
+    "minimal": {"quoting": csv.QUOTE_MINIMAL},
+    "none": {"quoting": csv.QUOTE_NONE},
+    "backslash": {"quoting": csv.QUOTE_MINIMAL, "doublequote": False, "escapechar": "\\"},
+}
 # The largest that Python takes on every platform; its default is 131,072 characters.
 LONGEST_CELL = 2**31 - 1
+BACKSLASH = "give csv_quoting: backslash if a backslash before a quotation mark makes it a part of the text"
 UNQUOTED = "give csv_quoting: none if its quotation marks are part of the text"
 
 
@@ -22,15 +30,16 @@ def read_delimited(text: str, delimiter: str, quoting: str | None = None) -> dic
     Args:
         text (`str`): the whole file. Blank lines are no rows.
         delimiter (`str`): one character.
-        quoting (`str`, *optional*): `"minimal"`: a cell may stand in quotation marks; `"none"`: quotation marks are
-            text. By default `"minimal"`, and a quoted cell that seems to hold whole rows is refused.
+        quoting (`str`, *optional*): `"minimal"`: a cell may stand in quotation marks, and two of them in it are one;
+            `"backslash"`: the same, with a backslash before those that are text; `"none"`: quotation marks are text.
+            By default `"minimal"`, and a quoted cell that seems to hold whole rows is refused.
 
     Returns:
-        `dict[str, list[str | None]]`: the cells by column; `None` for an empty one. Columns without a name are left
-            out, and blanks around a name.
+        `dict[str, list[str | None]]`: the cells by column; `None` for an empty one, and for one that a short row lacks
+            at its end. Columns without a name are left out, and blanks around a name.
 
     Raises:
-        ValueError: for rows with more or fewer fields than the header, quotation marks that do not match, a header that
+        ValueError: for rows with more fields than the header, quotation marks that do not match, a header that
             another delimiter parts, or a column that is there twice.
     """
     records = _records(text, delimiter, quoting)
@@ -40,9 +49,10 @@ def read_delimited(text: str, delimiter: str, quoting: str | None = None) -> dic
     header = _header(first.cells, delimiter)
     rows, joined = [], []
     for number, record in enumerate(records, start=1):
-        if len(record.cells) != len(header):
-            raise ValueError(_wrong_length(number, record, len(header), delimiter))
-        rows.append(record.cells)
+        if len(record.cells) > len(header):
+            found = f"row {number} (line {record.line}) has {len(record.cells)} fields, the header has {len(header)}"
+            raise ValueError(f"{found}: put a text that holds {delimiter!r} in quotation marks, or give csv_delimiter.")
+        rows.append(record.cells + [""] * (len(header) - len(record.cells)))
         joined += [(number, record.line + offset, line) for offset, line in enumerate(record.lines[:-1])]
     if quoting is None:
         _refuse_joined_rows(rows, joined, delimiter)
@@ -64,7 +74,7 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
             lines.append(line)
             yield line
 
-    reader = csv.reader(noted(), delimiter=delimiter, quoting=QUOTINGS[quoting or "minimal"], strict=True)
+    reader = csv.reader(noted(), delimiter=delimiter, strict=True, **QUOTINGS[quoting or "minimal"])
     with _cells_of_any_length():
         while True:
             start = reader.line_num + 1
@@ -74,7 +84,8 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
             except StopIteration:
                 return
             except csv.Error as error:
-                raise ValueError(f"line {start}: a quotation mark without its match ({error}); {UNQUOTED}.") from error
+                advice = BACKSLASH if any('\\"' in line for line in lines) else UNQUOTED
+                raise ValueError(f"line {start}: a quotation mark without its match ({error}); {advice}.") from error
             if "".join(cells).strip() or len(cells) > 1:
                 yield _Record(cells, start, list(lines))
 
@@ -101,33 +112,25 @@ def _header(cells: Sequence[str], delimiter: str) -> list[str]:
     return names
 
 
-def _wrong_length(number: int, record: _Record, expected: int, delimiter: str) -> str:
-    found = len(record.cells)
-    advice = (
-        f"a text that holds {delimiter!r} must stand in quotation marks; or give another csv_delimiter"
-        if found > expected
-        else "each row needs them all, empty ones too"
-    )
-    fields = f"{found} field{'s' * (found != 1)}"
-    return f"row {number} (line {record.line}) has {fields}, the header has {expected}: {advice}."
-
-
 def _refuse_joined_rows(rows: Sequence[Sequence[str]], joined: Sequence[tuple[int, int, str]], delimiter: str) -> None:
-    """A line inside of a quoted cell that would be a row, with a value that other rows have: a lone quotation mark."""
+    """A line inside of a quoted cell that would be a row, with a value as other rows have it: a lone quotation mark."""
     if not joined:
         return
-    common = [
-        {cell for cell, count in Counter(column).items() if cell.strip() and count > 1}
-        for column in zip(*rows, strict=True)
-    ]
+    usual = [_usual(column) for column in zip(*rows, strict=True)]
     for number, line, content in joined:
         cells = next(csv.reader([content.rstrip("\r\n")], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
-        if len(cells) == len(common) and any(cell in known for cell, known in zip(cells, common, strict=True)):
+        if len(cells) == len(usual) and any(
+            is_usual(cell.strip()) for is_usual, cell in zip(usual, cells, strict=True)
+        ):
             raise ValueError(
                 f"row {number} has a quoted cell of several lines, of which line {line} looks like a row of its own; "
                 f"{UNQUOTED}, or csv_quoting: minimal if the cell is right."
             )
 
 
-def _common(cells: Sequence[str]) -> set[str]:
-    return {cell for cell, count in Counter(cells).items() if cell.strip() and count > 1}
+def _usual(column: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a cell is one that several rows of a column have, or a number in a column of numbers."""
+    cells = Counter(cell.strip() for cell in column)
+    common = {cell for cell, count in cells.items() if cell and count > 1}
+    are_numbers = sum(count for cell, count in cells.items() if NUMBER.fullmatch(cell)) > len(column) / 2
+    return lambda cell: cell in common or (are_numbers and NUMBER.fullmatch(cell) is not None)

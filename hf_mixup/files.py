@@ -6,7 +6,9 @@ import codecs
 import hashlib
 import io
 import json
+import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -15,16 +17,24 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from hf_mixup import checks
 from hf_mixup.checks import nearest
 from hf_mixup.delimited import DELIMITERS, QUOTINGS, read_delimited
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".parquet")
+# What to do with files of other kinds, by their names and by how they begin.
+_TABLE, _ARCHIVE = " Save the table as CSV, in UTF-8.", " Unpack it first."
+PACKED = {".xlsx": _TABLE, ".xls": _TABLE, ".ods": _TABLE, ".gz": _ARCHIVE, ".zip": _ARCHIVE}
+PACKED_STARTS = {b"PK\x03\x04": " If it is a workbook, save the table as CSV; unpack archives.", b"\x1f\x8b": _ARCHIVE}
 # What was read is kept under a digest of the file; another number where the same bytes come to mean something else.
 READER_VERSION = "1"
 ROWS_AT_A_TIME = 1000
+# In the metadata of the rows: columns that have no one type, and why.
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class FileFormat:
     Args:
         csv_delimiter (`str`, *optional*): what separates the cells of CSV files; `tab` or `\\t` is a tab. By default a
             comma, in `.tsv` files a tab.
-        csv_quoting (`str`, *optional*): `"minimal"` or `"none"`, see `hf_mixup.delimited.read_delimited`.
+        csv_quoting (`str`, *optional*): `"minimal"`, `"backslash"` or `"none"`, see `read_delimited`.
         encoding (`str`, *optional*): of CSV and JSON files, as Python names it; defaults to UTF-8.
 
     Raises:
@@ -72,7 +82,8 @@ def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | N
             `datasets`.
 
     Returns:
-        `Dataset`: the cells of CSV files as text; of the others as their types say, one type per column.
+        `Dataset`: the cells of CSV files as text; of the others as their types say, one type per column. Columns of a
+            JSON file that have several types are left out, which a warning says.
 
     Raises:
         ValueError: for a file that cannot be read as what its name says, or that could be meant in two ways.
@@ -80,7 +91,8 @@ def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | N
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{field}={path!r}: expected a file named {', '.join(SUFFIXES)}.{nearest(suffix, SUFFIXES)}")
+        advice = PACKED.get(suffix) or nearest(suffix, SUFFIXES)
+        raise ValueError(f"{field}={path!r}: expected a file named {', '.join(SUFFIXES)}.{advice}")
     if not Path(path).is_file():
         folder = Path(path).parent
         siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
@@ -94,11 +106,15 @@ def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | N
     if not kept.is_file():
         try:
             table = _read(content, suffix, file_format)
+            # Refuses types that it does not know.
+            Features.from_arrow_schema(table.schema)
         except (ValueError, pa.ArrowException, RecursionError) as error:
             raise ValueError(f"{field}={path!r}: cannot be read as {suffix[1:]}: {error}") from error
         if not table.num_rows:
             raise ValueError(f"{field}={path!r}: the file has no rows.")
         _keep(table, kept)
+    for reason in _left_out(kept):
+        logger.warning("%s=%r: %s; it is left out.", field, path, reason)
     return Dataset.from_file(str(kept))
 
 
@@ -110,11 +126,21 @@ def _read(content: bytes, suffix: str, file_format: FileFormat) -> pa.Table:
         columns = read_delimited(text, file_format.csv_delimiter or DELIMITERS[suffix], file_format.csv_quoting)
         return pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
     rows = read_json(text)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+    columns, left_out = {}, []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        try:
+            columns[name] = _column(name, [row.get(name) for row in rows])
+        except ValueError as error:
+            left_out.append(str(error))
+    if rows and not columns:
+        raise ValueError("; ".join(left_out) or "its objects are empty.")
+    return pa.table(columns).replace_schema_metadata({LEFT_OUT: json.dumps(left_out)})
 
 
 def _decode(content: bytes, encoding: str | None) -> str:
+    packed = next((advice for start, advice in PACKED_STARTS.items() if content.startswith(start)), None)
+    if packed is not None:
+        raise ValueError(f"it is no text.{packed}")
     try:
         text = content.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -177,12 +203,12 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     """The values of a column as one type.
 
     Raises:
-        ValueError: where they are of several kinds, with the rows.
+        ValueError: if they are of several kinds, with the rows.
     """
     kinds = {_kind(value): number for number, value in reversed([*enumerate(values, start=1)]) if value is not None}
     if len(kinds) > 1:
         found = ", ".join(f"{kind} in row {number}" for kind, number in sorted(kinds.items(), key=lambda item: item[1]))
-        raise ValueError(f"column {name!r} holds {found}; expected values of one kind.")
+        raise ValueError(f"column {name!r} holds {found}")
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError, TypeError) as error:
@@ -200,7 +226,15 @@ def _kind(value: Any) -> str:
 def _keep(table: pa.Table, path: Path) -> None:
     """Write rows for `Dataset.from_file`; whole or not at all, as other processes may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    with pa.OSFile(part, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=ROWS_AT_A_TIME)
     os.replace(part, path)
+
+
+def _left_out(path: Path) -> list[str]:
+    """Why columns are not among the rows that were kept."""
+    with pa.memory_map(str(path)) as source:
+        metadata = pa.ipc.open_stream(source).schema.metadata or {}
+    return json.loads(metadata.get(LEFT_OUT.encode(), "[]"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -10,30 +11,39 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_mixup.targets import IGNORED, check_labels, problem_type_of
+from hf_mixup.targets import IGNORED, check_finite, check_labels, problem_type_of
 
 NAMES = ("labels", "label")
 
 
-def check_label_columns(datasets: Mapping[str, Any], config: Any) -> Iterator[tuple[str, Tensor]]:
+def check_label_columns(
+    datasets: Mapping[str, Any], config: Any, collator: Any, only_finite: bool
+) -> Iterator[tuple[str, Tensor]]:
     """Check the labels of data sets that can be read as a whole, and give those of each.
 
     Args:
-        datasets (`Mapping[str, Any]`): by a name for messages. `datasets.Dataset`, and lists of mappings; others are
-            left to the checks of each batch.
+        datasets (`Mapping[str, Any]`): by a name for messages. Read are `datasets.Dataset` without a transform of the
+            user's own, and lists of mappings under a collator of transformers, as other collators may change labels.
+            What is left out here is checked batch by batch.
         config (`PretrainedConfig`): of the model, `num_labels` and `problem_type`.
+        collator: the data collator.
+        only_finite (`bool`): whether the labels are the model's own business, unless they are not finite.
 
     Raises:
         ValueError: for labels that cannot be trained on or evaluated; the message names the data set and the row.
     """
     for name, dataset in datasets.items():
-        labels = _label_column(dataset)
-        if labels is not None:
-            try:
+        labels = _label_column(dataset, collator)
+        if labels is None:
+            continue
+        try:
+            if only_finite:
+                check_finite(labels)
+            else:
                 check_labels(labels, problem_type_of(config, labels), config.num_labels, rows=True)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            yield name, labels
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        yield name, labels
 
 
 def by_name(dataset: Any, name: str) -> dict[str, Any]:
@@ -43,11 +53,11 @@ def by_name(dataset: Any, name: str) -> dict[str, Any]:
     return {} if dataset is None else {name: dataset}
 
 
-def _label_column(dataset: Any) -> Tensor | None:
-    if isinstance(dataset, Dataset):
+def _label_column(dataset: Any, collator: Any) -> Tensor | None:
+    if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":
         name = next((name for name in NAMES if name in dataset.column_names), None)
         values = None if name is None else dataset.with_format(None)[name][:]
-    elif isinstance(dataset, Sequence) and dataset and all(isinstance(row, Mapping) for row in dataset):
+    elif isinstance(dataset, (list, tuple)) and _is_of_transformers(collator) and _are_rows(dataset):
         name = next((name for name in NAMES if name in dataset[0]), None)
         values = None if name is None else [row.get(name) for row in dataset]
     else:
@@ -59,6 +69,15 @@ def _label_column(dataset: Any) -> Tensor | None:
         return torch.from_numpy(array) if array.dtype != object else None
     except (TypeError, ValueError):
         return None
+
+
+def _are_rows(dataset: Sequence[Any]) -> bool:
+    return bool(dataset) and all(isinstance(row, Mapping) for row in dataset)
+
+
+def _is_of_transformers(collator: Any) -> bool:
+    module = collator.__module__ if isinstance(collator, FunctionType) else type(collator).__module__
+    return module.startswith("transformers.")
 
 
 def as_loss_takes_them(labels: Tensor, config: Any) -> Tensor:

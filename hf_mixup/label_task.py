@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import unicodedata
 from collections import defaultdict
@@ -12,13 +13,15 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_mixup.delimited import NUMBER
+
 logger = logging.getLogger(__name__)
 
 CLASS_DTYPES = ("string", "large_string", "int", "uint", "bool")
 # More whole numbers than this in a column of floats are scores.
 MOST_WHOLE_CLASSES = 100
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+PLAIN_WHOLE = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 # How pandas writes whole numbers where one is missing.
 WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
@@ -47,7 +50,7 @@ def problem_type_of(
     feature = train.features[label]
     inner = getattr(feature, "feature", None)
     dtype = str(getattr(inner or feature, "dtype", "nested"))
-    is_float = inner is None and dtype.startswith("float")
+    is_float = dtype.startswith("float")
     if inner is None and delimiter is None and do_regression is None:
         is_text = dtype in ("string", "large_string")
         cells = train[label][:]
@@ -62,6 +65,11 @@ def problem_type_of(
     return "multi_label_classification" if inner or delimiter else "single_label_classification"
 
 
+def is_number(cell: str) -> bool:
+    """Whether text is a number that a float can hold; 5E9000 is a name."""
+    return bool(NUMBER.fullmatch(cell)) and math.isfinite(float(cell))
+
+
 def _has_scores(values: Iterable[float | None]) -> bool:
     distinct = {value for value in values if value is not None and value == value}
     return len(distinct) > MOST_WHOLE_CLASSES or any(not value.is_integer() for value in distinct)
@@ -70,7 +78,7 @@ def _has_scores(values: Iterable[float | None]) -> bool:
 def _text_has_scores(cells: Sequence[str | None], label: str, dropped: Collection[int]) -> bool:
     """Whether the cells of a column are decimal numbers. Raises `ValueError` where words stand beside such numbers."""
     distinct = {cell.strip() for cell in cells if cell} - {""}
-    numbers = {cell for cell in distinct if NUMBER.fullmatch(cell)}
+    numbers = {cell for cell in distinct if is_number(cell)}
     words = {cell for cell in distinct - numbers if cell.lower() not in NOT_FINITE}
     if not words:
         return bool(numbers) and _has_scores(float(cell) for cell in numbers) and not all(map(WHOLE.fullmatch, numbers))
@@ -81,10 +89,10 @@ def _text_has_scores(cells: Sequence[str | None], label: str, dropped: Collectio
             f"label_column_name={label!r}: decimal numbers, but {word!r} in row {row}; correct it, or say "
             "do_regression: false if these are names of classes."
         )
-    if all(DECIMAL_COMMA.fullmatch(cell) for cell in distinct):
+    if all(DECIMAL_COMMA.fullmatch(cell) for cell in words) and distinct == words | numbers:
         raise ValueError(
-            f"label_column_name={label!r}: numbers such as {sorted(words)[0]!r}: write scores with a point, give "
-            "label_delimiter if these are several classes, or do_regression: false if it is the name of one."
+            f"label_column_name={label!r}: numbers such as {sorted(words)[0]!r}: write scores with a point, 3.5 for "
+            "3,5; if these are several classes give label_delimiter, if each is the name of one do_regression: false."
         )
     return False
 
@@ -148,7 +156,7 @@ def doubts_about(label: str, names: Sequence[str], rows: int) -> None:
 
 def _bare(name: str) -> Any:
     """What a name is without case, blanks and the way in which a number is written."""
-    if NUMBER.fullmatch(name):
+    if is_number(name):
         return float(name)
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
@@ -170,6 +178,13 @@ def as_plain_numbers(rows: list[list[str]]) -> list[list[str]]:
     return [[name.removesuffix(".0") for name in row] for row in rows]
 
 
+def spelled_as(names: Collection[str], rows: list[list[str]]) -> list[list[str]]:
+    """Rows in which `1.0` and `1` are spelled as in `names`, where only the other is there."""
+    written = {name for row in rows for name in row}
+    other = {name: name.removesuffix(".0") if WHOLE_FLOAT.fullmatch(name) else f"{name}.0" for name in written}
+    return [[name if name in names or other[name] not in names else other[name] for name in row] for row in rows]
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Names sorted, by value if each is a number as Python writes it, so that 007 is a name and no number."""
     names = sorted(set(names))
@@ -177,4 +192,4 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def _is_canonical(name: str) -> bool:
-    return bool(NUMBER.fullmatch(name)) and name in (str(int(Decimal(name))), repr(float(name)))
+    return bool(PLAIN_WHOLE.fullmatch(name)) or (is_number(name) and name == repr(float(name)))

@@ -12,14 +12,15 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_mixup.checks import nearest
 from hf_mixup.label_task import (
     NOT_FINITE,
-    NUMBER,
     as_plain_numbers,
     doubts_about,
     file_rows,
     in_order,
+    is_number,
     quoted,
     refuse_written_lists,
     some,
+    spelled_as,
 )
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,15 @@ logger = logging.getLogger(__name__)
 BITS = ({0, 1}, {"0", "1"})
 
 
-def is_unlabelled(split: Dataset, label: str) -> bool:
-    """Whether a split has no label at all: no such column, or nothing in it. The hub's test splits often are."""
+def is_unlabelled(split: Dataset, label: str, train: Dataset) -> bool:
+    """Whether a split has no label at all: no such column, nothing in it, or -1 throughout, which `train` has not.
+
+    The test splits of the hub often are.
+    """
     if label not in split.column_names:
         return not nearest(label, split.column_names)
-    absent = (None, "", -1) if isinstance(split.features[label], ClassLabel) else (None, "")
-    cells = (cell.strip() if isinstance(cell, str) else cell for cell in split[label])
-    return all(cell in absent or cell != cell or cell == [] for cell in cells)
+    cells = {str(cell).strip() for cell in split[label][:] if cell is not None and cell != [] and cell == cell} - {""}
+    return not cells or (cells == {"-1"} and "-1" not in {str(cell).strip() for cell in train[label][:]})
 
 
 def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int]) -> Dataset:
@@ -43,9 +46,9 @@ def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int
     Raises:
         ValueError: where a label is not a finite number.
     """
-    cells = [cell.strip() or None if isinstance(cell, str) else cell for cell in split[label]]
+    cells = [cell.strip() or None if isinstance(cell, str) else cell for cell in split[label][:]]
     _check_present(label, name, [cell is not None and cell == cell for cell in cells], "a label", dropped)
-    words = [isinstance(cell, str) and not NUMBER.fullmatch(cell) and cell.lower() not in NOT_FINITE for cell in cells]
+    words = [isinstance(cell, str) and not is_number(cell) and cell.lower() not in NOT_FINITE for cell in cells]
     if any(words):
         rows = [row for row, is_word in zip(file_rows(len(cells), dropped), words, strict=True) if is_word]
         raise ValueError(
@@ -112,8 +115,11 @@ def _named_cells(
         width = len(cells["train"][0])
         names = list(known) if known is not None and len(known) == width else [str(number) for number in range(width)]
         return {name: _from_vectors(label, name, rows, names, dropped[name]) for name, rows in cells.items()}, names
-    named = {name: as_plain_numbers([[_plain(value) for value in row] for row in rows]) for name, rows in cells.items()}
+    named = {name: [[_plain(value) for value in row] for row in rows] for name, rows in cells.items()}
+    named["train"] = as_plain_numbers(named["train"])
     names = in_order(item for row in named["train"] for item in row)
+    known_names = set(names)
+    named = {name: rows if name == "train" else spelled_as(known_names, rows) for name, rows in named.items()}
     if not multi_label:
         refuse_written_lists(label, names)
         doubts_about(label, names, len(named["train"]))
@@ -149,7 +155,7 @@ def _encode(
 
 def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
     """Raises `ValueError` unless two classes or more occur in the encoded `train`."""
-    labels = np.array(train["labels"])
+    labels = np.array(train["labels"][:])
     seen = np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
     if len(seen) < 2:
         only = names[seen[0]] if len(seen) else None
@@ -200,11 +206,12 @@ def _are_vectors(label: str, rows: list[list[Any]], dropped: Collection[int]) ->
     if are_bits and len(lengths) == 1 and lengths.pop() > 1:
         return True
     are_booleans = any(isinstance(value, bool) for value in values)
+    fractions = any(isinstance(value, float) and not value.is_integer() for value in values)
     for number, row in zip(file_rows(len(rows), dropped), rows, strict=True):
-        if are_booleans or (are_bits and len(set(row)) < len(row)):
+        if are_booleans or fractions or (are_bits and len(set(row)) < len(row)):
             raise ValueError(
                 f"label_column_name={label!r}: row {number} holds {row}; lists of 0 and 1, one per class, must all "
-                "have the same length of two or more, and lists of classes name each once."
+                "have the same length of two or more, and lists of classes name each once, by words or whole numbers."
             )
     return False
 

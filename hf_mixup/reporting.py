@@ -36,7 +36,7 @@ def one_line_errors(after_interruption: str = "") -> Iterator[None]:
         except Exception as error:
             if SHOW_TRACEBACK.get():
                 traceback.print_exc()
-            _say(f"error: {in_one_line(error)}", is_expected=isinstance(error, EXPECTED))
+            _say(f"error: {in_one_line(error)}", is_shared=isinstance(error, ValueError))
             raise SystemExit(2) from error
 
 
@@ -75,8 +75,8 @@ def format_table(results: dict[str, Any]) -> str:
     return "\n".join(["", title, "-" * (width + 10), *lines])
 
 
-def _say(line: str, is_expected: bool = True) -> None:
+def _say(line: str, is_shared: bool = True) -> None:
     rank = os.environ.get("RANK", "0")
-    # All processes make the same checks, so one of them says what they found.
-    if rank == "0" or not is_expected:
+    # All processes make the same checks of what was given, so one of them says what they found.
+    if rank == "0" or not is_shared:
         print(line if rank == "0" else f"process {rank}: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ from hf_mixup.config import MixupConfig
 from hf_mixup.mixup import Mixup
 from hf_mixup.resolve import resolve_config
 from hf_mixup.search_objective import check_best, choose_objective
-from hf_mixup.trainer_checks import check_mixing, check_trainer
+from hf_mixup.trainer_checks import check_mixing, check_trainer, metric_name
 
 if TYPE_CHECKING:
     from hf_mixup.trainer import MixupTrainer
@@ -178,7 +178,8 @@ def run_search(
     Raises:
         ValueError: for a direction that cannot be right; if every trial diverged.
     """
-    objective = choose_objective(trainer.args, compute_objective, direction, trainer.compute_metrics is not None)
+    has_metrics = trainer.compute_metrics is not None
+    objective = choose_objective(trainer.args, compute_objective, direction, has_metrics, metric_name(trainer))
     backend = HPSearchBackend(backend or default_hp_search_backend())
     if backend == HPSearchBackend.WANDB and objective.metric is not None:
         options.setdefault("metric", f"eval/{objective.metric}")

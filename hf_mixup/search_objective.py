@@ -87,6 +87,7 @@ def choose_objective(
     compute_objective: Callable[[dict[str, float]], Any] | None,
     direction: str | list[str] | None,
     has_metrics: bool,
+    judged: str | None = None,
 ) -> Objective:
     """By what the trials of a search are compared, and in which direction.
 
@@ -95,6 +96,7 @@ def choose_objective(
         compute_objective (`Callable`, *optional*): the user's own.
         direction (`str` or `list[str]`, *optional*): the user's own.
         has_metrics (`bool`): whether there is a `compute_metrics`, without which the loss is the only metric.
+        judged (`str`, *optional*): `metric_for_best_model` without the name of an evaluation set.
 
     Raises:
         ValueError: for an unknown direction, or one in which the metric does not get better.
@@ -108,8 +110,9 @@ def choose_objective(
         raise ValueError(f"direction={direction!r}: a list needs a compute_objective that returns as many numbers.")
     if args.metric_for_best_model:
         name = args.metric_for_best_model.removeprefix("eval_")
-        check_direction([name], direction)
-        return Objective(partial(metric_of_evaluation, name=name), direction or _direction_of(name, args), name)
+        check_direction([judged or name], direction)
+        direction = direction or _direction_of(judged or name, args)
+        return Objective(partial(metric_of_evaluation, name=name), direction, name)
     if not has_metrics:
         check_direction(["loss"], direction)
     direction = direction or "minimize"

@@ -58,14 +58,20 @@ def check_labels(labels: Tensor, problem_type: str, num_labels: int, rows: bool 
     if hard:
         _check_classes(values.flatten().long(), num_labels, rows)
         return
+    check_finite(labels)
     values = values.float()
-    _refuse_row(labels, values.isfinite(), "not finite")
     if problem_type == "regression":
         return
     _refuse_row(labels, (values >= 0) & (values <= 1), f"{problem_type} takes values in [0, 1]")
     if problem_type == "single_label_classification":
         sums = values.sum(-1, keepdim=True)
         _refuse_row(labels, (sums - 1).abs() <= PROBABILITY_TOLERANCE, "class probabilities must sum to 1")
+
+
+def check_finite(labels: Tensor) -> None:
+    """Refuse labels that are not finite. Raises `ValueError` with the first row, from 1."""
+    if labels.numel():
+        _refuse_row(labels, labels.reshape(labels.shape[0], -1).float().isfinite(), "not finite")
 
 
 def _check_classes(classes: Tensor, num_labels: int, rows: bool) -> None:

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 # Texts that are tokenised for the look.
 SAMPLE = 1000
+# How modules are called that look up positions, and by how many rows their tables may be longer (BART, OPT).
+POSITIONS, SPARE = ("position", "wpe"), 2
 # Shares of unknown tokens.
 REFUSED_ABOVE, WARNED_ABOVE = 0.5, 0.1
 
@@ -70,14 +72,13 @@ def _check_unknown(name: str, tokenizer: PreTrainedTokenizerBase, texts: Sequenc
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
-    """How many positions the model has, as far as its config says; `None` if it does not."""
+    """How many positions the model has a table for; `None` if it has none, as with rotary or relative positions."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1:
-        return None
-    # RoBERTa and its like count positions from behind the padding, in a table that has a place for it.
-    for module in model.modules():
-        if not isinstance(module, nn.Embedding) or module is model.get_input_embeddings():
+    for path, module in model.named_modules():
+        is_table = isinstance(module, nn.Embedding) and any(word in path.rpartition(".")[2] for word in POSITIONS)
+        if not is_table or not isinstance(limit, int) or not limit <= module.num_embeddings <= limit + SPARE:
             continue
-        if module.num_embeddings == limit and module.padding_idx is not None:
-            return limit - module.padding_idx - 1
-    return limit
+        # RoBERTa and its like count positions from behind the padding, in a table that has a place for it.
+        is_shifted = module.num_embeddings == limit and module.padding_idx is not None
+        return limit - module.padding_idx - 1 if is_shifted else limit
+    return None

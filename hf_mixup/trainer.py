@@ -69,11 +69,11 @@ class MixupTrainer(BaselineTrainer):
         super().__init__(*args, class_weights=class_weights, **kwargs)
         self.mixup: Mixup | None = None
         self._logs = MixupLogs()
-        # Whether a training step came to compute_loss.
-        self._reached = False
+        # Whether a training step came to compute_loss, and whether a checkpoint says that batches were mixed.
+        self._reached = self._was_mixed = False
         if config is None:
             return
-        config.class_weights = None if class_weights is None else list(class_weights)
+        config.class_weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
         check_mixing(self, config)
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
         reach = self.args.world_size if config.partner == "all_ranks" else 1
@@ -120,6 +120,8 @@ class MixupTrainer(BaselineTrainer):
         if 0 < count < len(inputs["labels"]):
             inputs, groups = without_ignored(inputs, groups)
         labels = inputs.pop("labels")
+        if not count and self.args.world_size > 1:
+            raise ValueError("labels: -100 in every row of a batch; with several processes each batch needs a label.")
         if not count:
             outputs = model(**inputs)
             return (logits_of(outputs).sum() * 0, outputs) if return_outputs else logits_of(outputs).sum() * 0
@@ -188,6 +190,7 @@ class MixupTrainer(BaselineTrainer):
         if self.mixup is not None:
             self.mixup.restart(self.args.seed, self.args.process_index)
         self._logs = MixupLogs()
+        self._reached = self._was_mixed = False
         return super().train(checkpoint, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -196,6 +199,10 @@ class MixupTrainer(BaselineTrainer):
         if self.mixup is not None and not (self._reached or self.mixup.drawing.drawn or self.mixup.drawing.mixed):
             raise ValueError(NOTHING_MIXED)
         return loss
+
+    @property
+    def _makes_targets(self) -> bool:
+        return self.mixup is not None or super()._makes_targets
 
     def _check_labels(self) -> dict[str, Tensor]:
         columns = super()._check_labels()
@@ -258,7 +265,7 @@ class MixupTrainer(BaselineTrainer):
     @property
     def _has_mixed(self) -> bool:
         """Whether some batch was mixed, so that nothing saved says so of a training in which none was."""
-        return self.mixup is not None and self.mixup.drawing.mixed > 0
+        return self.mixup is not None and (self._was_mixed or self.mixup.drawing.mixed > 0)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -274,6 +281,7 @@ class MixupTrainer(BaselineTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None and self.mixup is not None:
             load_state(checkpoint, self.mixup, self.args.process_index, self.args.world_size)
+            self._was_mixed = Path(checkpoint, CONFIG_NAME).is_file()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with the mixup config."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.utils import logging
 
 from hf_mixup.anatomy import model_config
@@ -18,9 +19,10 @@ logger = logging.get_logger(__name__)
 
 NOTHING_MIXED = (
     "mixup is set, but the first step drew no plan, so nothing would be mixed: a compute_loss of your own stands "
-    "before that of MixupTrainer. Give your loss as compute_loss_func, or class_weights, in its place. Or write in it "
-    "`plan = self.mixup.draw(inputs, labels=labels)`, `with self.mixup.apply(plan, inputs):` around the model, and "
-    "`self.mixup.targets(labels, plan)` for the targets. Or say mixup=None."
+    "before that of MixupTrainer. Give your loss as compute_loss_func in its place, or its class weights as "
+    "class_weights. Or write in it, if self.mixup is not None, `plan = self.mixup.draw(inputs, labels=labels)`, `with "
+    "self.mixup.apply(plan, inputs):` around the model, and `self.mixup.targets(labels, plan)` for the targets. "
+    "Or say mixup=None."
 )
 
 
@@ -31,9 +33,10 @@ def check_trainer(trainer: Any, has_weights: bool) -> None:
             "data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator, or a plain "
             "Trainer data_collator=collator, callbacks=[collator] and compute_loss_func=collator.loss."
         )
-    follow_metric(trainer.args)
+    follow_metric(trainer)
     if has_weights and trainer.compute_loss_func is not None:
         raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
+    _check_metric(trainer)
     about = model_config(trainer.model)
     is_single_label = about.num_labels > 1 and about.problem_type in (None, "single_label_classification")
     smoothing = trainer.args.label_smoothing_factor
@@ -44,18 +47,47 @@ def check_trainer(trainer: Any, has_weights: bool) -> None:
         )
 
 
-def follow_metric(args: TrainingArguments) -> None:
+def _check_metric(trainer: Any) -> None:
+    """Refuse a metric that no evaluation will return, which Trainer finds at the first one."""
+    name, is_own = metric_name(trainer), type(trainer).evaluate is not Trainer.evaluate
+    if name is None or name.endswith("loss") or trainer.compute_metrics is not None or is_own:
+        return
+    if trainer.args.eval_strategy != "no":
+        raise ValueError(
+            f"metric_for_best_model={name!r}: there is no compute_metrics that would return it; "
+            "hf_mixup.evaluation.compute_metrics_for(problem_type) makes one."
+        )
+
+
+def follow_metric(trainer: Any) -> None:
     """Make `greater_is_better` that of a metric of this package, which transformers takes for "higher is better"."""
-    name = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    if args.greater_is_better is None or name.endswith("loss"):
+    args, name = trainer.args, metric_name(trainer)
+    if not args.greater_is_better or name is None:
         return
     # Imported here: the metrics take a second, and most trainings select by none of them.
     from hf_mixup.evaluation.metrics import METRIC_NAMES, higher_is_better
 
-    is_ours = any(name in names for names in METRIC_NAMES.values())
-    if is_ours and args.greater_is_better != higher_is_better(name):
-        args.greater_is_better = higher_is_better(name)
-        logger.warning("metric_for_best_model=%r: greater_is_better is set to %s.", name, args.greater_is_better)
+    if higher_is_better(name) is not False or not any(name in names for names in METRIC_NAMES.values()):
+        return
+    if getattr(trainer.compute_metrics, "__module__", None) == "hf_mixup.evaluation.metrics":
+        args.greater_is_better = False
+        logger.warning("metric_for_best_model=%r is better when it is lower: greater_is_better is set to False.", name)
+    else:
+        logger.warning(
+            "metric_for_best_model=%r with greater_is_better=True: if it is better when it is lower, as its name says, "
+            "give greater_is_better=False.",
+            name,
+        )
+
+
+def metric_name(trainer: Any) -> str | None:
+    """`metric_for_best_model` without `eval_` and without the name of one of several evaluation sets."""
+    name = trainer.args.metric_for_best_model
+    if name is None:
+        return None
+    name = name.removeprefix("eval_")
+    keys = trainer.eval_dataset if isinstance(trainer.eval_dataset, Mapping) else ()
+    return next((name.removeprefix(f"{key}_") for key in keys if name.startswith(f"{key}_")), name)
 
 
 def check_mixing(trainer: Any, config: MixupConfig) -> None:

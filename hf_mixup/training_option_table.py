@@ -19,6 +19,7 @@ WORKS, REFUSED, NO_EFFECT = "works", "refused", "no effect"
 FOLLOW_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 NO_WARMUP = ("constant", *FOLLOW_A_METRIC)
 NO_KWARGS = ("constant", "constant_with_warmup")
+_LABELS = "the labels of a run are always labels; label_column_name says where they are"
 LARGEST_SEED = 2**32 - 1
 
 
@@ -255,7 +256,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "dataloader_in_order": Option(WORKS, compare=_IN_ORDER),
     "remove_unused_columns": Option(WORKS),
-    "label_names": _refused("the labels of a run are always labels; label_column_name says where they are", None),
+    "label_names": Option(REFUSED, _LABELS, _only(["labels"], _LABELS)),
     "train_sampling_strategy": Option(WORKS, compare=_IN_ORDER),
     "length_column_name": _refused("lengths are always those of the tokenised texts", "length"),
     **_all(

@@ -334,7 +334,7 @@ BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "en
 def test_layerdrop_is_refused_where_it_acts():
     model, config = toy_model("bart", **BART), MixupConfig(site="hidden", layers=[1])
     name = "model.model.encoder.layerdrop"
-    message = f"{name}=0.5: a dropped block may hold the site; set {name} = 0.0 .the config is only read when"
+    message = f"{name}=0.5: a dropped block may hold the site; set {name} = 0.0 .the config is only read"
     for rate in (0.5, 0.0):
         # A value that the model has read already.
         model.config.encoder_layerdrop = rate
@@ -363,7 +363,7 @@ def test_layerdrop_that_the_config_decides_is_refused():
     convolutions = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2}
     positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
     config = Wav2Vec2Config(**sizes, **convolutions, **positions, layerdrop=0.1, classifier_proj_size=16)
-    with pytest.raises(ValueError, match=r"^layerdrop=0.1: .*; set model.config.layerdrop = 0.0"):
+    with pytest.raises(ValueError, match=r"^model.config.layerdrop=0.1: .*; set model.config.layerdrop = 0.0"):
         Mixup(Wav2Vec2ForSequenceClassification(config))
 
 

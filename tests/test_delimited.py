@@ -30,6 +30,20 @@ def test_quotation_marks_can_be_text():
     assert read_delimited('text\tlabel\n"w1 said\ta\nw2"\tb\n', "\t", "none")["text"] == ['"w1 said', 'w2"']
 
 
+def test_backslashes_can_part_quotation_marks_from_text():
+    text = 'text,label\n"he said \\"w1\\", ok",a\nw2,b\n'
+    assert read_delimited(text, ",", "backslash")["text"] == ['he said "w1", ok', "w2"]
+
+
+def test_what_a_short_row_lacks_is_missing():
+    assert read_delimited("text,label,note\nw1,a\nw2,b,x\n", ",")["note"] == [None, "x"]
+
+
+def test_many_quoted_cells_of_several_lines_are_read_in_time():
+    text = "text,label\n" + '"one, two\nthree, four",a\n' * 50_000
+    assert len(read_delimited(text, ",")["text"]) == 50_000
+
+
 def test_a_quoted_cell_that_seems_to_hold_rows_can_be_meant():
     text = 'text,label\n"first\nw1,a\nlast",b\nw2,a\nw3,a\n'
     assert read_delimited(text, ",", "minimal")["text"] == ["first\nw1,a\nlast", "w2", "w3"]
@@ -45,7 +59,8 @@ def test_a_quoted_cell_of_several_lines_with_delimiters_is_no_doubt():
 DOUBTS = {
     "delimiter in a text": ("text,label\nw1,a\nw2, w3,b\n", r"row 2 \(line 3\) has 3 fields, the header has 2"),
     "every row": ("text,label\ngood, bad,a\ngood, bad,b\n", r"row 1 \(line 2\) has 3 fields.*quotation marks"),
-    "missing cell": ("text,label\nw1,a\nw2\n", r"row 2 \(line 3\) has 1 field, the header has 2: each row needs"),
+    "rows in a cell, scores": ('text,label\n"w1,0.1\nw2,0.2\nw3",0.3\nw4,0.4\nw5,0.5\n', r"row 1 .* line 2 looks"),
+    "backslashes": ('text,label\n"he said \\"w1\\", ok",a\n', "give csv_quoting: backslash"),
     "lone mark": ('text,label\n"w1 said,a\nw2,b\nw3,a\nw4,b\n', r"line 2: a quotation mark without its match"),
     "two lone marks": ('text,label\n"w1,a\nw2,b\n"w3,a\nw4,b\n', r"line 2: .*csv_quoting: none"),
     "rows in a cell": ('text,label\n"w1,a\nw2,b\nw3",a\nw4,b\nw5,b\n', r"row 1 .* line 3 looks like a row"),

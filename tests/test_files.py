@@ -1,5 +1,7 @@
 import json
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -79,6 +81,30 @@ def test_json_of_a_list_and_of_lines_and_texts_with_line_separators(read):
         assert found["text"][:] == ["a\u2028b", None] and found["label"][:] == [1, 9007199254740993]
 
 
+def test_columns_of_several_kinds_are_left_out_each_time(read, caplog):
+    rows = [{"text": "w1", "label": "a", "id": 1}, {"text": "w2", "label": "b", "id": "a2"}]
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            found = read("a.jsonl", "\n".join(map(json.dumps, rows)))
+        assert found.column_names == ["text", "label"]
+        assert "column 'id' holds a number in row 1, text in row 2; it is left out" in caplog.text
+
+
+def test_files_of_other_kinds_are_named(read):
+    with pytest.raises(ValueError, match="expected a file named .csv.*Save the table as CSV"):
+        read("a.xlsx", b"PK")
+    with pytest.raises(ValueError, match="expected a file named .csv.*Unpack it first"):
+        read("a.csv.gz", b"PK")
+
+
+def test_threads_may_read_one_file(tmp_path, read):
+    read("a.csv", "text,label\n" + "w1,a\n" * 2000)
+    options = ("train_file", str(tmp_path / "a.csv"), FileFormat(), str(tmp_path / "other cache"))
+    with ThreadPoolExecutor(8) as pool:
+        assert {rows.num_rows for rows in pool.map(lambda _: read_file(*options), range(16))} == {2000}
+
+
 def test_parquet_keeps_its_types(tmp_path, read):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     Dataset.from_dict({"text": ["w1"], "label": [1]}, features=features).to_parquet(tmp_path / "[1].parquet")
@@ -93,6 +119,9 @@ REFUSED = {
     "utf-16 unmarked": ("a.csv", "text,label\nw1,a\n".encode("utf-16-le"), {}, "NUL character; is it UTF-16"),
     "json kinds": ("a.jsonl", '{"label": "a"}\n{"label": 1}', {}, "'label' holds text in row 1, a number in row 2"),
     "json bool": ("a.json", '[{"label": 0}, {"label": true}]', {}, "a number in row 1, true or false in row 2"),
+    "json empty": ("a.json", "[{}, {}]", {}, "its objects are empty"),
+    "workbook": ("a.csv", b"PK\x03\x04\xd4\x00", {}, "it is no text. If it is a workbook, save the table as CSV"),
+    "gzip": ("a.csv", b"\x1f\x8b\x08\x00", {}, "it is no text. Unpack it first"),
     "json twice": ("a.json", '[{"label": 0, "label": 1}]', {}, "'label' is there twice"),
     "json line": ("a.jsonl", '{"label": 0}\n{"label": ', {}, "line 2, column .*an object per line"),
     "json columns": ("a.json", '{"text": ["a"],\n "label": [1]}', {}, "expected a list of objects, or an object per"),

@@ -36,6 +36,7 @@ NAMES = {
     "blanks": (["pos", "pos ", "neg", " neg"], ["neg", "pos"]),
     "numbers": (["10", "9", "-1"], ["-1", "9", "10"]),
     "large numbers": ([str(9007199254740993 + i) for i in (3, 1, 0, 2)], [str(9007199254740993 + i) for i in range(4)]),
+    "beyond a float": (["5E9000", "12", "5E99999999"], ["12", "5E9000", "5E99999999"]),
     "number and word": (["0", "1", "other"], ["0", "1", "other"]),
 }
 
@@ -67,6 +68,7 @@ def test_numbers_of_one_value_have_an_order():
 
 MULTI_HOT = {
     "integers": [[1, 0, 0], [0, 1, 1], [0, 0, 1]],
+    "decimals": [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0]],
     "booleans": [[True, False, False], [False, True, True], [False, False, True]],
 }
 
@@ -116,6 +118,8 @@ def test_what_could_be_meant_otherwise_is_said(labelled, caplog, case):
 
 REFUSED = {
     "words among scores": (["1.5", "2.5", "n/a"], {}, "decimal numbers, but 'n/a' in row 3.*do_regression: false"),
+    "lists of decimals": ([[0.5, 0.5], [1.0, 0.0]], {}, r"row 1 holds \[0.5, 0.5\]; lists of 0 and 1"),
+    "decimal commas and whole numbers": (["3,5", "5", "2,25"], {}, "numbers such as '2,25': write scores with a point"),
     "decimal commas": (["1,5", "2,5"], {}, "numbers such as '1,5': write scores with a point"),
     "written lists": (["[1, 0]", "[0, 1]"], {}, r"cells such as '\[0, 1\]' are lists written as text"),
     "written lists, parted": (["[1, 0]", "[0, 1]"], {"label_delimiter": ","}, "are lists written as text"),
@@ -143,7 +147,7 @@ def test_rows_count_as_in_the_file():
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["0.5", "1.5"]])
-@pytest.mark.parametrize("test_rows", ["text,label\nw1,\nw2,\n", "text\nw1\nw2\n"])
+@pytest.mark.parametrize("test_rows", ["text,label\nw1,\nw2,\n", "text\nw1\nw2\n", "text,label\nw1,-1\nw2,-1\n"])
 def test_test_data_without_labels_are_left_out(tmp_path, labelled, caplog, labels, test_rows):
     (tmp_path / "test.csv").write_text(test_rows)
     with caplog.at_level(logging.WARNING):
@@ -161,3 +165,11 @@ def test_vectors_of_another_length_are_refused(tmp_path, labelled):
     (tmp_path / "test.jsonl").write_text('{"text": "w1", "label": [1, 0]}')
     with pytest.raises(ValueError, match=r"row 1 of the test data holds \[1, 0\]; expected 3 values"):
         labelled([[1, 0, 0], [0, 1, 1]], test_file=str(tmp_path / "test.jsonl"))
+
+
+def test_other_files_may_spell_whole_numbers_as_floats_or_not(tmp_path, labelled):
+    (tmp_path / "test.csv").write_text("text,label\nw1,1.0\nw2,0.0\n")
+    given = {"test_file": str(tmp_path / "test.csv")}
+    for labels in (["1", "0"], ["1.0", "0.0"], ["1.0", "0.0", "unknown"]):
+        data = labelled(labels, **given)
+        assert [data.label_names[label].removesuffix(".0") for label in data.splits["test"]["labels"]] == ["1", "0"]

@@ -563,7 +563,7 @@ def test_a_config_that_cannot_work_is_refused_before_training(tmp_path, spec, me
     [
         (lambda kind: kind - 1, "labels: found -1 to 1.*0 to 2; row 1 is the first"),
         (lambda kind: kind + 1, "labels: found 1 to 3.*num_labels=3"),
-        (lambda kind: [0.5, 0.5], r"train_dataset: labels: shape \(16, 2\).*num_labels=3"),
+        (lambda kind: [0.5, 0.5], r"labels: shape \(8, 2\).*num_labels=3"),
     ],
     ids=["too small", "too large", "too few"],
 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers import Trainer, default_data_collator
 
 from hf_mixup import MixupTrainer
+from hf_mixup.evaluation import compute_metrics_for
 from tests.toy_runs import (
     CLASSES,
     arguments,
@@ -53,6 +54,11 @@ def trainer_of(kind, folder, model=None, rows=None, collator=collate, **options)
     rows, args = examples() if rows is None else rows, options.pop("args", arguments(folder))
     given = {"args": args, "train_dataset": rows, "eval_dataset": rows, "data_collator": collator}
     return kind(model=model or steady_bert(), **given | options)
+
+
+def equally_long(count):
+    """Rows for a collator of transformers that does not pad."""
+    return [{name: value[:4] if name != "labels" else value for name, value in row.items()} for row in examples(count)]
 
 
 class Own(MixupTrainer):
@@ -204,10 +210,11 @@ BAD_LABELS = {
 @pytest.mark.parametrize("case", BAD_LABELS)
 def test_labels_that_cannot_be_trained_on_are_refused_with_their_row(tmp_path, case, as_list):
     num_labels, problem_type, label, message = BAD_LABELS[case]
-    rows = [row | {"labels": label(number)} for number, row in enumerate(examples(16))]
+    rows = [row | {"labels": label(number)} for number, row in enumerate(equally_long(16))]
     model = steady_bert(num_labels=num_labels, problem_type=problem_type)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer = make_trainer(tmp_path, model, mixup=MIXED, rows=rows if as_list else Dataset.from_list(rows))
+    rows = rows if as_list else Dataset.from_list(rows)
+    trainer = trainer_of(MixupTrainer, tmp_path, model, rows, default_data_collator, mixup=MIXED)
     with pytest.raises(ValueError, match=f"train_dataset: labels: .*{message}"):
         trainer.train()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
@@ -216,6 +223,7 @@ def test_labels_that_cannot_be_trained_on_are_refused_with_their_row(tmp_path, c
 def test_labels_of_the_evaluation_are_looked_at_before_the_first_step(tmp_path):
     rows = examples(8)
     rows[5]["labels"] = 3
+    rows = Dataset.from_list(rows)
     for data, name in ((rows, "eval_dataset"), ({"dev": rows}, r"eval_dataset\['dev'\]")):
         trainer = make_trainer(tmp_path, mixup=MIXED, eval_dataset=data, eval_strategy="steps", eval_steps=2)
         with pytest.raises(ValueError, match=f"{name}: labels: found 0 to 3.*row 6 is the first"):
@@ -306,20 +314,133 @@ def test_an_evaluation_loss_that_is_not_finite_counts(tmp_path):
 # ---- The best model ----
 
 
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+METRICS = compute_metrics_for("single_label_classification")
+
+
+def judging(tmp_path, metric, compute_metrics=METRICS, eval_dataset=None, **options):
+    return make_trainer(
+        tmp_path,
+        mixup=MIXED,
+        eval_dataset=examples() if eval_dataset is None else eval_dataset,
+        compute_metrics=compute_metrics,
+        metric_for_best_model=metric,
+        load_best_model_at_end=True,
+        **BEST,
+        **options,
+    )
+
+
 @pytest.mark.parametrize(("metric", "up"), [("nll", False), ("eval_ece", False), ("accuracy", True), ("loss", False)])
 def test_the_best_model_goes_by_the_direction_of_its_metric(tmp_path, metric, up):
+    assert judging(tmp_path, metric).args.greater_is_better == up
+
+
+def test_the_direction_of_a_metric_is_known_on_each_of_several_evaluation_sets(tmp_path):
+    assert not judging(
+        tmp_path, "eval_val_nll", eval_dataset={"val": examples(), "ood": examples()}
+    ).args.greater_is_better
+
+
+def test_metrics_of_ones_own_keep_the_direction_that_was_given(tmp_path, caplog):
+    def negative(prediction):
+        return {"rmse": -1.0}
+
+    with caplog.at_level(logging.WARNING):
+        assert judging(tmp_path, "rmse", negative, greater_is_better=True).args.greater_is_better
+    assert "give greater_is_better=False" in caplog.text
+
+
+def test_a_metric_that_no_evaluation_returns_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="metric_for_best_model='nll': there is no compute_metrics"):
+        judging(tmp_path, "nll", compute_metrics=None)
+
+
+def test_persistent_workers_evaluate_the_data_set_that_is_given(tmp_path):
     trainer = make_trainer(
         tmp_path,
         mixup=MIXED,
-        eval_dataset=examples(),
-        metric_for_best_model=metric,
-        load_best_model_at_end=True,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
+        eval_dataset=examples(6),
+        dataloader_num_workers=1,
+        dataloader_persistent_workers=True,
     )
-    assert trainer.args.greater_is_better == up
+    assert trainer.evaluate()["eval_samples_per_second"] and trainer.evaluate()
+    assert trainer.evaluation_loop(trainer.get_eval_dataloader(examples(11)), "rows").num_samples == 11
+
+
+# ---- With mixup off it is Trainer ----
+
+
+def seen_dtype(outputs, labels, num_items_in_batch=None):
+    assert labels.dtype == torch.int64
+    return outputs.logits.float().pow(2).mean() + 0 * labels.sum()
+
+
+AS_IN_TRAINER = {
+    "classes beyond the head": ({"num_labels": 2}, int, {"compute_loss_func": seen_dtype}),
+    "scores as integers": ({"num_labels": 1}, int, {"compute_loss_func": seen_dtype}),
+    "two heads": ({"num_labels": 5}, lambda kind: [kind, 0], {"compute_loss_func": seen_dtype}),
+}
+
+
+@pytest.mark.parametrize("case", AS_IN_TRAINER)
+def test_without_mixup_labels_are_the_business_of_the_users_loss(tmp_path, case):
+    changes, label, options = AS_IN_TRAINER[case]
+
+    def run(kind, **more):
+        rows = examples(label=label)
+        return losses(trainer_of(kind, tmp_path, steady_bert(**changes), rows, **options, **more))
+
+    assert run(MixupTrainer, mixup=None) == run(Trainer)
+
+
+def test_labels_that_a_transform_or_a_collator_changes_are_left_alone(tmp_path):
+    rows = [row | {"labels": row["labels"] + 1} for row in examples()]
+
+    def lower(batch):
+        return {name: [v - 1 for v in value] if name == "labels" else value for name, value in batch.items()}
+
+    data = Dataset.from_list(rows).with_transform(lower)
+    losses(make_trainer(tmp_path, mixup=MIXED, rows=data, remove_unused_columns=False))
+    collator = lambda rows: collate([row | {"labels": row["labels"] - 1} for row in rows])  # noqa: E731
+    losses(trainer_of(MixupTrainer, tmp_path, rows=rows, collator=collator, mixup=MIXED))
+
+
+# ---- Rows without a label, what is saved ----
+
+
+def test_data_without_any_label_are_refused(tmp_path):
+    rows = Dataset.from_list([row | {"labels": -100} for row in examples()])
+    with pytest.raises(ValueError, match="train_dataset: labels: -100 in every row"):
+        make_trainer(tmp_path, mixup=MIXED, rows=rows).train()
+
+
+def test_a_resumed_training_that_mixes_no_more_keeps_its_record(tmp_path):
+    options = {"mixup": MIXED | {"off_epoch": 1.0}, "max_steps": 6, "save_strategy": "steps", "save_steps": 4}
+    make_trainer(tmp_path, **options).train()
+    resumed = make_trainer(tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    resumed.save_model(str(tmp_path / "final"))
+    assert (tmp_path / "final" / "mixup_config.yaml").exists()
+
+
+def test_the_training_arguments_are_saved_as_they_were_given(tmp_path):
+    make_trainer(tmp_path, mixup=MIXED, save_strategy="steps", save_steps=2).train()
+    saved = torch.load(tmp_path / "checkpoint-2" / "training_args.bin", weights_only=False)
+    assert saved.logging_nan_inf_filter
+
+
+def test_class_weights_may_be_a_tensor(tmp_path):
+    trainer = trainer_of(MixupTrainer, tmp_path, mixup=MIXED, class_weights=torch.tensor(WEIGHTS))
+    assert trainer.mixup.config.class_weights == WEIGHTS
+
+
+def test_remix_counts_the_mass_of_class_probabilities(tmp_path):
+    rows = Dataset.from_list(examples(6, label=one_hot))
+    model = steady_bert(problem_type="single_label_classification")
+    trainer = make_trainer(tmp_path, model, mixup="remix", rows=rows, max_steps=1)
+    trainer.train()
+    assert trainer.mixup.config.class_counts == [2.0, 2.0, 2.0]
 
 
 def test_a_batch_without_any_label_changes_nothing(tmp_path):

@@ -79,7 +79,7 @@ REFUSED_RUNS = [
     ({"batch_eval_metrics": True}, "all batches at once"),
     ({"include_for_metrics": ["inputs"]}, "neither inputs nor losses"),
     ({"eval_accumulation_steps": 0}, "expected a whole number of 1"),
-    ({"label_names": ["labels"]}, "always labels"),
+    ({"label_names": ["target"]}, "always labels"),
     ({"length_column_name": "input_ids"}, "tokenised texts"),
     ({"save_steps": 0}, "a share of the steps"),
     ({"save_total_limit": 0}, "expected a whole number of 1"),

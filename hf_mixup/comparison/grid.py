@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_mixup import checks
 from hf_mixup.arguments import DataArguments, read_yaml
+from hf_mixup.checks import nearest
 from hf_mixup.resolve import recipe_names
 from hf_mixup.training_options import refused_in_comparison
 
@@ -27,6 +28,7 @@ SHARED = (
     *(item.name for item in fields(DataArguments)),
     *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
 )
+EXAMPLES = {"seeds": "[0, 1, 2]", "train_sizes": "[20, 200]", "label_noise": "[0, 0.2]", "measures": "[boundary]"}
 DERIVED = "temperature_scaling"
 
 
@@ -145,7 +147,10 @@ class Comparison:
 
 def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:
     if isinstance(given, (list, tuple)):
-        given = dict.fromkeys(given)
+        twice = [name for name in given if given.count(name) > 1]
+        if twice:
+            raise ValueError(f"methods: {twice[0]!r} is there twice.")
+        given = dict.fromkeys(map(str, given))
     if not isinstance(given, Mapping) or len(given) < 2:
         raise ValueError(f"methods={given!r}: expected two or more, such as [none, label_smoothing, tmix].")
     return {str(name): _variants(str(name), made_of) for name, made_of in given.items()}
@@ -162,9 +167,14 @@ def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:
         own = dict(variant or {})
         if name in RIVALS:
             own = RIVALS[name] | own
-        elif "mixup" not in own:
-            checks.choice(*recipe_names(), *RIVALS)("methods", name)
+        elif name in recipe_names():
             own = {"mixup": name} | own
+        elif not any(field.partition(".")[0] == "mixup" for field in own):
+            known = (*recipe_names(), *RIVALS)
+            raise ValueError(
+                f"methods={name!r}: expected one of {', '.join(known)}.{nearest(name, known)} A method with a name of "
+                "its own says what it is: mixup: none, a recipe, or a mapping of fields."
+            )
         filled.append(own)
     return filled
 
@@ -181,7 +191,7 @@ def _whole_numbers(name: str, values: Any, low: int) -> list[int]:
 
 def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:
     if not isinstance(values, (list, tuple)) or not (values or may_be_empty):
-        raise ValueError(f"{name}={values!r}: expected a list, such as [{values if values else 0}].")
+        raise ValueError(f"{name}={values!r}: expected a list, such as {EXAMPLES.get(name, '[a, b]')}.")
     return list(values)
 
 

@@ -64,7 +64,12 @@ def test_a_comparison_comes_back_from_its_own_dict():
         ({"measures": ["boundry"]}, "measures='boundry': .* Did you mean 'boundary'"),
         ({"workers": 0}, r"workers=\[0\]: expected whole numbers >= 1"),
         ({"seed": 3}, "seed=3: the comparison sets it"),
-        ({"seeds": 5}, r"seeds=5: expected a list, such as \[5\]"),
+        ({"seeds": 5}, r"seeds=5: expected a list, such as \[0, 1, 2\]"),
+        ({"methods": ["none", "tmix", "tmix"]}, "methods: 'tmix' is there twice"),
+        (
+            {"methods": {"none": None, "a": {"prior_bias": True}}},
+            "methods='a': .* with a name of its own says what it is",
+        ),
         ({"label_noise": [0, 0.0]}, "label_noise=.*each share once"),
         ({"label_noise": []}, r"label_noise=\[\]: expected a list"),
         ({"measures": None}, "measures=None: expected a list"),
