@@ -45,12 +45,8 @@ class BaselineTrainer(Trainer):
         self._args_before: dict[str, Any] = {}
         # Whether some rows of the data have no label; None as long as nobody knows.
         self._has_ignored: bool | None = None
-        config = (
-            MixupConfig()
-            if class_weights is None
-            else MixupConfig(class_weights=torch.as_tensor(class_weights).tolist())
-        )
-        self._has_weights = config.class_weights is not None
+        weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
+        config, self._has_weights = MixupConfig(class_weights=weights), weights is not None
         check_trainer(self, self._has_weights)
         self._objective = Objective(model_config(self._module), config)
 
@@ -95,7 +91,7 @@ class BaselineTrainer(Trainer):
             self._loss_watch.see(output.training_loss, output.global_step)
             return output
         finally:
-            self._step_examples = None
+            self._step_examples, self._args_before = None, {}
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As Trainer's."""
@@ -183,18 +179,21 @@ class BaselineTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, counting the examples that one optimiser step averages over."""
         samples, items = super().get_batch_samples(*args, **kwargs)
-        labels = [sample.get("labels") if isinstance(sample, Mapping) else None for sample in samples]
+        found = [sample.get("labels") if isinstance(sample, Mapping) else None for sample in samples]
+        labels = [label for label in found if isinstance(label, Tensor)]
+        if self._has_ignored is None and any(label.device.type != "cpu" for label in labels):
+            # An accelerator is waited for in the first step only.
+            self._has_ignored = any(has_ignored(label, model_config(self._module)) for label in labels)
         self._step_examples = sum(
             self._count(label) if isinstance(label, Tensor) else find_batch_size(sample) or 0
-            for sample, label in zip(samples, labels, strict=True)
+            for sample, label in zip(samples, found, strict=True)
         )
         return samples, items
 
     def _count(self, labels: Tensor) -> int:
-        """The examples of a batch that have a label. Of an accelerator only the first batch is read to know of any."""
-        if self._has_ignored is None and labels.device.type != "cpu":
-            self._has_ignored = has_ignored(labels, model_config(self._module))
-        if self._has_ignored is False:
+        """The examples of a batch that have a label."""
+        is_unknown = self._has_ignored is None and labels.device.type != "cpu"
+        if self._has_ignored is False or is_unknown or labels.numel() != len(labels):
             return len(labels)
         ignored = has_ignored(labels, model_config(self._module))
         return int((labels != IGNORED).sum()) if ignored else len(labels)

@@ -116,7 +116,7 @@ OPTIONS: dict[str, Option] = {
     **_all("per_device_train_batch_size per_device_eval_batch_size", Option(WORKS, "1 or more", checks.count(1))),
     "num_train_epochs": Option(
         WORKS,
-        "more than 0 and finite, if max_steps is not given",
+        "more than 0 and finite; max_steps, if it is given, wins",
         used=lambda args, _: args.max_steps > 0 or 0 < args.num_train_epochs < math.inf,
     ),
     "max_steps": Option(WORKS, "1 or more, or -1 for num_train_epochs", _steps),

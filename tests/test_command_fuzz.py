@@ -112,13 +112,13 @@ def as_before():
             torch.distributed.destroy_process_group()
 
 
-def run(values, folder):
+def run(command, values, folder):
     """The exit status of a run, and its errors."""
     path = Path(folder, "run.yaml")
     path.write_text(yaml.safe_dump(values))
     printed = io.StringIO()
     with as_before(), contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
-        status = main(["train", str(path)])
+        status = main([command, str(path)])
     return status, printed.getvalue()
 
 
@@ -127,7 +127,7 @@ def check(seed, base, tmp_path):
     results = Path(values["output_dir"], "results.json")
     results.unlink(missing_ok=True)
     try:
-        status, printed = run(values, tmp_path)
+        status, printed = run("train", values, tmp_path)
     except BaseException as error:
         raise AssertionError(f"seed {seed}: {values}") from error
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
@@ -152,3 +152,44 @@ def test_few_random_runs(base, tmp_path):
 @pytest.mark.parametrize("part", range(8))
 def test_many_random_runs(base, tmp_path, part):
     fuzz(range(FEW + part, FEW + MANY, 8), base, tmp_path)
+
+
+METHODS = (
+    *(["none", "tmix"], ["none"], ["none", "tmx"], ["none", "none"], {"none": None, "a": {"mixup": {"alpha": 0.3}}}),
+    *({"none": None, "a": {"max_steps": 3}}, {"none": None, "tmix": [{"learning_rate": 1e25}]}, "none", 3, None),
+)
+OWN = {
+    "methods": METHODS,
+    "seeds": ([0], [0, 1], [0, 0], 3, [-1], ["a"], None),
+    "train_sizes": ([4], [2, 4], [500], [0], 4, ["x"]),
+    "label_noise": ([0.0], [0.5], [2], 0.1, ["x"]),
+    "select_by": (None, "nll", "acuracy", "rmse", 3),
+    "measures": ([], ["boundary"], ["boundry"], "boundary", [3]),
+    "measured_samples": (4, 1, "x", 10**9),
+    "outliers": (None, "absent.csv", "~/absent.csv", 3),
+    "workers": (1, 0, "x", None),
+    "mixup": ("tmix",),
+    "seed": (1,),
+}
+
+
+def random_comparison(seed, base, other, folder):
+    draw = random.Random(seed)
+    values = {name: value for name, value in base.items() if name != "overwrite_output_dir"} | {
+        **{"methods": ["none", "tmix"], "train_sizes": [4], "seeds": [0], "measures": [], "workers": 1},
+        "output_dir": str(folder / f"compared{seed}"),
+    }
+    values |= {name: draw.choice(OWN[name]) for name in draw.sample([*OWN], draw.choice((0, 1, 1, 2)))}
+    known = [field for field in fields(TrainingArguments) if field.init and field.name not in OURS]
+    return values | {field.name: value_of(draw, field) for field in draw.sample(known, draw.choice((0, 0, 1)))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_random_comparisons(base, tmp_path, seed):
+    values = random_comparison(seed, *base, tmp_path)
+    status, printed = run("compare", values, tmp_path)
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in printed and status in (0, 2), (values, printed)
+    assert len(errors) == (status == 2), (values, printed)
+    assert not errors or not re.match(r"error: \w+(Error|Exception): ", errors[0]), (values, errors)
