@@ -210,7 +210,7 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     if labels and (min(Counter(labels).values()) < 2 or count < len(set(labels))):
         labels = None
     if train.num_rows <= count:
-        raise ValueError(f"{name}_file: none given, and {train.num_rows} training row is too few to hold some out.")
+        raise ValueError(f"{name}_file: none given, and {train.num_rows} training rows are too few to hold some out.")
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
     logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
     return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}

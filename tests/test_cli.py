@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
 
 from hf_mixup import __version__
 from hf_mixup.arguments import parse
 from hf_mixup.cli import main
 from hf_mixup.config import MixupConfig
 from hf_mixup.resolve import recipe_names, resolve_config
-from tests.toy_text import write_csv
+from tests.toy_text import save_toy_model, write_csv
 
 
 def results_of(folder):
@@ -344,3 +344,94 @@ def test_several_labels_a_text(toy_config, tmp_path):
     assert set(results["metrics"]) >= {"micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier"}
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert list(model.config.label2id) == ["anger", "fear", "joy", "love"]
+
+
+def scores_file(tmp_path, count=40):
+    return write_csv(tmp_path / "scores.csv", ["text", "label"], [(f"a film {n}", n / 7) for n in range(count)])
+
+
+def test_a_training_that_diverged_says_so_and_has_no_metrics(toy_config, tmp_path, capsys):
+    for train_file, test_file in ((scores_file(tmp_path), None), (str(tmp_path / "train.csv"), None)):
+        config = toy_config(
+            train_file=train_file,
+            test_file=test_file,
+            learning_rate="1e25",
+            max_grad_norm=0,
+            max_steps=4,
+            overwrite_output_dir=True,
+        )
+        assert main(["train", config]) == 1
+        printed = capsys.readouterr()
+        assert "error: the model has diverged" in printed.err and "Traceback" not in printed.err
+        results = results_of(tmp_path / "out")
+        measured = {name for name in results["metrics"] if not re.search("runtime|per_second|epoch", name)}
+        assert results["diverged"] and all(results["metrics"][name] is None for name in measured)
+    assert "step 2: the loss is nan" in error_of(capsys, config, "--nonfinite_loss", "stop")
+
+
+def test_what_the_table_needs_is_known_before_the_first_step(toy_config, tmp_path, capsys):
+    scores = scores_file(tmp_path)
+    head, score = save_toy_model(tmp_path / "head"), save_toy_model(tmp_path / "score")
+    for folder, outputs in ((head, 3), (score, 1)):
+        BertForSequenceClassification(BertConfig.from_pretrained(folder, num_labels=outputs)).save_pretrained(folder)
+    one = write_csv(tmp_path / "one.csv", ["text", "label"], [("a film", 0.5)])
+    cases = [
+        ({"train_file": scores, "test_file": one}, "test_file=", "1 row to measure on; a correlation needs two"),
+        ({"train_file": scores, "test_file": None, "model_name_or_path": head}, "its head has 3 output", "regression"),
+        ({"model_name_or_path": head}, "labels outside of the model's 3: 'bad', 'good'", "ignore_mismatched_sizes"),
+        ({"model_name_or_path": score}, "its head has 1 output, but the labels are 2 classes", "ignore_mismatched"),
+        (
+            {"train_file": scores, "test_file": None, "label_smoothing_factor": 0.1, "mixup": "none"},
+            "label_smoothing",
+            "",
+        ),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation='flash_attention_2': ", "FlashAttention2"),
+        ({"mixup": {"recipe": "lisa", "group": "labels"}}, "mixup.group='labels': holds the texts or the labels", ""),
+        ({"mixup": {"recipe": "lisa", "group": "text"}}, "mixup.group='text': holds the texts or the labels", ""),
+    ]
+    for changes, *messages in cases:
+        error = error_of(capsys, toy_config(**changes))
+        assert all(message in error for message in messages), error
+        assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_a_file_of_weights_that_is_cut_off_is_one_line(toy_config, tmp_path, capsys):
+    config = toy_config()
+    weights = tmp_path / "toy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    error = error_of(capsys, config)
+    assert "model_name_or_path=" in error and "SafetensorError" in error
+
+
+def test_none_as_python_writes_it(toy_config):
+    config = toy_config(max_train_samples="None", mixup="None")
+    model_args, data_args, _ = parse([config, "--max_eval_samples", "None", "--token=None", "--cache_dir", "kept"])
+    assert resolve_config(model_args.mixup) is None
+    assert (data_args.max_train_samples, data_args.max_eval_samples, model_args.token) == (None, None, None)
+    assert model_args.cache_dir == "kept"
+
+
+def test_the_home_folder_in_paths(toy_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    toy_config()
+    (tmp_path / "own.yaml").write_text("site: pooled\n")
+    given = [
+        "--model_name_or_path",
+        "~/toy",
+        "--train_file=~/train.csv",
+        "--output_dir",
+        "~/out",
+        "--mixup",
+        "~/own.yaml",
+    ]
+    model_args, data_args, args = parse(["~/run.yaml", *given])
+    assert (model_args.model_name_or_path, data_args.train_file) == (str(tmp_path / "toy"), str(tmp_path / "train.csv"))
+    assert args.output_dir == str(tmp_path / "out") and resolve_config(model_args.mixup).site == "pooled"
+
+
+def test_messages_name_the_nearest_kind_of_mistake(toy_config, capsys):
+    assert "unknown field 'alpha'. Did you mean 'mixup.alpha'?" in error_of(capsys, toy_config(alpha=0.2))
+    assert "Did you mean 'cosine'?" in error_of(capsys, toy_config(lr_scheduler_type="cosin"))
+    assert "csv_delimiter=';': there is no file that it applies to" in error_of(
+        capsys, toy_config(train_file="a.json", test_file=None, csv_delimiter=";")
+    )

@@ -140,6 +140,13 @@ def test_held_out_rows_are_stratified_and_seeded(load, caplog):
     assert other.splits["validation"]["text"] != data.splits["validation"]["text"]
 
 
+def test_two_scores_are_held_out_for_a_correlation(load):
+    data = load([("a film", 0.5), ("the film", 2.5)] * 5)
+    assert data.splits["validation"].num_rows == 2
+    with pytest.raises(ValueError, match="2 training rows are too few"):
+        load([("a film", 0.5), ("the film", 2.5)])
+
+
 def test_limits_and_shuffle(tmp_path, load):
     files = {
         name: write_reviews(tmp_path / f"{name}.csv", 30) for name in ("train_file", "validation_file", "test_file")

@@ -49,6 +49,12 @@ def test_a_changed_file_is_read_again_also_within_its_time_stamp(tmp_path, read)
     assert read("train.csv")["text"][:] == ["w2"]
 
 
+def test_the_same_file_read_in_another_way_is_another_one(read):
+    content = 'text\tlabel\n"w1"\ta\n'
+    assert read("a.tsv", content)["text"][:] == ["w1"]
+    assert read("a.tsv", content, csv_quoting="none")["text"][:] == ['"w1"']
+
+
 def test_rows_are_kept_on_disk_and_read_once(tmp_path, read, monkeypatch):
     first = read("train.csv", "text,label\nw1,a\n")
     monkeypatch.setattr("hf_mixup.files._read", lambda *_: pytest.fail("read again"))
