@@ -85,7 +85,7 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
     if _keeps_head(model_args, own) and own.num_labels != len(names):
         found = f"{len(names)} classes" if data.label_names else "scores (regression)"
         raise ValueError(
-            f"model_name_or_path={model_args.model_name_or_path!r}: its head has {own.num_labels} output(s), but the "
+            f"model_name_or_path={model_args.model_name_or_path!r}: its head has num_labels={own.num_labels}, but the "
             f"labels are {found}; ignore_mismatched_sizes: true gives it a new head, do_regression says what the "
             "labels are."
         )

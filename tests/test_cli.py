@@ -377,9 +377,13 @@ def test_what_the_table_needs_is_known_before_the_first_step(toy_config, tmp_pat
     one = write_csv(tmp_path / "one.csv", ["text", "label"], [("a film", 0.5)])
     cases = [
         ({"train_file": scores, "test_file": one}, "test_file=", "1 row to measure on; a correlation needs two"),
-        ({"train_file": scores, "test_file": None, "model_name_or_path": head}, "its head has 3 output", "regression"),
+        (
+            {"train_file": scores, "test_file": None, "model_name_or_path": head},
+            "its head has num_labels=3",
+            "regression",
+        ),
         ({"model_name_or_path": head}, "labels outside of the model's 3: 'bad', 'good'", "ignore_mismatched_sizes"),
-        ({"model_name_or_path": score}, "its head has 1 output, but the labels are 2 classes", "ignore_mismatched"),
+        ({"model_name_or_path": score}, "its head has num_labels=1, but the labels are 2 classes", "ignore_mismatched"),
         (
             {"train_file": scores, "test_file": None, "label_smoothing_factor": 0.1, "mixup": "none"},
             "label_smoothing",
