@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from hf_mixup.comparison.canvas import panels, titled
 from hf_mixup.comparison.findings import metric_name
 from hf_mixup.comparison.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
+from hf_mixup.evaluation.metrics import higher_is_better
 
 ROOT = Path(__file__).parents[1]
 KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"
@@ -121,7 +122,7 @@ def draw(summaries: dict[str, pd.DataFrame]) -> None:
                 if (metric, method) in group.index:
                     draw_difference(axis, place, method, group.loc[(metric, method)])
         axis.axvline(0, color="black", linewidth=0.8)
-        better = "right" if metric == "accuracy" else "left"
+        better = "right" if higher_is_better(metric) else "left"
         axis.set_xlabel(f"difference in {metric_name(metric)}\nbetter: to the {better}")
     axes[0][0].set_yticks(range(len(rows)), rows)
     axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
