@@ -25,7 +25,8 @@ PLAIN_WHOLE = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 # How pandas writes whole numbers where one is missing.
 WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
-LIST = re.compile(r"\[.*\]|\(.*\)", re.DOTALL)
+# How Python and JSON write lists; a class may be called [POS] or (other).
+LIST = re.compile(r"\[\s*\]|\[.*[,'\"\d].*\]|\(.*,.*\)", re.DOTALL)
 NOT_FINITE = ("nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity")
 
 

@@ -36,6 +36,7 @@ NAMES = {
     "blanks": (["pos", "pos ", "neg", " neg"], ["neg", "pos"]),
     "numbers": (["10", "9", "-1"], ["-1", "9", "10"]),
     "large numbers": ([str(9007199254740993 + i) for i in (3, 1, 0, 2)], [str(9007199254740993 + i) for i in range(4)]),
+    "brackets": (["[POS]", "(other)"], ["(other)", "[POS]"]),
     "beyond a float": (["5E9000", "12", "5E99999999"], ["12", "5E9000", "5E99999999"]),
     "number and word": (["0", "1", "other"], ["0", "1", "other"]),
 }
