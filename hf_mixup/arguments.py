@@ -126,7 +126,9 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> Any:
         wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        advice = "" if wrong is None else nearest(wrong[1], re.findall(r"[^\s',]+", wrong[2]))
+        choices = [] if wrong is None else re.findall(r"[^\s',]+", wrong[2])
+        longer = [choice for choice in choices if wrong and choice.startswith(wrong[1])]
+        advice = f" Did you mean {longer[0]!r}?" if longer else nearest(wrong[1], choices) if wrong else ""
         raise ValueError(message + (f".{advice}" if advice else ""))
 
 

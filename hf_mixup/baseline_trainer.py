@@ -13,11 +13,11 @@ from transformers import Trainer
 
 from hf_mixup.anatomy import logits_of, model_config, with_loss
 from hf_mixup.config import MixupConfig
-from hf_mixup.label_columns import as_loss_takes_them, by_name, check_label_columns, has_ignored
+from hf_mixup.label_columns import as_loss_takes_them, by_name, check_label_columns, has_ignored, is_of_transformers
 from hf_mixup.loss_watch import LossWatch
 from hf_mixup.objective import Objective
 from hf_mixup.targets import IGNORED
-from hf_mixup.trainer_checks import check_trainer
+from hf_mixup.trainer_checks import check_metric, check_trainer
 
 
 class BaselineTrainer(Trainer):
@@ -82,6 +82,7 @@ class BaselineTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's. Raises `ValueError` for labels that the model cannot be trained or evaluated on."""
+        check_metric(self)
         self._check_labels()
         self._loss_watch.restart()
         try:
@@ -121,7 +122,9 @@ class BaselineTrainer(Trainer):
         found = any(has_ignored(labels, config) for labels in columns.values())
         if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
             raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
-        self._has_ignored = found if "train_dataset" in columns else None
+        # A collator of the user's own may take labels away.
+        is_known = "train_dataset" in columns and is_of_transformers(self.data_collator)
+        self._has_ignored = found if is_known else None
         return columns
 
     @property
@@ -158,9 +161,8 @@ class BaselineTrainer(Trainer):
         """The loss of class probabilities, which transformers' heads would flatten, and of weighted classes."""
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         logits, labels = logits_of(outputs), inputs["labels"]
-        kept = slice(None)
-        if self._count(labels) < len(labels):
-            kept = labels.reshape(-1) != IGNORED
+        is_lacking = self._count(labels) < len(labels) if model.training else has_ignored(labels, self._objective.about)
+        kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
         mixed = self._objective.targets(labels[kept], None, logits.device)
         problem_type, smoothing = self._objective.problem_type(labels), self.args.label_smoothing_factor
         loss = self._objective.losses(logits[kept], mixed, problem_type, smoothing).mean()
@@ -172,7 +174,8 @@ class BaselineTrainer(Trainer):
 
     def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         labels = inputs.get("labels")
-        if not isinstance(labels, Tensor) or self.compute_loss_func is not None:
+        is_users = self.compute_loss_func is not None and not self._makes_targets
+        if not isinstance(labels, Tensor) or is_users:
             return dict(inputs)
         return {**inputs, "labels": as_loss_takes_them(labels, model_config(self._module))}
 

@@ -131,6 +131,9 @@ class ForgottenCallback(TrainerCallback):
     _problem_type: str | None = None
     _looked_at: Any = None
 
+    def __init__(self) -> None:
+        self._suspects: list[CollatorCallback] = []
+
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note what the first mixed batch of an evaluation would change in the model's config."""
         self._about = getattr(kwargs.get("model"), "config", None)
@@ -145,6 +148,18 @@ class ForgottenCallback(TrainerCallback):
         for collator in collators_in(collate_fn):
             if collator not in told:
                 raise ValueError(_forgotten(collator))
+        # Those that a function names among its globals need not be called by it.
+        self._suspects = [one for one in collators_in(collate_fn, with_globals=True) if one not in told]
+        for collator in self._suspects:
+            collator.has_made_batch.fill_(False)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises `ValueError` if the first batches were made by a collator that was not told of the training."""
+        suspects, self._suspects = self._suspects, []
+        for collator in suspects:
+            if collator.has_made_batch and not collator.has_trainer:
+                self._put_back()
+                raise ValueError(_forgotten(collator))
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raises `ValueError` after the first batch of an evaluation that is mixed; the model's config is put back."""
@@ -155,32 +170,40 @@ class ForgottenCallback(TrainerCallback):
         for collator in collators_in(_collate_fn_of(loader)):
             if not collator.has_trainer:
                 self._looked_at = None
-                if self._about is not None:
-                    self._about.problem_type = self._problem_type
+                self._put_back()
                 raise ValueError(_forgotten(collator))
 
+    def _put_back(self) -> None:
+        if self._about is not None:
+            self._about.problem_type = self._problem_type
 
-def collators_in(collate_fn: Any, depth: int = DEPTH_OF_WRAPPERS) -> Iterator[CollatorCallback]:
+
+def collators_in(
+    collate_fn: Any, depth: int = DEPTH_OF_WRAPPERS, with_globals: bool = False
+) -> Iterator[CollatorCallback]:
     """The `MixupCollator`s that a function calls: itself, or inside wrappers such as the Trainer's own."""
     if isinstance(collate_fn, CollatorCallback):
         yield collate_fn
     elif depth and callable(collate_fn) and not isinstance(collate_fn, type):
-        for part in _parts(collate_fn):
-            yield from collators_in(part, depth - 1)
+        for part in _parts(collate_fn, with_globals):
+            yield from collators_in(part, depth - 1, with_globals)
 
 
-def _parts(function: Any) -> list[Any]:
-    """What a function holds. Globals are not among it, as it may name a collator there that it does not call."""
+def _parts(function: Any, with_globals: bool) -> list[Any]:
+    """What a function holds, or names among its globals."""
     if isinstance(function, partial):
         return [function.func, *function.args, *function.keywords.values()]
     if isinstance(function, MethodType):
         return [function.__self__, function.__func__]
-    if isinstance(function, FunctionType):
+    if not isinstance(function, FunctionType):
+        return list(getattr(function, "__dict__", {}).values())
+    found = []
+    for cell in function.__closure__ or ():
         # A variable that is not assigned yet has no value to look into.
         with suppress(ValueError):
-            return [cell.cell_contents for cell in function.__closure__ or ()]
-        return []
-    return list(getattr(function, "__dict__", {}).values())
+            found.append(cell.cell_contents)
+    names = function.__code__.co_names if with_globals else ()
+    return found + [function.__globals__[name] for name in names if name in function.__globals__]
 
 
 def _plain_loader(loader: Any) -> Any:

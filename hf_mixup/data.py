@@ -96,8 +96,16 @@ def load_splits(
 def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
     fields = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
     paths = {split: (field, getattr(data_args, field)) for split, field in fields.items()}
-    file_format = data_args.file_format
-    return DatasetDict({split: read_file(*given, file_format, cache_dir) for split, given in paths.items() if given[1]})
+    named = [name.strip() for name in (data_args.text_column_names or "").split(",")]
+    texts = named if data_args.text_column_names else [name for guess in TEXT_COLUMNS for name in guess]
+    labels = [data_args.label_column_name] if data_args.label_column_name else ["label", "labels"]
+    return DatasetDict(
+        {
+            split: read_file(field, path, data_args.file_format, cache_dir, [*texts, *labels])
+            for split, (field, path) in paths.items()
+            if path
+        }
+    )
 
 
 def texts_of(source: str) -> list[str]:
@@ -210,7 +218,7 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     if labels and (min(Counter(labels).values()) < 2 or count < len(set(labels))):
         labels = None
     if train.num_rows <= count:
-        raise ValueError(f"{name}_file: none given, and {train.num_rows} training rows are too few to hold some out.")
+        raise ValueError(f"{name}_file: none given, and too few training rows to hold some out ({train.num_rows}).")
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
     logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
     return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}

@@ -8,16 +8,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Literal
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# How quotation marks are written, as options of `csv.reader`.
-QUOTINGS: dict[str, dict[str, Any]] = {
-    "minimal": {"quoting": csv.QUOTE_MINIMAL},
-    "none": {"quoting": csv.QUOTE_NONE},
-    "backslash": {"quoting": csv.QUOTE_MINIMAL, "doublequote": False, "escapechar": "\\"},
+QUOTINGS: dict[str, Literal[0, 3]] = {
+    "minimal": csv.QUOTE_MINIMAL,
+    "backslash": csv.QUOTE_MINIMAL,
+    "none": csv.QUOTE_NONE,
 }
+# A backslash that is not itself behind one, before a quotation mark.
+ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 # The largest that Python takes on every platform; its default is 131,072 characters.
 LONGEST_CELL = 2**31 - 1
 BACKSLASH = "give csv_quoting: backslash if a backslash before a quotation mark makes it a part of the text"
@@ -35,11 +36,11 @@ def read_delimited(text: str, delimiter: str, quoting: str | None = None) -> dic
             By default `"minimal"`, and a quoted cell that seems to hold whole rows is refused.
 
     Returns:
-        `dict[str, list[str | None]]`: the cells by column; `None` for an empty one, and for one that a short row lacks
-            at its end. Columns without a name are left out, and blanks around a name.
+        `dict[str, list[str | None]]`: the cells by column; `None` for an empty one. Columns without a name are left
+            out, and blanks around a name.
 
     Raises:
-        ValueError: for rows with more fields than the header, quotation marks that do not match, a header that
+        ValueError: for rows with more or fewer fields than the header, quotation marks that do not match, a header that
             another delimiter parts, or a column that is there twice.
     """
     records = _records(text, delimiter, quoting)
@@ -49,10 +50,11 @@ def read_delimited(text: str, delimiter: str, quoting: str | None = None) -> dic
     header = _header(first.cells, delimiter)
     rows, joined = [], []
     for number, record in enumerate(records, start=1):
-        if len(record.cells) > len(header):
+        if len(record.cells) != len(header):
+            held = repr(delimiter) if len(record.cells) > len(header) else "a line break"
             found = f"row {number} (line {record.line}) has {len(record.cells)} fields, the header has {len(header)}"
-            raise ValueError(f"{found}: put a text that holds {delimiter!r} in quotation marks, or give csv_delimiter.")
-        rows.append(record.cells + [""] * (len(header) - len(record.cells)))
+            raise ValueError(f"{found}: put a text that holds {held} in quotation marks, or give csv_delimiter.")
+        rows.append(record.cells)
         joined += [(number, record.line + offset, line) for offset, line in enumerate(record.lines[:-1])]
     if quoting is None:
         _refuse_joined_rows(rows, joined, delimiter)
@@ -72,9 +74,10 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
     def noted() -> Iterator[str]:
         for line in io.StringIO(text, newline=""):
             lines.append(line)
-            yield line
+            # Other backslashes are text.
+            yield ESCAPED_QUOTE.sub(r'\1""', line) if quoting == "backslash" else line
 
-    reader = csv.reader(noted(), delimiter=delimiter, strict=True, **QUOTINGS[quoting or "minimal"])
+    reader = csv.reader(noted(), delimiter=delimiter, strict=True, quoting=QUOTINGS[quoting or "minimal"])
     with _cells_of_any_length():
         while True:
             start = reader.line_num + 1
@@ -84,7 +87,7 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
             except StopIteration:
                 return
             except csv.Error as error:
-                advice = BACKSLASH if any('\\"' in line for line in lines) else UNQUOTED
+                advice = BACKSLASH if quoting is None and any('\\"' in line for line in lines) else UNQUOTED
                 raise ValueError(f"line {start}: a quotation mark without its match ({error}); {advice}.") from error
             if "".join(cells).strip() or len(cells) > 1:
                 yield _Record(cells, start, list(lines))

@@ -8,11 +8,11 @@ import io
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import datasets
 import pyarrow as pa
@@ -30,7 +30,7 @@ SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".parquet")
 _TABLE, _ARCHIVE = " Save the table as CSV, in UTF-8.", " Unpack it first."
 PACKED = {".xlsx": _TABLE, ".xls": _TABLE, ".ods": _TABLE, ".gz": _ARCHIVE, ".zip": _ARCHIVE}
 PACKED_STARTS = {b"PK\x03\x04": " If it is a workbook, save the table as CSV; unpack archives.", b"\x1f\x8b": _ARCHIVE}
-# What was read is kept under a digest of the file; another number where the same bytes come to mean something else.
+# What was read is kept under a digest of the file; another number if the same bytes come to mean something else.
 READER_VERSION = "1"
 ROWS_AT_A_TIME = 1000
 # In the metadata of the rows: columns that have no one type, and why.
@@ -71,7 +71,9 @@ class FileFormat:
                 raise ValueError(f"encoding={self.encoding!r}: unknown; expected one such as utf-8, cp1252 or utf-16.")
 
 
-def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | None = None) -> Dataset:
+def read_file(
+    field: str, path: str, file_format: FileFormat, cache_dir: str | None = None, needed: Collection[str] = ()
+) -> Dataset:
     """Read a CSV, TSV, JSON, JSONL or Parquet file.
 
     Args:
@@ -80,6 +82,7 @@ def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | N
         file_format (`FileFormat`): delimiter, quoting, encoding.
         cache_dir (`str`, *optional*): where the rows are kept, under a digest of the file. Defaults to the cache of
             `datasets`.
+        needed (`Collection[str]`): columns that must not be left out, if they are there.
 
     Returns:
         `Dataset`: the cells of CSV files as text; of the others as their types say, one type per column. Columns of a
@@ -113,7 +116,9 @@ def read_file(field: str, path: str, file_format: FileFormat, cache_dir: str | N
         if not table.num_rows:
             raise ValueError(f"{field}={path!r}: the file has no rows.")
         _keep(table, kept)
-    for reason in _left_out(kept):
+    for name, reason in _left_out(kept).items():
+        if name in needed:
+            raise ValueError(f"{field}={path!r}: {reason}; expected values of one kind.")
         logger.warning("%s=%r: %s; it is left out.", field, path, reason)
     return Dataset.from_file(str(kept))
 
@@ -126,14 +131,14 @@ def _read(content: bytes, suffix: str, file_format: FileFormat) -> pa.Table:
         columns = read_delimited(text, file_format.csv_delimiter or DELIMITERS[suffix], file_format.csv_quoting)
         return pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
     rows = read_json(text)
-    columns, left_out = {}, []
+    columns, left_out = {}, {}
     for name in dict.fromkeys(name for row in rows for name in row):
         try:
             columns[name] = _column(name, [row.get(name) for row in rows])
         except ValueError as error:
-            left_out.append(str(error))
+            left_out[name] = str(error)
     if rows and not columns:
-        raise ValueError("; ".join(left_out) or "its objects are empty.")
+        raise ValueError("; ".join(left_out.values()) or "its objects are empty.")
     return pa.table(columns).replace_schema_metadata({LEFT_OUT: json.dumps(left_out)})
 
 
@@ -226,15 +231,14 @@ def _kind(value: Any) -> str:
 def _keep(table: pa.Table, path: Path) -> None:
     """Write rows for `Dataset.from_file`; whole or not at all, as other processes may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    with pa.OSFile(part, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=ROWS_AT_A_TIME)
     os.replace(part, path)
 
 
-def _left_out(path: Path) -> list[str]:
-    """Why columns are not among the rows that were kept."""
+def _left_out(path: Path) -> dict[str, str]:
+    """The columns that are not among the rows that were kept, and why."""
     with pa.memory_map(str(path)) as source:
         metadata = pa.ipc.open_stream(source).schema.metadata or {}
-    return json.loads(metadata.get(LEFT_OUT.encode(), "[]"))
+    return json.loads(metadata.get(LEFT_OUT.encode(), "{}"))

@@ -57,7 +57,7 @@ def _label_column(dataset: Any, collator: Any) -> Tensor | None:
     if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":
         name = next((name for name in NAMES if name in dataset.column_names), None)
         values = None if name is None else dataset.with_format(None)[name][:]
-    elif isinstance(dataset, (list, tuple)) and _is_of_transformers(collator) and _are_rows(dataset):
+    elif isinstance(dataset, (list, tuple)) and is_of_transformers(collator) and _are_rows(dataset):
         name = next((name for name in NAMES if name in dataset[0]), None)
         values = None if name is None else [row.get(name) for row in dataset]
     else:
@@ -75,7 +75,8 @@ def _are_rows(dataset: Sequence[Any]) -> bool:
     return bool(dataset) and all(isinstance(row, Mapping) for row in dataset)
 
 
-def _is_of_transformers(collator: Any) -> bool:
+def is_of_transformers(collator: Any) -> bool:
+    """Whether a collator is one of transformers, which leaves labels as they are."""
     module = collator.__module__ if isinstance(collator, FunctionType) else type(collator).__module__
     return module.startswith("transformers.")
 

@@ -77,7 +77,7 @@ def _has_scores(values: Iterable[float | None]) -> bool:
 
 
 def _text_has_scores(cells: Sequence[str | None], label: str, dropped: Collection[int]) -> bool:
-    """Whether the cells of a column are decimal numbers. Raises `ValueError` where words stand beside such numbers."""
+    """Whether the cells of a column are decimal numbers. Raises `ValueError` if words stand beside such numbers."""
     distinct = {cell.strip() for cell in cells if cell} - {""}
     numbers = {cell for cell in distinct if is_number(cell)}
     words = {cell for cell in distinct - numbers if cell.lower() not in NOT_FINITE}
@@ -90,7 +90,7 @@ def _text_has_scores(cells: Sequence[str | None], label: str, dropped: Collectio
             f"label_column_name={label!r}: decimal numbers, but {word!r} in row {row}; correct it, or say "
             "do_regression: false if these are names of classes."
         )
-    if all(DECIMAL_COMMA.fullmatch(cell) for cell in words) and distinct == words | numbers:
+    if all(DECIMAL_COMMA.fullmatch(cell) for cell in words):
         raise ValueError(
             f"label_column_name={label!r}: numbers such as {sorted(words)[0]!r}: write scores with a point, 3.5 for "
             "3,5; if these are several classes give label_delimiter, if each is the name of one do_regression: false."
@@ -163,7 +163,7 @@ def _bare(name: str) -> Any:
 
 
 def refuse_written_lists(label: str, names: Iterable[str]) -> None:
-    """Raise `ValueError` where every name is a list written as text, such as `"[1, 0]"`."""
+    """Raise `ValueError` if every name is a list written as text, such as `"[1, 0]"`."""
     names = list(names)
     if names and all(LIST.fullmatch(name) for name in names):
         raise ValueError(
@@ -180,7 +180,7 @@ def as_plain_numbers(rows: list[list[str]]) -> list[list[str]]:
 
 
 def spelled_as(names: Collection[str], rows: list[list[str]]) -> list[list[str]]:
-    """Rows in which `1.0` and `1` are spelled as in `names`, where only the other is there."""
+    """Rows in which `1.0` and `1` are spelled as in `names`, if only the other is there."""
     written = {name for row in rows for name in row}
     other = {name: name.removesuffix(".0") if WHOLE_FLOAT.fullmatch(name) else f"{name}.0" for name in written}
     return [[name if name in names or other[name] not in names else other[name] for name in row] for row in rows]

@@ -37,7 +37,7 @@ def is_unlabelled(split: Dataset, label: str, train: Dataset) -> bool:
     if label not in split.column_names:
         return not nearest(label, split.column_names)
     cells = {str(cell).strip() for cell in split[label][:] if cell is not None and cell != [] and cell == cell} - {""}
-    return not cells or (cells == {"-1"} and "-1" not in {str(cell).strip() for cell in train[label][:]})
+    return not cells or (cells <= {"-1", "-1.0"} and not cells & {str(cell).strip() for cell in train[label][:]})
 
 
 def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int]) -> Dataset:
@@ -110,6 +110,8 @@ def _named_cells(
     inner = getattr(splits["train"].features[label], "feature", splits["train"].features[label])
     if isinstance(inner, ClassLabel):
         return {name: [[inner.int2str(n) for n in row] for row in rows] for name, rows in cells.items()}, inner.names
+    for name, split in splits.items():
+        _refuse_gaps(label, name, split[label][:], dropped[name])
     if multi_label and _are_vectors(label, cells["train"], dropped["train"]):
         logger.warning("label column %r: every row holds 0 and 1 alone, so they are read as one per class.", label)
         width = len(cells["train"][0])
@@ -188,6 +190,15 @@ def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]
     if padded and not delimiter:
         logger.warning("label column %r: the blanks around %d labels are left out.", label, padded)
     return [values(cell) for cell in cells]
+
+
+def _refuse_gaps(label: str, name: str, cells: Sequence[Any], dropped: Collection[int]) -> None:
+    """Raise `ValueError` for a list in which an entry is missing: the others would move to its place."""
+    for number, cell in zip(file_rows(len(cells), dropped), cells, strict=True):
+        if isinstance(cell, list) and any(value is None or value != value for value in cell):
+            raise ValueError(
+                f"label_column_name={label!r}: row {number} of the {name} data holds {cell}; no value may be missing."
+            )
 
 
 def _as_list(cell: Any) -> list[Any]:

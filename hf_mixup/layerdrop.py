@@ -28,6 +28,5 @@ def refuse_layerdrop(model: nn.Module) -> None:
     if dropping:
         found = ", ".join(f"{name}={rate}" for name, rate in dropping.items())
         cure = " and ".join(f"{name} = 0.0" for name in dropping)
-        raise ValueError(
-            f"{found}: a dropped block may hold the site; set {cure} (the config is only read when modules are made)."
-        )
+        why = " (the config is only read when modules are made)" if any(rates.values()) else ""
+        raise ValueError(f"{found}: a dropped block may hold the site; set {cure}{why}.")

@@ -307,7 +307,7 @@ class Mixup:
         if labels.is_floating_point():
             counts = labels.reshape(len(labels), -1).sum(0)
         else:
-            classes = labels.reshape(-1)
+            classes = labels.reshape(-1).long()
             counts = torch.bincount(classes[classes >= 0], minlength=self.objective.about.num_labels)
         self.config.class_counts = counts.float().tolist()
 

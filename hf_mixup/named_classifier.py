@@ -53,7 +53,7 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
 
     Raises:
         ValueError: for a tokenizer that has neither a padding nor an end-of-text token, or does not belong to the model
-            or the texts; for a head that does not fit the labels; for `prior_bias` where the model has no bias that
+            or the texts; for a head that does not fit the labels; for `prior_bias` if the model has no bias that
             could start there.
     """
     path = model_path(model_args)

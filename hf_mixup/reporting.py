@@ -41,7 +41,7 @@ def one_line_errors(after_interruption: str = "") -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, with its type where it is not one that names the field."""
+    """What an error says, with its type if it is not one that names the field."""
     words = shorten(" ".join(str(error).split()), LONGEST_LINE, placeholder=" ...")
     if isinstance(error, EXPECTED) and words:
         return words

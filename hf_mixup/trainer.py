@@ -120,9 +120,9 @@ class MixupTrainer(BaselineTrainer):
         if 0 < count < len(inputs["labels"]):
             inputs, groups = without_ignored(inputs, groups)
         labels = inputs.pop("labels")
-        if not count and self.args.world_size > 1:
-            raise ValueError("labels: -100 in every row of a batch; with several processes each batch needs a label.")
         if not count:
+            if self.args.world_size > 1:
+                raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
             outputs = model(**inputs)
             return (logits_of(outputs).sum() * 0, outputs) if return_outputs else logits_of(outputs).sum() * 0
         progress = self.state.global_step / max(self.state.max_steps, 1)

@@ -36,7 +36,6 @@ def check_trainer(trainer: Any, has_weights: bool) -> None:
     follow_metric(trainer)
     if has_weights and trainer.compute_loss_func is not None:
         raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
-    _check_metric(trainer)
     about = model_config(trainer.model)
     is_single_label = about.num_labels > 1 and about.problem_type in (None, "single_label_classification")
     smoothing = trainer.args.label_smoothing_factor
@@ -47,9 +46,11 @@ def check_trainer(trainer: Any, has_weights: bool) -> None:
         )
 
 
-def _check_metric(trainer: Any) -> None:
+def check_metric(trainer: Any) -> None:
     """Refuse a metric that no evaluation will return, which Trainer finds at the first one."""
-    name, is_own = metric_name(trainer), type(trainer).evaluate is not Trainer.evaluate
+    name = metric_name(trainer)
+    own = (cls for cls in type(trainer).__mro__ if not cls.__module__.startswith(("hf_mixup.", "transformers.")))
+    is_own = any({"evaluate", "evaluation_loop"} & set(vars(cls)) for cls in own)
     if name is None or name.endswith("loss") or trainer.compute_metrics is not None or is_own:
         return
     if trainer.args.eval_strategy != "no":
@@ -67,15 +68,11 @@ def follow_metric(trainer: Any) -> None:
     # Imported here: the metrics take a second, and most trainings select by none of them.
     from hf_mixup.evaluation.metrics import METRIC_NAMES, higher_is_better
 
-    if higher_is_better(name) is not False or not any(name in names for names in METRIC_NAMES.values()):
-        return
-    if getattr(trainer.compute_metrics, "__module__", None) == "hf_mixup.evaluation.metrics":
+    if higher_is_better(name) is False and any(name in names for names in METRIC_NAMES.values()):
         args.greater_is_better = False
-        logger.warning("metric_for_best_model=%r is better when it is lower: greater_is_better is set to False.", name)
-    else:
         logger.warning(
-            "metric_for_best_model=%r with greater_is_better=True: if it is better when it is lower, as its name says, "
-            "give greater_is_better=False.",
+            "metric_for_best_model=%r is better when it is lower: greater_is_better is set to False. Give a metric of "
+            "your own that is not another name.",
             name,
         )
 
@@ -86,7 +83,7 @@ def metric_name(trainer: Any) -> str | None:
     if name is None:
         return None
     name = name.removeprefix("eval_")
-    keys = trainer.eval_dataset if isinstance(trainer.eval_dataset, Mapping) else ()
+    keys = sorted(trainer.eval_dataset, key=len, reverse=True) if isinstance(trainer.eval_dataset, Mapping) else ()
     return next((name.removeprefix(f"{key}_") for key in keys if name.startswith(f"{key}_")), name)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from hf_mixup import Mixup, MixupCollator, MixupConfig, MixupPlan
+from hf_mixup.collator_callback import collators_in
 from hf_mixup.drawing import Drawing
 from hf_mixup.resolve import recipe_names
 from tests.toy_runs import CLASSES, arguments, collate, examples, one_hot, same_weights, steady_bert, two_term
@@ -227,6 +228,38 @@ def test_a_collator_inside_a_wrapper_is_refused_too(tmp_path, wrapper, rows):
     trainer, config = lone_collator(tmp_path, wrap=WRAPPERS[wrapper], rows=rows)
     assert_refused(trainer, config, trainer.train)
     assert_refused(trainer, config, trainer.evaluate)
+
+
+GLOBAL = {}
+NAMED = None
+
+
+def calls_a_global(rows):
+    return NAMED(rows) if GLOBAL.get("calls") else collate(rows)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("calls", [True, False])
+def test_a_collator_among_the_globals_counts_if_it_is_called(tmp_path, monkeypatch, calls, workers):
+    monkeypatch.setattr(f"{__name__}.NAMED", MixupCollator(collate, SPANS, CLASSES))
+    monkeypatch.setitem(GLOBAL, "calls", calls)
+    trainer, config = lone_collator(tmp_path, wrap=lambda _: calls_a_global, dataloader_num_workers=workers)
+    if calls:
+        assert_refused(trainer, config, trainer.train)
+    else:
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_variable_that_is_not_assigned_yet_hides_no_collator():
+    collator = MixupCollator(collate, SPANS, CLASSES)
+
+    def wrapped(rows):
+        return collator(late(rows))
+
+    assert [*collators_in(wrapped)] == [collator]
+    late = list
+    assert wrapped.__closure__ and late
 
 
 def test_the_callback_of_another_trainer_or_collator_does_not_count(tmp_path):

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -95,6 +96,21 @@ def test_columns_of_several_kinds_are_left_out_each_time(read, caplog):
             found = read("a.jsonl", "\n".join(map(json.dumps, rows)))
         assert found.column_names == ["text", "label"]
         assert "column 'id' holds a number in row 1, text in row 2; it is left out" in caplog.text
+
+
+def test_columns_that_are_needed_are_not_left_out(tmp_path, read):
+    read("a.jsonl", '{"text": "w1", "label": "0"}\n{"text": "w2", "label": 1}')
+    for _ in range(2):
+        with pytest.raises(ValueError, match="'label' holds text in row 1, a number in row 2; expected values of one"):
+            read_file("test_file", str(tmp_path / "a.jsonl"), FileFormat(), str(tmp_path / "cache"), ["label"])
+
+
+def test_the_rows_that_are_kept_can_be_read_by_others(tmp_path, read):
+    kept = Path(read("a.csv", "text,label\nw1,a\n").cache_files[0]["filename"])
+    other = tmp_path / "other"
+    other.write_text("")
+    assert kept.stat().st_mode == other.stat().st_mode
+    assert [path.name for path in kept.parent.iterdir()] == ["rows.arrow"]
 
 
 def test_files_of_other_kinds_are_named(read):

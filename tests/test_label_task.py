@@ -122,6 +122,8 @@ REFUSED = {
     "lists of decimals": ([[0.5, 0.5], [1.0, 0.0]], {}, r"row 1 holds \[0.5, 0.5\]; lists of 0 and 1"),
     "decimal commas and whole numbers": (["3,5", "5", "2,25"], {}, "numbers such as '2,25': write scores with a point"),
     "decimal commas": (["1,5", "2,5"], {}, "numbers such as '1,5': write scores with a point"),
+    "a gap in a list": ([[1, 0], [1, None], [0, 1]], {}, r"row 2 of the train data holds \[1, None\]; no value may be"),
+    "decimal commas and nan": (["1,5", "nan", "3"], {}, "numbers such as '1,5': write scores with a point"),
     "written lists": (["[1, 0]", "[0, 1]"], {}, r"cells such as '\[0, 1\]' are lists written as text"),
     "written lists, parted": (["[1, 0]", "[0, 1]"], {"label_delimiter": ","}, "are lists written as text"),
     "ragged vectors": ([[1, 0, 0], [0, 1]], {}, r"row 1 holds \[1, 0, 0\]; lists of 0 and 1, one per class"),
@@ -148,7 +150,7 @@ def test_rows_count_as_in_the_file():
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["0.5", "1.5"]])
-@pytest.mark.parametrize("test_rows", ["text,label\nw1,\nw2,\n", "text\nw1\nw2\n", "text,label\nw1,-1\nw2,-1\n"])
+@pytest.mark.parametrize("test_rows", ["text,label\nw1,\nw2,\n", "text\nw1\nw2\n", "text,label\nw1,-1\nw2,-1.0\n"])
 def test_test_data_without_labels_are_left_out(tmp_path, labelled, caplog, labels, test_rows):
     (tmp_path / "test.csv").write_text(test_rows)
     with caplog.at_level(logging.WARNING):

@@ -342,18 +342,18 @@ def test_the_direction_of_a_metric_is_known_on_each_of_several_evaluation_sets(t
     ).args.greater_is_better
 
 
-def test_metrics_of_ones_own_keep_the_direction_that_was_given(tmp_path, caplog):
-    def negative(prediction):
-        return {"rmse": -1.0}
-
+def test_the_direction_of_a_wrapped_metric_is_known_too(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        assert judging(tmp_path, "rmse", negative, greater_is_better=True).args.greater_is_better
-    assert "give greater_is_better=False" in caplog.text
+        wrapped = judging(tmp_path, "nll", lambda prediction: METRICS(prediction) | {"own": 1.0})
+    assert not wrapped.args.greater_is_better and "greater_is_better is set to False" in caplog.text
+    assert judging(tmp_path, "own", METRICS).args.greater_is_better
+    nested = judging(tmp_path, "eval_a_b_nll", eval_dataset={"a": examples(), "a_b": examples()})
+    assert not nested.args.greater_is_better
 
 
 def test_a_metric_that_no_evaluation_returns_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match="metric_for_best_model='nll': there is no compute_metrics"):
-        judging(tmp_path, "nll", compute_metrics=None)
+        judging(tmp_path, "nll", compute_metrics=None).train()
 
 
 def test_persistent_workers_evaluate_the_data_set_that_is_given(tmp_path):
@@ -406,7 +406,33 @@ def test_labels_that_a_transform_or_a_collator_changes_are_left_alone(tmp_path):
     losses(trainer_of(MixupTrainer, tmp_path, rows=rows, collator=collator, mixup=MIXED))
 
 
+@pytest.mark.parametrize("label", [lambda kind: kind > 0, lambda kind: [kind > 0, True]])
+def test_labels_are_cast_for_a_users_loss_of_mixed_targets_too(tmp_path, label):
+    several = isinstance(label(0), list)
+    loss_of = F.binary_cross_entropy_with_logits if several else F.cross_entropy
+    model = steady_bert(num_labels=2, problem_type="multi_label_classification" if several else None)
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        mixup=MIXED,
+        rows=examples(label=label),
+        eval_dataset=examples(label=label),
+        compute_loss_func=lambda outputs, labels, num_items_in_batch=None: loss_of(outputs.logits, labels),
+    )
+    trainer.train()
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
 # ---- Rows without a label, what is saved ----
+
+
+def test_weighted_evaluation_leaves_rows_without_a_label_out_whatever_was_trained_on(tmp_path):
+    trainer = trainer_of(
+        MixupTrainer, tmp_path, rows=equally_long(16), collator=default_data_collator, mixup=None, class_weights=WEIGHTS
+    )
+    trainer.train()
+    evaluated = [row | {"labels": -100 if n % 4 == 0 else row["labels"]} for n, row in enumerate(equally_long(16))]
+    assert np.isfinite(trainer.evaluate(evaluated)["eval_loss"])
 
 
 def test_data_without_any_label_are_refused(tmp_path):
@@ -433,6 +459,13 @@ def test_the_training_arguments_are_saved_as_they_were_given(tmp_path):
 def test_class_weights_may_be_a_tensor(tmp_path):
     trainer = trainer_of(MixupTrainer, tmp_path, mixup=MIXED, class_weights=torch.tensor(WEIGHTS))
     assert trainer.mixup.config.class_weights == WEIGHTS
+
+
+def test_remix_counts_booleans(tmp_path):
+    rows = Dataset.from_list(examples(6, label=lambda kind: kind > 0))
+    trainer = make_trainer(tmp_path, steady_bert(num_labels=2), mixup="remix", rows=rows, max_steps=1)
+    trainer.train()
+    assert trainer.mixup.config.class_counts == [2.0, 4.0]
 
 
 def test_remix_counts_the_mass_of_class_probabilities(tmp_path):

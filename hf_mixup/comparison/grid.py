@@ -150,7 +150,7 @@ def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:
         twice = [name for name in given if given.count(name) > 1]
         if twice:
             raise ValueError(f"methods: {twice[0]!r} is there twice.")
-        given = dict.fromkeys(map(str, given))
+        given = dict.fromkeys("none" if name is None else str(name) for name in given)
     if not isinstance(given, Mapping) or len(given) < 2:
         raise ValueError(f"methods={given!r}: expected two or more, such as [none, label_smoothing, tmix].")
     return {str(name): _variants(str(name), made_of) for name, made_of in given.items()}
