@@ -104,3 +104,11 @@ def without_ignored(inputs: dict[str, Any], groups: Tensor | None) -> tuple[dict
         for name, value in inputs.items()
     }
     return rows, None if groups is None else groups[kept]
+
+
+def class_counts(labels: Tensor, num_labels: int) -> list[float]:
+    """The examples of each class among class indices, or the mass of each among probabilities."""
+    if labels.is_floating_point():
+        return labels.reshape(len(labels), -1).sum(0).tolist()
+    classes = labels.reshape(-1).long()
+    return torch.bincount(classes[classes >= 0], minlength=num_labels).float().tolist()

@@ -300,17 +300,6 @@ class Mixup:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _settled=WeakKeyDictionary())
 
-    def count_classes(self, labels: Tensor) -> None:
-        """Take the class counts that `label_rule="remix"` needs from the labels of all training rows."""
-        if self.config.label_rule != "remix" or self.config.class_counts is not None:
-            return
-        if labels.is_floating_point():
-            counts = labels.reshape(len(labels), -1).sum(0)
-        else:
-            classes = labels.reshape(-1).long()
-            counts = torch.bincount(classes[classes >= 0], minlength=self.objective.about.num_labels)
-        self.config.class_counts = counts.float().tolist()
-
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""
         self.drawing.restart(seed, rank)

@@ -15,7 +15,7 @@ from hf_mixup.anatomy import logits_of
 from hf_mixup.baseline_trainer import BaselineTrainer
 from hf_mixup.checkpoints import checkpoint_to_resume
 from hf_mixup.config import MixupConfig
-from hf_mixup.label_columns import without_ignored
+from hf_mixup.label_columns import class_counts, without_ignored
 from hf_mixup.logs import MixupLogs
 from hf_mixup.mixup import Mixup
 from hf_mixup.mixup_state import CONFIG_NAME, load_state, save_state
@@ -206,8 +206,10 @@ class MixupTrainer(BaselineTrainer):
 
     def _check_labels(self) -> dict[str, Tensor]:
         columns = super()._check_labels()
-        if self.mixup is not None and "train_dataset" in columns:
-            self.mixup.count_classes(columns["train_dataset"])
+        config = None if self.mixup is None else self.mixup.config
+        if config is not None and config.label_rule == "remix" and "train_dataset" in columns:
+            counts = class_counts(columns["train_dataset"], self._objective.about.num_labels)
+            config.class_counts = config.class_counts or counts
         return columns
 
     def hyperparameter_search(
