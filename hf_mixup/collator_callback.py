@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -19,7 +20,7 @@ from hf_mixup.objective import Objective
 DEPTH_OF_WRAPPERS = 4
 
 
-class CollatorCallback(TrainerCallback):
+class CollatorCallback(TrainerCallback, ABC):
     """What a Trainer tells a `MixupCollator` that is also its callback.
 
     Args:
@@ -40,13 +41,13 @@ class CollatorCallback(TrainerCallback):
         if ForgottenCallback not in DEFAULT_CALLBACKS:
             DEFAULT_CALLBACKS.append(ForgottenCallback)  # type: ignore[arg-type]
 
+    @abstractmethod
     def _restart(self, state: Any) -> None:
         """Draw plans anew, for a new training."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _note(self, state: Any) -> None:
         """Note the progress of training."""
-        raise NotImplementedError
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From now on only training batches are mixed. Raises `ValueError` for a Trainer that cannot work."""

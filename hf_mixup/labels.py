@@ -106,6 +106,7 @@ def _named_cells(
     dropped: Mapping[str, list[int]],
 ) -> tuple[dict[str, list[list[str]]], Sequence[str]]:
     """The class names in every row, and all those of the training data in their order."""
+    _say_what_is_read(splits["train"][label][:], label, delimiter)
     cells = {name: _cells(split, label, delimiter) for name, split in splits.items()}
     inner = getattr(splits["train"].features[label], "feature", splits["train"].features[label])
     if isinstance(inner, ClassLabel):
@@ -176,8 +177,6 @@ def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]
     absent = (None, "", -1) if isinstance(getattr(feature, "feature", feature), ClassLabel) else (None, "")
     cells = split[label][:]
     if delimiter:
-        if not any(isinstance(cell, str) and delimiter in cell for cell in cells):
-            logger.warning("label_delimiter=%r: no cell holds it, so no row has two classes.", delimiter)
         refuse_written_lists(label, [cell for cell in cells if isinstance(cell, str)])
 
     def values(cell: Any) -> list[Any]:
@@ -186,10 +185,16 @@ def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]
         found = [value.strip() if isinstance(value, str) else value for value in _as_list(cell)]
         return [value for value in found if value not in absent and value == value]
 
+    return [values(cell) for cell in cells]
+
+
+def _say_what_is_read(cells: Sequence[Any], label: str, delimiter: str | None) -> None:
+    """Warn of training labels that are read in another way than they are written, or than was asked for."""
+    if delimiter and not any(isinstance(cell, str) and delimiter in cell for cell in cells):
+        logger.warning("label_delimiter=%r: no cell holds it, so no row has two classes.", delimiter)
     padded = sum(isinstance(value, str) and value != value.strip() for cell in cells for value in _as_list(cell))
     if padded and not delimiter:
         logger.warning("label column %r: the blanks around %d labels are left out.", label, padded)
-    return [values(cell) for cell in cells]
 
 
 def _refuse_gaps(label: str, name: str, cells: Sequence[Any], dropped: Collection[int]) -> None:
