@@ -116,6 +116,8 @@ class MixupTrainer(BaselineTrainer):
         groups = inputs.pop(mixup.config.group_column or "", None)
         if inputs.get("labels") is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
+        # Refuses labels that are no tensor.
+        mixup.objective.problem_type(inputs["labels"])
         count = self._count(inputs["labels"])
         if 0 < count < len(inputs["labels"]):
             inputs, groups = without_ignored(inputs, groups)

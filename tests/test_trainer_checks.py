@@ -482,3 +482,11 @@ def test_a_batch_without_any_label_changes_nothing(tmp_path):
     both = first_step(tmp_path, rows=rows, draw=swap_neighbours, **options)
     alone = first_step(tmp_path, rows=rows[8:], draw=swap_neighbours, **options | {"gradient_accumulation_steps": 1})
     assert_same_step(both, alone)
+
+
+def test_labels_that_are_no_tensor_are_named(tmp_path):
+    def listed(rows):
+        return collate(rows) | {"labels": [row["labels"] for row in rows]}
+
+    with pytest.raises(ValueError, match="labels: expected a tensor, got list"):
+        trainer_of(MixupTrainer, tmp_path, collator=listed, mixup=MIXED).train()
