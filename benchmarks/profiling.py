@@ -14,9 +14,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from hf_mixup import mixup as mixup_module
-from hf_mixup.logs import MixupLogs
+from hf_mixup.forward.hooks import Hooks
 from hf_mixup.mixup import Mixup
-from hf_mixup.sites import Hooks
+from hf_mixup.training.logs import MixupLogs
 
 Step = Callable[[dict[str, torch.Tensor]], None]
 # Everything of hf_mixup that a step of MixupTrainer runs through, none of it inside another.

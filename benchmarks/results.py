@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from hf_mixup.comparison.canvas import panels, titled
-from hf_mixup.comparison.findings import metric_name
-from hf_mixup.comparison.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
+from hf_mixup.cli.compare.canvas import panels, titled
+from hf_mixup.cli.compare.findings import metric_name
+from hf_mixup.cli.compare.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
 from hf_mixup.evaluation.metrics import higher_is_better
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from profiling import parts_time, peak_memory
 from references import REFERENCES
 
 from hf_mixup import MixupConfig, MixupTrainer
-from hf_mixup.resolve import recipe_names, resolve_config
+from hf_mixup.config.recipes import recipe_names, resolve_config
 
 Batch = dict[str, torch.Tensor]
 Kind = MixupConfig | type[Trainer] | None
@@ -88,7 +88,7 @@ def main() -> None:
 
 def load_model(name: str) -> torch.nn.Module:
     if name.startswith("demo:"):
-        from hf_mixup.demo import model_path
+        from hf_mixup.cli.train.demo import model_path
 
         name = model_path(name)
     two_classes = AutoConfig.from_pretrained(name, num_labels=2)

@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from hf_mixup import MixupConfig, MixupTrainer, demo
-from hf_mixup.arguments import DataArguments, ModelArguments
-from hf_mixup.classification import build_model, encode, load_data, report
+from hf_mixup.cli.arguments import DataArguments, ModelArguments
+from hf_mixup.cli.terminal import interruptible, one_line_errors
+from hf_mixup.cli.train.classification import build_model, encode, load_data, report
 from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.reporting import interruptible, one_line_errors
 
 # With the small model, less than a minute on two cores; the command line wins.
 DEFAULTS = {

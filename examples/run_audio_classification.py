@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from hf_mixup import MixupTrainer
+from hf_mixup.cli.terminal import format_table, interruptible, one_line_errors
+from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.reporting import format_table, interruptible, one_line_errors
-from hf_mixup.resolve import resolve_config
 
 RATE = 8000
 # A training of about a minute on two cores; the command line wins.

@@ -16,9 +16,9 @@ from sklearn.model_selection import train_test_split
 from transformers import HfArgumentParser, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
 from hf_mixup import MixupTrainer
+from hf_mixup.cli.terminal import format_table, interruptible, one_line_errors
+from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.reporting import format_table, interruptible, one_line_errors
-from hf_mixup.resolve import resolve_config
 
 # A training of half a minute on two cores; the command line wins.
 DEFAULTS = {

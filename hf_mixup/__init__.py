@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_mixup.collator import MixupCollator
-    from hf_mixup.config import MixupConfig
-    from hf_mixup.inspection import Inspection, inspect_model
+    from hf_mixup.config.mixup_config import MixupConfig
+    from hf_mixup.evaluation.inspection import Inspection, inspect_model
     from hf_mixup.mixup import Mixup
-    from hf_mixup.model import MixupModel
-    from hf_mixup.plan import MixupPlan
-    from hf_mixup.trainer import MixupTrainer
+    from hf_mixup.plan.mixup_plan import MixupPlan
+    from hf_mixup.training.collator import MixupCollator
+    from hf_mixup.training.model import MixupModel
+    from hf_mixup.training.trainer import MixupTrainer
 
 __all__ = [
     "Inspection",
@@ -26,14 +26,14 @@ __version__ = "0.1.0"
 
 # Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
 _MODULES = {
-    "Inspection": "inspection",
+    "Inspection": "evaluation.inspection",
     "Mixup": "mixup",
-    "MixupCollator": "collator",
-    "MixupConfig": "config",
-    "MixupModel": "model",
-    "MixupPlan": "plan",
-    "MixupTrainer": "trainer",
-    "inspect_model": "inspection",
+    "MixupCollator": "training.collator",
+    "MixupConfig": "config.mixup_config",
+    "MixupModel": "training.model",
+    "MixupPlan": "plan.mixup_plan",
+    "MixupTrainer": "training.trainer",
+    "inspect_model": "evaluation.inspection",
 }
 
 

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations import is_fsdp_enabled
 
-from hf_mixup.anatomy import Anatomy, changeable_state, check_model, model_config, separators
-from hf_mixup.architectures import site_width
-from hf_mixup.config import OUTSIDE, MixupConfig
-from hf_mixup.drawing import Drawing
-from hf_mixup.exactness import check_endpoints, check_guests, check_site
-from hf_mixup.mixing import Mixing, begin
+from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
+from hf_mixup.config.recipes import resolve_config
+from hf_mixup.forward.anatomy.anatomy import Anatomy, changeable_state, check_model, model_config, separators
+from hf_mixup.forward.anatomy.architectures import site_width
+from hf_mixup.forward.anatomy.endpoints import check_endpoints, check_guests, check_site
+from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
+from hf_mixup.forward.anatomy.probe_batch import PROBES, is_whole
+from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
+from hf_mixup.forward.saliency import saliency
+from hf_mixup.forward.state import Mixing, begin
 from hf_mixup.objective import Objective
-from hf_mixup.plan import MixupPlan
-from hf_mixup.probe import MissingPadToken, trace
-from hf_mixup.probe_batch import PROBES, is_whole
-from hf_mixup.resolve import resolve_config
-from hf_mixup.salience import saliency
-from hf_mixup.sites import Hooks, let_compiled_models_mix
+from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.planner import Drawing
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()

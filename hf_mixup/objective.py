@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_mixup import targets
-from hf_mixup.config import MixupConfig
-from hf_mixup.plan import MixupPlan
+from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.plan.mixup_plan import MixupPlan
 
 
 class Objective:

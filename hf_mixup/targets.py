@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_mixup.plan import MixupPlan
+from hf_mixup.plan.mixup_plan import MixupPlan
 
 # What PyTorch's cross-entropy leaves out.
 IGNORED = -100

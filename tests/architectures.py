@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
-from hf_mixup.anatomy import Anatomy
-from hf_mixup.architectures import PECULIARITIES
-from hf_mixup.inspection_report import READOUTS
-from hf_mixup.toy import toy_model
+from hf_mixup.cli.inspect.toy import toy_model
+from hf_mixup.evaluation.inspection_report import READOUTS
+from hf_mixup.forward.anatomy.anatomy import Anatomy
+from hf_mixup.forward.anatomy.architectures import PECULIARITIES
 from tests.zoo import toy_batch
 
 TYPES = list(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from hf_mixup import Mixup, MixupConfig, MixupModel, MixupPlan
-from hf_mixup.collator import MixupCollator
-from hf_mixup.resolve import recipe_names, resolve_config
+from hf_mixup.config.recipes import recipe_names, resolve_config
+from hf_mixup.training.collator import MixupCollator
 from tests.architectures import build
 from tests.zoo import FAMILIES, WIDTH, cached_toy_model, toy_batch, toy_model
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_mixup import MixupTrainer
-from hf_mixup.resolve import recipe_names, resolve_config
+from hf_mixup.config.recipes import recipe_names, resolve_config
 from tests import methods
-from tests.test_images_and_sounds import toy
+from tests.forward.anatomy.test_images_and_sounds import toy
 from tests.toy_runs import CLASSES, arguments, collate, examples, steady_bert
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan, interpolation
+from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup.forward import interpolation
 from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
 
 PARTNER = torch.tensor([2, 0, 3, 1])

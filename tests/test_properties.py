@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
-from hf_mixup.drawing import Drawing
-from hf_mixup.interpolation import mix_rows, position_weights
-from hf_mixup.margins import Margins
+from hf_mixup.forward.interpolation import mix_rows, position_weights
 from hf_mixup.objective import Objective
-from hf_mixup.plan import PlanStream
-from hf_mixup.spans import plan_spans, swap_tokens
+from hf_mixup.plan.margins import Margins
+from hf_mixup.plan.mixup_plan import PlanStream
+from hf_mixup.plan.planner import Drawing
+from hf_mixup.plan.spans import plan_spans, swap_tokens
 from hf_mixup.targets import mix_targets
 from tests.zoo import VOCAB, cached_toy_model
 

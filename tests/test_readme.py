@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers import Trainer
 
-from hf_mixup.resolve import resolve_config
+from hf_mixup.config.recipes import resolve_config
 from tests.toy_runs import arguments, collate, examples, steady_bert
 
 ROOT = Path(__file__).parent.parent

@@ -1,1 +1,1 @@
-"""The recipes travel with the package as `hf_mixup.recipes`."""
+"""The recipes travel with the package as `hf_mixup.config.recipe_files`."""

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.anatomy import Anatomy, logits_of, model_config
 from hf_mixup.evaluation.predictions import diverged
+from hf_mixup.forward.anatomy.anatomy import Anatomy, logits_of, model_config
+from hf_mixup.forward.anatomy.probe_batch import undisturbed
+from hf_mixup.forward.saliency import by_text, changed_entry, entry_gradient
 from hf_mixup.mixup import Mixup
-from hf_mixup.plan import MixupPlan
-from hf_mixup.probe_batch import undisturbed
-from hf_mixup.salience import by_text, changed_entry, entry_gradient
+from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.targets import problem_type_of
 
 # A prediction is uncertain where its largest probability is below this.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_mixup.checks import choice
+from hf_mixup.config.checks import choice
 
 if TYPE_CHECKING:
     import evaluate

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_prec
 from torch.nn import functional as F
 from transformers import EvalPrediction
 
-from hf_mixup.checks import nearest
+from hf_mixup.config.checks import nearest
 from hf_mixup.evaluation.calibration import adaptive_ece, binary_ece, ece
 from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
 

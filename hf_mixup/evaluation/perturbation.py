@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hf_mixup.checks import choice, number
+from hf_mixup.config.checks import choice, number
 from hf_mixup.evaluation.predictions import diverged
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from hf_mixup.checks import nearest, number
+from hf_mixup.config.checks import nearest, number
 from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
 from hf_mixup.evaluation.predictions import CHECKS, diverged
 

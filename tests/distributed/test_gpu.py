@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_mixup import Mixup, MixupConfig
-from hf_mixup.demo import model_path
+from hf_mixup.cli.train.demo import model_path
 from tests.zoo import toy_batch, toy_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -83,7 +83,7 @@ def test_a_checkpoint_of_which_one_rank_is_cut_off_is_passed_over(uninterrupted,
     last = newest(tmp_path)
     state = last / f"mixup_state_{ranks - 1}.json"
     state.write_text(state.read_text()[:-9])
-    with caplog.at_level(logging.WARNING, "hf_mixup.checkpoints"):
+    with caplog.at_level(logging.WARNING, "hf_mixup.training.checkpoints"):
         said = finish(ranks, tmp_path, resume=True) + caplog.text
     assert f"Skipped {last.name}: " in said and f"{state.name}: cannot be read" in said
     assert final_weights(tmp_path) == final_weights(folder)

@@ -1,0 +1,228 @@
+"""One run of a comparison: train on a few rows, pick a variant by the development split, measure on the test split."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+
+from hf_mixup import Mixup, MixupTrainer
+from hf_mixup.cli.arguments import mixup_errors, parse_fields
+from hf_mixup.cli.compare.grid import Cell, Comparison
+from hf_mixup.cli.compare.measures import further_metrics, predict
+from hf_mixup.cli.compare.rows import read_data, training_data
+from hf_mixup.cli.train.classification import build_model, build_trainer, encode
+from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.config.recipes import resolve_config
+from hf_mixup.evaluation.calibration import reliability
+from hf_mixup.evaluation.metrics import METRICS, check_metric_name, higher_is_better
+from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
+from hf_mixup.training.groups import number_groups
+
+logger = logging.getLogger(__name__)
+
+# Losses are measured at this many moments of a training, on this many rows.
+MOMENTS, CURVE_ROWS = 5, 64
+RESULT, PREDICTIONS = "result.json", "predictions.npz"
+
+
+@dataclass
+class Trained:
+    """A variant after its training.
+
+    Args:
+        trainer (`MixupTrainer`): with the trained model.
+        splits (`dict[str, Dataset]`): tokenised; the training rows with the labels that were trained on.
+        learning (`dict[str, list]`): `step`, `train_loss` and `dev_loss`, of clean batches.
+        dev_metrics (`dict[str, float]`): with `loss`.
+        dev_logits (`np.ndarray`): of the development split.
+        fields (`dict`): what makes the variant.
+    """
+
+    trainer: MixupTrainer
+    splits: dict[str, Dataset]
+    learning: dict[str, list[float]]
+    dev_metrics: dict[str, float]
+    dev_logits: np.ndarray
+    fields: dict[str, Any]
+
+
+def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train, measure, and write `predictions.npz` and, last and at once, `result.json`.
+
+    Args:
+        comparison (`Comparison`): what is compared.
+        cell (`Cell`): which run of it.
+        folder (`Path`): the folder of the run.
+
+    Returns:
+        `dict[str, Any]`: what `result.json` holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    shared = parse_fields(comparison.run | {"output_dir": str(folder)})
+    data, flipped = training_data(read_data(*shared), cell)
+    best = None
+    for fields in comparison.methods[cell.method]:
+        best = better(best, train_variant(comparison, cell, fields, data, folder), comparison.select_by)
+    assert best is not None
+    mixup = best.trainer.mixup and best.trainer.mixup.config.to_dict()
+    result = asdict(cell) | {"variant": best.fields, "mixup": mixup}
+    result |= {"problem_type": data.problem_type, "label_names": data.label_names}
+    metrics, curves, predictions = measure(best, data, flipped)
+    more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
+    curves = {"learning": best.learning} | curves | more_curves
+    result |= {"metrics": known_to_json(metrics | more), "curves": known_to_json(curves)}
+    result["train"] = {"steps": best.trainer.state.global_step, "seconds": round(time.perf_counter() - start, 1)}
+    np.savez_compressed(folder / PREDICTIONS, **predictions)  # type: ignore[arg-type]
+    written = folder / f"{RESULT}.part"
+    written.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    os.replace(written, folder / RESULT)
+    return result
+
+
+def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of one training run, as `hf-mixup train` takes them."""
+    fixed = {"seed": cell.seed, "output_dir": str(folder / "training"), "save_strategy": "no", "report_to": "none"}
+    quiet = {"disable_tqdm": True, "logging_strategy": "no", "eval_strategy": "no"}
+    return {**comparison.run, **variant, **fixed, **quiet}
+
+
+def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], data: TextData, folder: Path) -> Trained:
+    """Train one variant on the rows of the cell."""
+    model_args, data_args, args = parse_fields(run_fields(comparison, cell, variant, folder))
+    with mixup_errors():
+        mixup = resolve_config(model_args.mixup)
+    set_seed(cell.seed)
+    model, tokenizer = build_model(model_args, data)
+    splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
+    with mixup_errors():
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type)
+    curve = LearningCurve(trainer, splits, data.problem_type)
+    trainer.add_callback(curve)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    logits, labels = predict(trainer, splits["validation"])
+    metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
+    return Trained(trainer, splits, curve.learning, metrics, logits, variant)
+
+
+class LearningCurve(TrainerCallback):
+    """Losses of clean batches, of training and development rows, at moments spread over the training."""
+
+    def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
+        self.trainer, self.problem_type = trainer, problem_type
+        self.rows = {
+            "train_loss": splits["train"].shuffle(seed=0).select(range(min(CURVE_ROWS, splits["train"].num_rows))),
+            "dev_loss": splits["validation"].select(range(min(CURVE_ROWS, splits["validation"].num_rows))),
+        }
+        self.learning: dict[str, list[float]] = {"step": [], "train_loss": [], "dev_loss": []}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure after every fifth of the steps."""
+        moments = {math.ceil(state.max_steps * part / MOMENTS) for part in range(1, MOMENTS + 1)}
+        if state.global_step not in moments:
+            return
+        self.learning["step"].append(state.global_step)
+        for name, rows in self.rows.items():
+            self.learning[name].append(loss_of(self.problem_type, *predict(self.trainer, rows)))
+
+
+def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
+    """The variant that does better on the development split; one that has diverged is the worst."""
+    name = (metric or "loss").removeprefix("eval_")
+    sign = 1 if higher_is_better(name) else -1
+
+    def rank(one: Trained) -> tuple[bool, float]:
+        value = one.dev_metrics[name]
+        return math.isfinite(one.dev_metrics["loss"]), sign * value if math.isfinite(value) else -math.inf
+
+    return other if best is None or rank(other) > rank(best) else best
+
+
+def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
+    """Metrics of the test split, raw and with a temperature fitted on development data; curves; and predictions."""
+    kind, trainer = data.problem_type, best.trainer
+    logits, labels = predict(trainer, best.splits["test"])
+    dev_labels = np.asarray(best.splits["validation"]["labels"])
+    metrics = METRICS[kind](logits, labels) | {f"dev_{name}": value for name, value in best.dev_metrics.items()}
+    metrics |= {"train_loss": best.learning["train_loss"][-1], "test_loss": loss_of(kind, logits, labels)}
+    metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
+    curves: dict[str, Any] = {}
+    if kind != "regression":
+        temperature = fit_temperature(best.dev_logits, dev_labels, kind)
+        metrics |= {"temperature": temperature} | scaled_metrics(logits, labels, kind, temperature)
+    if kind == "single_label_classification":
+        curves["reliability"] = reliability(logits, labels)
+        curves["reliability_scaled"] = reliability(logits / temperature, labels)
+    if flipped.any():
+        wrong = predict(trainer, best.splits["train"].select(np.flatnonzero(flipped)))
+        metrics["memorised"] = METRICS[kind](*wrong)["accuracy"]
+    predictions = {"test_logits": logits, "test_labels": labels}
+    return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
+
+
+def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The loss of the problem type, without smoothing or weights."""
+    metrics = METRICS[problem_type](logits, labels)
+    return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
+
+
+def known_to_json(value: Any) -> Any:
+    """The same with what JSON knows: numbers that are not finite become `None`, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: known_to_json(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [known_to_json(one) for one in value]
+    return None if isinstance(value, Real) and not math.isfinite(value) else value
+
+
+def check_runs(comparison: Comparison) -> TextData:
+    """Make every check that a run of the grid makes before its first step.
+
+    Raises:
+        ValueError: for what cannot work; the message names the method and the field.
+    """
+    folder = Path(comparison.output_dir)
+    model_args, data_args, args = parse_fields(comparison.run | {"output_dir": comparison.output_dir})
+    data = read_data(model_args, data_args, args)
+    for size, noise in itertools.product(comparison.train_sizes, comparison.label_noise):
+        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]))
+    if comparison.select_by:
+        check_metric_name(data.problem_type, comparison.select_by, "select_by")
+    if comparison.outliers is not None:
+        if data.problem_type != "single_label_classification":
+            raise ValueError(
+                f"outliers={comparison.outliers!r}: needs classes, not {data.problem_type.replace('_', ' ')}."
+            )
+        texts_of(comparison.outliers)
+    shared_model, _ = build_model(model_args, data)
+    for method, variants in comparison.methods.items():
+        for variant in variants:
+            try:
+                given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
+                own = replace(given[0], mixup=model_args.mixup) != model_args
+                model = build_model(given[0], data)[0] if own else shared_model
+                if given[2].label_smoothing_factor and data.problem_type != "single_label_classification":
+                    raise ValueError(f"label_smoothing_factor={given[2].label_smoothing_factor} needs single classes.")
+                with mixup_errors():
+                    mixup = resolve_config(given[0].mixup)
+                    if mixup is not None and mixup.group_column is not None:
+                        number_groups(data.splits["train"], mixup.group_column, data.text_columns)
+                    if mixup is not None:
+                        Mixup(model, mixup)
+            except ValueError as error:
+                raise ValueError(f"methods: {method}: {error}") from error
+    return data

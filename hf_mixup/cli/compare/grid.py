@@ -1,0 +1,201 @@
+"""What is compared: a YAML file becomes a grid of runs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral
+from typing import Any
+
+from hf_mixup.cli.arguments import DataArguments, read_yaml
+from hf_mixup.cli.train.training_options import refused_in_comparison
+from hf_mixup.config import checks
+from hf_mixup.config.checks import nearest
+from hf_mixup.config.recipes import recipe_names
+
+MEASURES = ("boundary", "perturbation")
+# Methods that are no recipe: fields of a run.
+RIVALS: dict[str, dict[str, Any]] = {
+    "none": {"mixup": "none"},
+    "label_smoothing": {"mixup": "none", "label_smoothing_factor": 0.1},
+}
+# The comparison decides these in every run.
+DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint")
+# Methods share their data and the number of their updates.
+SHARED = (
+    *(item.name for item in fields(DataArguments)),
+    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+)
+EXAMPLES = {"seeds": "[0, 1, 2]", "train_sizes": "[20, 200]", "label_noise": "[0, 0.2]", "measures": "[boundary]"}
+DERIVED = "temperature_scaling"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Args:
+        method (`str`): its name in `Comparison.methods`.
+        train_size (`int`): see `Comparison.train_sizes`.
+        label_noise (`float`): share of the training labels that are replaced by another one.
+        seed (`int`): of the training rows, the new head, dropout, the order of batches, and mixup.
+    """
+
+    method: str
+    train_size: int
+    label_noise: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.method}-size{self.train_size}-noise{self.label_noise:g}-seed{self.seed}"
+
+
+@dataclass
+class Comparison:
+    """What `hf-mixup compare` runs.
+
+    Args:
+        output_dir (`str`): where everything is written.
+        methods (`dict`): name to the fields of a run that make it, or to a list of such, of which each run picks one
+            by its development split. The first is the baseline. In a YAML file also a list of names: recipes, `none`,
+            `label_smoothing`.
+        seeds (`list[int]`, defaults to 0 to 4): the runs of one seed have the same training rows in every method.
+        train_sizes (`list[int]`): training rows of each class, or training rows in all without single classes.
+        label_noise (`list[float]`, defaults to [0]): shares of the training labels that are replaced by another one.
+        select_by (`str`, *optional*): metric of the development split that picks a variant; defaults to the loss.
+        measures (`list[str]`, defaults to both): what else is measured: `"boundary"`, `"perturbation"`.
+        measured_samples (`int`, defaults to 128): test texts for these.
+        outliers (`str`, *optional*): a file or dataset of texts of another kind, to be told apart.
+        workers (`int`, *optional*): runs at a time; defaults to the number of GPUs, else of cores, 8 at most.
+        run (`dict`): the fields of every run: model, data, training, as for `hf-mixup train`.
+
+    Raises:
+        ValueError: for a field that cannot work; the message names it, the value and what is allowed.
+    """
+
+    output_dir: str
+    methods: dict[str, list[dict[str, Any]]]
+    train_sizes: list[int]
+    seeds: list[int] = field(default_factory=lambda: list(range(5)))
+    label_noise: list[float] = field(default_factory=lambda: [0.0])
+    select_by: str | None = None
+    measures: list[str] = field(default_factory=lambda: list(MEASURES))
+    measured_samples: int = 128
+    outliers: str | None = None
+    workers: int | None = None
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.methods = _methods(self.methods)
+        self.output_dir = os.path.expanduser(str(self.output_dir))
+        self.outliers = None if self.outliers is None else os.path.expanduser(str(self.outliers))
+        for name, low in (("seeds", 0), ("train_sizes", 1)):
+            setattr(self, name, _whole_numbers(name, getattr(self, name), low))
+        shares = [checks.number(high=0.9)("label_noise", share) for share in _list("label_noise", self.label_noise)]
+        if len({f"{share:g}" for share in shares}) < len(shares):
+            raise ValueError(f"label_noise={shares!r}: expected each share once.")
+        self.label_noise = shares
+        for measure in _list("measures", self.measures, may_be_empty=True):
+            checks.choice(*MEASURES)("measures", measure)
+        (self.measured_samples,) = _whole_numbers("measured_samples", [self.measured_samples], 2)
+        if self.workers is not None:
+            (self.workers,) = _whole_numbers("workers", [self.workers], 1)
+        _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
+        refused_in_comparison(self.run)
+        for name, variants in self.methods.items():
+            for variant in variants:
+                where = f" (in the method {name!r})"
+                _refuse(variant, DECIDED, f"the comparison sets it{where}")
+                refused_in_comparison(variant, where)
+                _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
+
+    @property
+    def baseline(self) -> str:
+        """The method that the others are compared with."""
+        return next(iter(self.methods))
+
+    def cells(self) -> list[Cell]:
+        """Every run, those of one seed next to each other, so that an early stop leaves whole comparisons."""
+        grid = itertools.product(self.seeds, self.train_sizes, self.label_noise, self.methods)
+        return [Cell(method, size, noise, seed) for seed, size, noise, method in grid]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as plain Python values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
+        """From the fields of a comparison and, beside them, those of its runs."""
+        own = {item.name for item in fields(cls)} - {"run"}
+        for name in ("output_dir", "methods", "train_sizes"):
+            if values.get(name) is None:
+                raise ValueError(f"{name} is missing; a comparison needs output_dir, methods and train_sizes.")
+        return cls(
+            **{name: value for name, value in values.items() if name in own},
+            run={name: value for name, value in values.items() if name not in own},
+        )
+
+    @classmethod
+    def from_file(cls, path: str) -> Comparison:
+        """Read a YAML file. Raises `FileNotFoundError`, or `ValueError` for what cannot work."""
+        return cls.from_dict(read_yaml(path))
+
+
+def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:
+    if isinstance(given, (list, tuple)):
+        twice = [name for name in given if given.count(name) > 1]
+        if twice:
+            raise ValueError(f"methods: {twice[0]!r} is there twice.")
+        given = dict.fromkeys("none" if name is None else str(name) for name in given)
+    if not isinstance(given, Mapping) or len(given) < 2:
+        raise ValueError(f"methods={given!r}: expected two or more, such as [none, label_smoothing, tmix].")
+    return {str(name): _variants(str(name), made_of) for name, made_of in given.items()}
+
+
+def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:
+    if not name.replace("_", "").replace("-", "").isalnum() or name == DERIVED:
+        raise ValueError(f"methods: {name!r} is not a name for a folder: letters, digits, - and _, not {DERIVED!r}.")
+    variants = made_of if isinstance(made_of, list) and made_of else [made_of]
+    filled = []
+    for variant in variants:
+        if not isinstance(variant, (Mapping, type(None))):
+            raise ValueError(f"methods: {name}={variant!r}: expected a mapping of the fields of a run, or nothing.")
+        own = dict(variant or {})
+        if name in RIVALS:
+            own = RIVALS[name] | own
+        elif name in recipe_names():
+            own = {"mixup": name} | own
+        elif not any(field.partition(".")[0] == "mixup" for field in own):
+            known = (*recipe_names(), *RIVALS)
+            raise ValueError(
+                f"methods={name!r}: expected one of {', '.join(known)}.{nearest(name, known)} A method with a name of "
+                "its own says what it is: mixup: none, a recipe, or a mapping of fields."
+            )
+        filled.append(own)
+    return filled
+
+
+def _whole_numbers(name: str, values: Any, low: int) -> list[int]:
+    values = _list(name, values)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{name}={values!r}: expected whole numbers >= {low}.")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{name}={values!r}: expected each number once.")
+    return [int(value) for value in values]
+
+
+def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:
+    if not isinstance(values, (list, tuple)) or not (values or may_be_empty):
+        raise ValueError(f"{name}={values!r}: expected a list, such as {EXAMPLES.get(name, '[a, b]')}.")
+    return list(values)
+
+
+def _refuse(given: Mapping[str, Any], names: Sequence[str], why: str) -> None:
+    for name, value in given.items():
+        if name.replace("-", "_") in names:
+            raise ValueError(f"{name}={value!r}: {why}.")

@@ -1,0 +1,116 @@
+"""What a run of a comparison measures beside its predictions: robustness, the decision boundary, other texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from hf_mixup.cli.arguments import DataArguments
+from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.train.classification import encode
+from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths
+from hf_mixup.evaluation.metrics import METRICS, first_output
+from hf_mixup.evaluation.outliers import outlier_metrics
+from hf_mixup.evaluation.perturbation import KINDS, flips, perturb
+
+# Strengths of each perturbation: shares of letters or words, and of the root mean square of the embeddings.
+STRENGTHS = {**dict.fromkeys(KINDS, (0.1, 0.3)), "noise": (0.5, 1.0)}
+# The metric that is followed while texts are perturbed.
+FOLLOWED = {
+    "single_label_classification": "accuracy",
+    "multi_label_classification": "lrap",
+    "regression": "pearson",
+}
+BATCH = 32
+
+
+def further_metrics(
+    comparison: Comparison, trainer: Trainer, data: TextData, data_args: DataArguments, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and curves that the comparison asks for, on `measured_samples` texts of the test split."""
+    test = data.splits["test"].shuffle(seed=0)
+    raw = test.select(range(min(comparison.measured_samples, test.num_rows)))
+    measured = _Measured(trainer, data, data_args, raw)
+    metrics: dict[str, float] = {}
+    curves: dict[str, Any] = {}
+    if "boundary" in comparison.measures:
+        path = paths(measured.model, measured.batches())
+        curves["path"] = {name: path[name] for name in ("t", "confidence", "loss")}
+        metrics |= {name: path[name] for name in ("uncertain_width", "path_loss", "steepness")}
+        metrics["gradient_norm"] = gradient_norm(measured.model, measured.batches())
+    if "perturbation" in comparison.measures:
+        metrics |= measured.perturbed(seed)
+    if comparison.outliers is not None and data.problem_type == "single_label_classification":
+        outside = measured.logits(outlier_texts(comparison, data, raw.num_rows))
+        metrics |= outlier_metrics(measured.clean, outside)
+    return {name: value for name, value in metrics.items() if value is not None}, curves
+
+
+class _Measured:
+    """A trained model and the texts that it is measured on."""
+
+    def __init__(self, trainer: Trainer, data: TextData, data_args: DataArguments, raw: Dataset) -> None:
+        assert trainer.model is not None
+        self.trainer, self.data, self.data_args, self.raw = trainer, data, data_args, raw
+        self.model = trainer.model.eval()
+        self.encoded = self._encode(raw)
+        self.labels = np.asarray(raw["labels"])
+        self.clean = predict(self.trainer, self.encoded)[0]
+        self.kind = data.problem_type
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """The texts as the model takes them, with their labels."""
+        assert self.trainer.data_collator is not None
+        rows = self.encoded
+        for start in range(0, rows.num_rows, BATCH):
+            batch = self.trainer.data_collator([rows[i] for i in range(start, min(start + BATCH, rows.num_rows))])
+            yield {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def logits(self, texts: list[list[str]]) -> np.ndarray:
+        """Of other texts, a list for each text column."""
+        columns = dict(zip(self.data.text_columns, texts, strict=True))
+        dummy = [self.raw[0]["labels"]] * len(texts[0])
+        return predict(self.trainer, self._encode(Dataset.from_dict({**columns, "labels": dummy})))[0]
+
+    def perturbed(self, seed: int) -> dict[str, float]:
+        """The metric of the task under perturbations of growing strength, and for classes the changed predictions."""
+        found = {}
+        for kind, strengths in STRENGTHS.items():
+            for strength in strengths:
+                logits = self._perturbed_logits(kind, strength, seed)
+                name = FOLLOWED[self.kind]
+                found[f"{name}_{kind}_{strength:g}"] = METRICS[self.kind](logits, self.labels)[name]
+                if self.kind != "regression":
+                    found[f"flips_{kind}_{strength:g}"] = flips(self.clean, logits, self.kind)
+        return found
+
+    def _perturbed_logits(self, kind: str, strength: float, seed: int) -> np.ndarray:
+        if kind == "noise":
+            return embedding_noise_logits(self.model, self.batches(), strength, seed)
+        return self.logits([perturb(self.raw[column][:], kind, strength, seed) for column in self.data.text_columns])
+
+    def _encode(self, rows: Dataset) -> Dataset:
+        data = TextData({"test": rows}, self.data.text_columns, self.data.problem_type, self.data.label_names, {})
+        tokenizer = self.trainer.processing_class
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
+        return encode(data, tokenizer, self.data_args)["test"]
+
+
+def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of some rows; texts of like length are run together, for the sake of padding."""
+    order = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")
+    logits = first_output(trainer.predict(rows.select(order)).predictions)
+    return logits[np.argsort(order)], np.asarray(rows["labels"])
+
+
+def outlier_texts(comparison: Comparison, data: TextData, count: int) -> list[list[str]]:
+    """`count` texts of another kind, drawn once for all; those of one column serve for both of a pair."""
+    every = texts_of(str(comparison.outliers))
+    texts = [every[index] for index in np.random.default_rng(0).permutation(len(every))[:count]]
+    return [texts] * len(data.text_columns)

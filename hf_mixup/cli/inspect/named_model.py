@@ -1,0 +1,82 @@
+"""A model from its name: a folder, an architecture at toy size, a hub model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from textwrap import shorten
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from hf_mixup.cli.inspect.toy import toy_model
+from hf_mixup.config.checks import nearest
+from hf_mixup.forward.anatomy.anatomy import text_config
+
+NO_TEXT = "no text classifier of transformers; load it in Python and call hf_mixup.inspect_model(model)."
+logger = logging.getLogger(__name__)
+
+
+def named_model(
+    name: str, attention: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, str]:
+    """The sequence classifier of a name, in float32, and what the name was taken for.
+
+    Args:
+        name (`str`): the first of these that there is: a folder; a model type of transformers, which is built at toy
+            size; a hub name. `demo:minilm` is the demo model.
+        attention (`str`, *optional*): `"eager"` or `"sdpa"`; by default what the model chooses.
+        trust_remote_code (`bool`, defaults to `False`): run model code that comes with the model.
+
+    Raises:
+        ValueError: for a model that cannot be built.
+        FileNotFoundError: for a name that is none of these, with the nearest model type.
+    """
+    types = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    path = _demo_path(name) if name.startswith("demo:") else name
+    is_folder = Path(path).is_dir()
+    if name in CONFIG_MAPPING_NAMES and name not in types and not is_folder:
+        raise ValueError(f"model={name!r}: {NO_TEXT}")
+    # A model without a classification head gets a random one, which is to be the same each time.
+    set_seed(0)
+    try:
+        if name in types and not is_folder:
+            model, source = toy_model(name, attention), f"model type {name} at toy size, random weights"
+        else:
+            kernel = {} if attention is None else {"attn_implementation": attention}
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=torch.float32, trust_remote_code=trust_remote_code, **kernel
+            )
+            source = f"{'demo model' if path != name else 'folder' if is_folder else 'hub model'} {name}"
+    except OSError as error:
+        reason = (
+            _short(error) if is_folder else "no such folder or model type, and no such model within reach on the hub."
+        )
+        raise FileNotFoundError(f"model={name!r}: {reason}{'' if is_folder else nearest(name, types)}") from error
+    except Exception as error:
+        if "Unrecognized configuration class" in str(error):
+            raise ValueError(f"model={name!r}: {NO_TEXT}") from error
+        raise ValueError(f"model={name!r}: {_short(error)}") from error
+    _set_pad_token(model)
+    return model, source
+
+
+def _demo_path(name: str) -> str:
+    # Imported here: the data sets beside it take a second that other models need not wait for.
+    from hf_mixup.cli.train.demo import model_path
+
+    return model_path(name)
+
+
+def _set_pad_token(model: PreTrainedModel) -> None:
+    config = text_config(model)
+    eos = getattr(config, "eos_token_id", None)
+    if getattr(config, "pad_token_id", None) is None and eos is not None:
+        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        logger.warning("The model has no pad token: its eos token %s serves as one.", config.pad_token_id)
+
+
+def _short(error: Exception) -> str:
+    return shorten(str(error), 300, placeholder=" ...")

@@ -1,0 +1,234 @@
+"""Text classification data: files or a dataset in, checked splits with encoded labels out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, load_dataset
+from sklearn.model_selection import train_test_split
+
+from hf_mixup.cli.arguments import DataArguments
+from hf_mixup.cli.terminal import in_one_line
+from hf_mixup.cli.train import demo
+from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
+from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
+from hf_mixup.cli.train.labels import check_two_classes, encode_classes, encode_scores, is_unlabelled
+from hf_mixup.config.checks import nearest
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT = 0.1
+# What is taken where no column is named, the first that is there.
+TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
+
+
+@dataclass
+class TextData:
+    """Splits that are ready to be tokenised.
+
+    Args:
+        splits (`dict[str, Dataset]`): `"train"`, and `"validation"` and `"test"` where there are any; text columns and
+            `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression).
+        text_columns (`list[str]`): one column, or the two of a text pair.
+        problem_type (`str`): as in a transformers config.
+        label_names (`list[str]`): the classes in the order of their indices; empty for regression.
+        dropped (`dict[str, list[int]]`): per split, the rows without text, counted from 1.
+    """
+
+    splits: dict[str, Dataset]
+    text_columns: list[str]
+    problem_type: str
+    label_names: list[str]
+    dropped: dict[str, list[int]]
+
+
+def load_splits(
+    data_args: DataArguments,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    known_labels: Sequence[str] | None = None,
+    needs_validation: bool = True,
+) -> TextData:
+    """Read and check the data of a run.
+
+    Args:
+        data_args (`DataArguments`): what to read.
+        cache_dir (`str`, *optional*): where the data as read are kept, defaults to the cache of `datasets`.
+        token (`str`, *optional*): for private hub datasets.
+        known_labels (`Sequence[str]`, *optional*): class names of the model; the data's must be among them.
+        needs_validation (`bool`, defaults to `True`): hold out 10 % of the training rows where there is no validation
+            split. Without any test split they are held out in any case.
+
+    Raises:
+        ValueError: for data that cannot be trained on; the message names the field, the value and what is allowed.
+        FileNotFoundError: for a missing file or dataset.
+    """
+    raw = _read_files(data_args, cache_dir) if data_args.train_file else _read_dataset(data_args, cache_dir, token)
+    texts, label = _columns(raw["train"], data_args)
+    if "test" in raw and label in raw["train"].column_names and is_unlabelled(raw["test"], label, raw["train"]):
+        logger.warning("test: no row has a label, so the test data are left out.")
+        del raw["test"]
+    for name, split in raw.items():
+        _check_columns(split, name, [*texts, label])
+    kept, dropped = _drop_missing_texts(raw, texts)
+    delimiter = data_args.label_delimiter
+    problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter, dropped["train"])
+    names: list[str] = []
+    if problem_type == "regression":
+        encoded = {name: encode_scores(split, name, label, dropped[name]) for name, split in kept.items()}
+    else:
+        multi_label = problem_type == "multi_label_classification"
+        encoded, names = encode_classes(kept, label, delimiter, multi_label, known_labels, dropped)
+    logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
+    if "validation" not in encoded and (needs_validation or "test" not in encoded):
+        encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
+    splits = _limit(encoded, data_args)
+    if problem_type != "regression":
+        check_two_classes(splits["train"], label, names)
+    return TextData(splits, texts, problem_type, names, dropped)
+
+
+def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
+    fields = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
+    paths = {split: (field, getattr(data_args, field)) for split, field in fields.items()}
+    named = [name.strip() for name in (data_args.text_column_names or "").split(",")]
+    texts = named if data_args.text_column_names else [name for guess in TEXT_COLUMNS for name in guess]
+    labels = [data_args.label_column_name] if data_args.label_column_name else ["label", "labels"]
+    return DatasetDict(
+        {
+            split: read_file(field, path, data_args.file_format, cache_dir, [*texts, *labels])
+            for split, (field, path) in paths.items()
+            if path
+        }
+    )
+
+
+def texts_of(source: str) -> list[str]:
+    """The texts of a file or dataset, without its labels: of its test split where it has one.
+
+    Raises:
+        ValueError: where it has no column of texts by one of the usual names.
+    """
+    if Path(source).suffix.lower() in SUFFIXES:
+        rows = read_file("outliers", source, FileFormat())
+    else:
+        splits = demo.load_dataset(source) if source.startswith(demo.PREFIX) else load_dataset(source)
+        rows = splits[next((name for name in ("test", "validation", "train") if name in splits), next(iter(splits)))]
+    names = [name for guess in TEXT_COLUMNS for name in guess if name in rows.column_names]
+    if not names:
+        raise ValueError(f"outliers={source!r}: none of its columns is named text, sentence or sentence1.")
+    return [text for text in rows[names[0]] if text and text.strip()]
+
+
+def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | None) -> DatasetDict:
+    source = str(data_args.dataset_name)
+    if source.startswith(demo.PREFIX):
+        splits = demo.load_dataset(source)
+    else:
+        try:
+            splits = load_dataset(source, data_args.dataset_config_name, cache_dir=cache_dir, token=token)
+        except Exception as error:
+            raise ValueError(f"dataset_name={source!r}: cannot be loaded: {in_one_line(error)}") from error
+    chosen = DatasetDict()
+    for name in ("train", "validation", "test"):
+        given = getattr(data_args, f"{name}_split_name")
+        if (given or name) in splits:
+            chosen[name] = splits[given or name]
+        elif given or name == "train":
+            raise ValueError(
+                f"{name}_split_name={given or name!r}: no such split in {source}."
+                f"{nearest(given or name, splits)} Splits: {', '.join(splits)}."
+            )
+        if name in chosen and not chosen[name].num_rows:
+            raise ValueError(f"dataset_name={source!r}: split {given or name!r} has no rows.")
+    return chosen
+
+
+def _columns(train: Dataset, data_args: DataArguments) -> tuple[list[str], str]:
+    present = train.column_names
+    texts = [name.strip() for name in (data_args.text_column_names or "").split(",") if name.strip()]
+    if not texts:
+        texts = next((guess for guess in TEXT_COLUMNS if set(guess) <= set(present)), ["text"])
+    if len(texts) > 2:
+        raise ValueError(f"text_column_names={data_args.text_column_names!r}: expected one column, or two for pairs.")
+    label = data_args.label_column_name or next((name for name in ("label", "labels") if name in present), "label")
+    if label in texts:
+        raise ValueError(f"label_column_name={label!r} is also in text_column_names.")
+    if "labels" in texts:
+        raise ValueError("text_column_names='labels': a run calls its labels so; give the text column another name.")
+    return texts, label
+
+
+def _check_columns(split: Dataset, name: str, columns: Sequence[str]) -> None:
+    *texts, label = columns
+    for column in columns:
+        field = "label_column_name" if column == label else "text_column_names"
+        if column not in split.column_names:
+            raise ValueError(
+                f"{field}={column!r}: no such column in the {name} data.{nearest(column, split.column_names)} "
+                f"Columns: {', '.join(split.column_names)}."
+            )
+    for column in texts:
+        kind = getattr(split.features[column], "dtype", "list")
+        # A column of empty cells is read as null, or as float64.
+        if kind not in ("string", "large_string") and any(value is not None for value in split[column]):
+            raise ValueError(f"text_column_names={column!r}: the {name} data hold {kind} there, expected text.")
+
+
+def _drop_missing_texts(raw: DatasetDict, texts: Sequence[str]) -> tuple[dict[str, Dataset], dict[str, list[int]]]:
+    kept, dropped = {}, {}
+    for name, split in raw.items():
+        columns = [split[column][:] for column in texts]
+        whole = [all(text and text.strip() for text in row) for row in zip(*columns, strict=True)]
+        dropped[name] = [number for number, fine in enumerate(whole, start=1) if not fine]
+        if not any(whole):
+            raise ValueError(f"text_column_names={','.join(texts)!r}: no row of the {name} data has a text.")
+        if dropped[name]:
+            logger.warning(
+                "%s: dropped %d of %d rows with a missing or empty text: row %s, counted from 1 without the header.",
+                *(name, len(dropped[name]), len(whole), some(dropped[name])),
+            )
+        kept[name] = split.select(np.flatnonzero(whole)) if dropped[name] else split
+    return kept, dropped
+
+
+def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int) -> dict[str, Dataset]:
+    """Take a tenth of the training rows for a split that is missing.
+
+    Args:
+        splits (`dict[str, Dataset]`): `"train"`, and others.
+        name (`str`): of the new split, `"validation"` or `"test"`.
+        problem_type (`str`): as in a transformers config; with one class a text the classes keep their shares, where
+            there are rows enough for that.
+        seed (`int`): of the draw.
+
+    Raises:
+        ValueError: where there is but one row.
+    """
+    train = splits["train"]
+    labels = train["labels"][:] if problem_type == "single_label_classification" else None
+    # A correlation needs two.
+    count = max(2 if problem_type == "regression" else 1, round(HELD_OUT * train.num_rows))
+    # Stratification needs room for every class on both sides.
+    if labels and (min(Counter(labels).values()) < 2 or count < len(set(labels))):
+        labels = None
+    if train.num_rows <= count:
+        raise ValueError(f"{name}_file: none given, and too few training rows to hold some out ({train.num_rows}).")
+    rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
+    logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
+    return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}
+
+
+def _limit(splits: dict[str, Dataset], data_args: DataArguments) -> dict[str, Dataset]:
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    limits["test"] = data_args.max_predict_samples
+    if data_args.shuffle_train_dataset:
+        splits = {**splits, "train": splits["train"].shuffle(seed=data_args.shuffle_seed)}
+    return {
+        name: split.select(range(min(limits[name] or split.num_rows, split.num_rows))) for name, split in splits.items()
+    }

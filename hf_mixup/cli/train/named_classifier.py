@@ -1,0 +1,142 @@
+"""The classifier of a run and its tokenizer, from their names; what does not fit the data is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_mixup.cli.arguments import ModelArguments
+from hf_mixup.cli.terminal import in_one_line
+from hf_mixup.cli.train import demo
+from hf_mixup.cli.train.data import TextData
+from hf_mixup.cli.train.prior_bias import start_at_priors
+from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text
+
+logger = logging.getLogger(__name__)
+
+
+def head_labels(model_args: ModelArguments) -> list[str] | None:
+    """The class names of a model that already is a classifier; `None` for one that gets a new head."""
+    config = _own_config(model_args)
+    if not _keeps_head(model_args, config) or config.num_labels < 2:
+        return None
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def _own_config(model_args: ModelArguments) -> Any:
+    with _naming("config_name" if model_args.config_name else "model_name_or_path", _config_path(model_args)):
+        return AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
+
+
+def _keeps_head(model_args: ModelArguments, config: Any) -> bool:
+    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
+    return is_classifier and not model_args.ignore_mismatched_sizes
+
+
+def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The classifier for the data, and its tokenizer.
+
+    Args:
+        model_args (`ModelArguments`): which.
+        data (`TextData`): gives the problem type and the class names, which end in the model's `id2label`.
+
+    Raises:
+        ValueError: for a tokenizer that has neither a padding nor an end-of-text token, or does not belong to the model
+            or the texts; for a head that does not fit the labels; for `prior_bias` if the model has no bias that
+            could start there.
+    """
+    path = model_path(model_args)
+    tokenizer_name = model_args.tokenizer_name or path
+    with _naming("tokenizer_name", tokenizer_name):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **_loading(model_args))
+    model, new = _load_model(model_args, data, path)
+    if model_args.prior_bias:
+        start_at_priors(model, new, data.splits["train"], data.problem_type)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"tokenizer_name={tokenizer_name!r}: no pad token, nor an eos token.")
+        tokenizer.pad_token = tokenizer.eos_token
+        logger.warning("The tokenizer has no pad token: its eos token %r serves as one.", tokenizer.eos_token)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    texts = [data.splits["train"][column] for column in data.text_columns]
+    check_tokenizer(tokenizer_name, tokenizer, model, texts)
+    limit = longest_text(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return model, tokenizer
+
+
+def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of its parameters that are new."""
+    names = data.label_names or ["LABEL_0"]
+    own = _own_config(model_args)
+    if _keeps_head(model_args, own) and own.num_labels != len(names):
+        found = f"{len(names)} classes" if data.label_names else "scores (regression)"
+        raise ValueError(
+            f"model_name_or_path={model_args.model_name_or_path!r}: its head has num_labels={own.num_labels}, but the "
+            f"labels are {found}; ignore_mismatched_sizes: true gives it a new head, do_regression says what the "
+            "labels are."
+        )
+    config = AutoConfig.from_pretrained(
+        _config_path(model_args),
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+        problem_type=data.problem_type,
+        **_loading(model_args),
+    )
+    options = _loading(model_args) | {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
+    if model_args.attn_implementation:
+        options["attn_implementation"] = model_args.attn_implementation
+    with _naming("model_name_or_path", path, attn_implementation=model_args.attn_implementation):
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            path, config=config, output_loading_info=True, **options
+        )
+    return model, {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+
+
+def model_path(model_args: ModelArguments) -> str:
+    """`model_name_or_path`, or the folder of the demo model that it names."""
+    name = str(model_args.model_name_or_path)
+    return demo.model_path(name) if name.startswith(demo.PREFIX) else name
+
+
+def _config_path(model_args: ModelArguments) -> str:
+    return model_args.config_name or model_path(model_args)
+
+
+def _loading(model_args: ModelArguments) -> dict[str, Any]:
+    return {
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+
+
+@contextmanager
+def _naming(field: str, path: str, attn_implementation: str | None = None) -> Iterator[None]:
+    """Errors of what transformers loads name the field that asked for it."""
+    try:
+        yield
+    except OSError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        where = "" if Path(path).is_dir() else "no such folder, and the hub cannot be reached or has no such model: "
+        raise FileNotFoundError(f"{field}={path!r}: {where}{reason}") from error
+    except Exception as error:
+        # A kernel without its package, or that the model does not have.
+        if attn_implementation and ("attention" in str(error).lower() or "attn" in str(error).lower()):
+            raise ValueError(f"attn_implementation={attn_implementation!r}: {in_one_line(error)}") from error
+        raise ValueError(f"{field}={path!r}: cannot be loaded: {in_one_line(error)}") from error

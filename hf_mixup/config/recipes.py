@@ -1,0 +1,62 @@
+"""What `mixup=` means: a config, a mapping, the name of a recipe, a file, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hf_mixup.config.checks import nearest
+from hf_mixup.config.mixup_config import MixupConfig
+
+# Where the YAML files of configs/recipes are installed.
+RECIPE_FILES = "hf_mixup.config.recipe_files"
+
+
+def recipe_names() -> list[str]:
+    """The names that `mixup="..."` accepts."""
+    entries = files(RECIPE_FILES).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | None) -> MixupConfig | None:
+    """The config that `mixup=` means.
+
+    Args:
+        spec: a `MixupConfig`, a mapping of its fields, on top of those of a `recipe` where it names one, the name of a
+            recipe, the path of a YAML or JSON file, `True` for the default; `None`, `False` or `"none"` for no mixup.
+
+    Returns:
+        `MixupConfig | None`: `None` where mixup is off.
+
+    Raises:
+        ValueError: for an unknown recipe or field, with the nearest spelling.
+        FileNotFoundError: for a path that is not there.
+    """
+    if spec is None or spec is False or (isinstance(spec, str) and spec.lower() == "none"):
+        return None
+    if isinstance(spec, MixupConfig):
+        return replace(spec)
+    if spec is True:
+        spec = "default"
+    if isinstance(spec, Mapping) and "recipe" in spec:
+        changed = {name: value for name, value in spec.items() if name != "recipe"}
+        recipe = resolve_config(spec["recipe"])
+        if recipe is None:
+            raise ValueError(f"recipe={spec['recipe']!r}: mixup is off; name a recipe whose fields are changed.")
+        return MixupConfig.from_dict({**recipe.to_dict(), **changed})
+    if isinstance(spec, Mapping):
+        return MixupConfig.from_dict(spec)
+    if not isinstance(spec, (str, Path)):
+        raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
+    if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):
+        return MixupConfig.from_file(Path(spec).expanduser())
+    names = recipe_names()
+    if spec not in names:
+        raise ValueError(
+            f"mixup={spec!r}: no such recipe.{nearest(spec, names)} Recipes: {', '.join(names)}; "
+            "or give the path of a .yaml file, or none."
+        )
+    return MixupConfig.from_file(str(files(RECIPE_FILES) / f"{spec}.yaml"))

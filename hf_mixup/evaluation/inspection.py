@@ -1,0 +1,298 @@
+"""Where a model can be mixed, and how exact a mixture is there: the check behind `hf-mixup inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.evaluation.inspection_report import report
+from hf_mixup.forward.anatomy.anatomy import Anatomy, bind, logits_of, map_tensors, model_config, transformers_model
+from hf_mixup.forward.anatomy.endpoints import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE, check_site
+from hf_mixup.forward.anatomy.probe_batch import probe_batch, undisturbed
+from hf_mixup.forward.anatomy.readout import FIXED_READ, nonzero_parameters
+from hf_mixup.forward.interpolation import reads_padding
+from hf_mixup.mixup import Mixup
+from hf_mixup.plan.mixup_plan import MixupPlan
+
+# Where the mixed logits are compared with the clean ones of the nearer example: a copy of the probe for each.
+LAMBDAS = (0.0, 1.0, 1e-3, 1 - 1e-3, 1e-6, 1 - 1e-6)
+KINDS = {"bias": "additive bias", "mask": "zeros and ones"}
+INEXACT = f"at lambda 0 or 1 the logits are off the clean ones by more than {SPREAD_TOLERANCE:.0%} of their spread."
+JUMPS = "exact at lambda 0 and 1, but 1e-6 off them the logits are elsewhere: they jump, or are too steep to tell."
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask that the model is given.
+
+    Args:
+        argument (`str`): name of the argument.
+        kind (`str`): `"additive bias"`, `"boolean"`, `"zeros and ones"`, or `"compared"`: a bias that the kernel asks
+            where it is zero.
+        blocks (`list[int]`): the blocks that are given it.
+        module (`str`, *optional*): the embedding module that multiplies by it, where it is no block.
+    """
+
+    argument: str
+    kind: str
+    blocks: list[int]
+    module: str | None = None
+
+
+@dataclass(frozen=True)
+class SiteCheck:
+    """One site of a model, as measured.
+
+    The differences are the largest over eleven pairs of texts, as a share of the largest difference between the clean
+    logits of a pair; `None` where nothing could be measured.
+
+    Args:
+        site (`str`): as `MixupConfig.site`.
+        modules (`list[str]`): module paths of the lookups, of the first block of each stack, or of the block after
+            which is mixed; empty for `"pooled"`, which is mixed behind the last layer.
+        layer (`int`, *optional*): the number of that block, as in `MixupConfig.layers`.
+        stack (`str`, *optional*): its stack, where there are several: `"encoder"`, `"decoder"`, or `"stack 0"`.
+        run (`int`, defaults to 1): which of its runs this is, for a block that runs several times.
+        runs (`int`, defaults to 1): how often it runs.
+        at_0, at_1 (`float`, *optional*): difference at lambda 0 from the partner's logits, at lambda 1 from the text's.
+        near, nearer (`float`, *optional*): difference 1e-3 and 1e-6 away from either end, but for pairs in which a head
+            that reads one position whatever is there finds padding.
+        exact (`bool`): whether both ends are the clean logits, up to rounding and what training does not notice.
+        continuous (`bool`): whether the mixture also comes close to them as lambda does.
+        reason (`str`, *optional*): why the site is not available, not exact or not continuous.
+    """
+
+    site: str
+    modules: list[str]
+    layer: int | None = None
+    stack: str | None = None
+    run: int = 1
+    runs: int = 1
+    at_0: float | None = None
+    at_1: float | None = None
+    near: float | None = None
+    nearer: float | None = None
+    exact: bool = False
+    continuous: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of mixing a model; `str()` is the report.
+
+    Args:
+        model_class (`str`): class of the model.
+        model_type (`str`, *optional*): its type, as transformers names it.
+        parameters (`int`): how many it has.
+        dtype (`str`): their type.
+        attention (`str`, *optional*): the attention kernel.
+        source (`str`, *optional*): what the model was made from, where it was given by name.
+        reason (`str`, *optional*): why it cannot be mixed at all; the fields below are empty then.
+        depth (`int`): number of blocks that run.
+        readout (`str`, *optional*): where the head reads, as `Anatomy.readout`.
+        read_at (`str`, *optional*): module path of what it reads.
+        padding_is_text (`bool`, *optional*): whether what stands at padding positions changes the logits;
+            `None` where there is no padding.
+        masks (`list[Mask]`): the masks that the model is given.
+        sites (`list[SiteCheck]`): every site, `"hidden"` once for every block.
+    """
+
+    model_class: str
+    model_type: str | None
+    parameters: int
+    dtype: str
+    attention: str | None
+    source: str | None = None
+    reason: str | None = None
+    depth: int = 0
+    readout: str | None = None
+    read_at: str | None = None
+    padding_is_text: bool | None = None
+    masks: list[Mask] = field(default_factory=list)
+    sites: list[SiteCheck] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a site other than `"pooled"`, which every classifier has, is exact."""
+        return any(check.exact for check in self.sites if check.site != "pooled")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and `usable`, as plain Python values."""
+        return asdict(self) | {"usable": self.usable}
+
+    def __str__(self) -> str:
+        return report(self)
+
+
+def inspect_model(model: nn.Module, blocks: Sequence[str] = ()) -> Inspection:
+    """Find the sites of a model and measure, at each, how far a mixture is from exact; the model is left as it was.
+
+    ```python
+    print(inspect_model(model))
+    ```
+
+    Args:
+        model (`nn.Module`): a sequence classifier of transformers, also wrapped.
+        blocks (`Sequence[str]`): module paths of its blocks, as `MixupConfig.blocks`; found if empty.
+
+    Returns:
+        `Inspection`: also of a model that cannot be mixed; its `reason` says why.
+
+    Raises:
+        ValueError: for what is not a model.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={model!r}: expected a model (torch.nn.Module), not its name.")
+    root = transformers_model(model)
+    config, parameters = getattr(root, "config", None), list(root.parameters())
+    inspection = Inspection(
+        type(root).__name__,
+        getattr(config, "model_type", None),
+        sum(parameter.numel() for parameter in parameters),
+        str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+        getattr(config, "_attn_implementation", None),
+    )
+    try:
+        mixup = Mixup(model, MixupConfig(site="pooled", blocks=list(blocks) or None))
+        return _measured(inspection, mixup, mixup.prepare())
+    except Exception as error:
+        return replace(inspection, reason=_reason(error))
+
+
+def _measured(inspection: Inspection, mixup: Mixup, anatomy: Anatomy) -> Inspection:
+    """`inspection` with what there is to know of a model that can be mixed."""
+    root = anatomy.root
+    path_of = {module: path or type(module).__name__ for path, module in root.named_modules()}
+    with undisturbed(root), torch.no_grad(), nonzero_parameters(root, anatomy.backbone):
+        whole = {name: torch.cat([values] * len(LAMBDAS)) for name, values in probe_batch(root).items()}
+        unmasked = {name: values for name, values in whole.items() if name != "attention_mask"}
+        masks, clean = _masks(anatomy, path_of, whole), _logits(root, whole)
+        sites = [
+            _checked(place, mixup, whole, clean)
+            if place.site != "input"
+            else _checked(place, mixup, unmasked, _logits(root, unmasked))
+            for place in _places(anatomy, path_of)
+        ]
+    return replace(
+        inspection,
+        depth=anatomy.depth,
+        readout=anatomy.readout,
+        read_at=path_of[anatomy.read_at],
+        padding_is_text=anatomy.reads_padding if "attention_mask" in whole else None,
+        masks=masks,
+        sites=sites,
+    )
+
+
+def _places(anatomy: Anatomy, path_of: dict[nn.Module, str]) -> Iterator[SiteCheck]:
+    """The sites that the model has, not measured yet."""
+    modules = [call.module for call in anatomy.calls]
+    stacks = sorted({call.stack for call in anatomy.calls})
+    names: list[str | None] = [f"stack {stack}" for stack in stacks] if len(stacks) > 1 else [None]
+    if len(stacks) == 2 and model_config(anatomy.root).is_encoder_decoder:
+        names = ["encoder", "decoder"]
+    if anatomy.input_name == "input_ids":
+        yield SiteCheck("word_embeddings", list(dict.fromkeys(path_of[module] for module, _ in anatomy.lookups)))
+    else:
+        yield SiteCheck("input", [])
+    yield SiteCheck("embeddings", [path_of[modules[anatomy.first_call(stack)]] for stack in stacks])
+    for layer, call in enumerate(anatomy.calls):
+        run, runs = modules[: layer + 1].count(call.module), modules.count(call.module)
+        yield SiteCheck("hidden", [path_of[call.module]], layer, names[call.stack], run, runs)
+    yield SiteCheck("pooled", [])
+
+
+def _masks(anatomy: Anatomy, path_of: dict[nn.Module, str], batch: dict[str, Tensor]) -> list[Mask]:
+    """The masks that the model is given in a clean forward pass."""
+    blocks_of: dict[tuple[str, str], list[int]] = {}
+    running = iter(range(anatomy.depth))
+
+    def before_block(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        index = next(running, None)
+        if index is None:
+            return
+        call = anatomy.calls[index]
+
+        def note(path: str, value: Tensor) -> Tensor:
+            argument = call.arguments.get(path)
+            if argument is not None and argument.kind != "states":
+                is_boolean = argument.kind == "bias" and value.dtype == torch.bool
+                kind = "compared" if argument.compared else "boolean" if is_boolean else KINDS[argument.kind]
+                blocks_of.setdefault((path, kind), []).append(index)
+            return value
+
+        for name, value in bind(call.names, args, kwargs).items():
+            map_tensors(value, name, note)
+
+    blocks = {call.module for call in anatomy.calls}
+    handles = [block.register_forward_pre_hook(before_block, with_kwargs=True) for block in blocks]
+    try:
+        anatomy.root(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    lookups = [Mask(name, KINDS["mask"], [], path_of[module]) for module, name in anatomy.lookup_masks]
+    return lookups + [Mask(path, kind, numbers) for (path, kind), numbers in blocks_of.items()]
+
+
+def _logits(root: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return logits_of(root(**batch)).float().cpu()
+
+
+def _pairs(anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Partner and lambda of each row, and whether it is compared.
+
+    Beside the ends, pairs in which the head reads padding are left out; the report says on which side to pad.
+    """
+    rows = torch.arange(len(batch[anatomy.input_name])).view(len(LAMBDAS), -1)
+    # Neighbours are padded on opposite sides: the hardest case for the ends, but not one to be found in a batch.
+    partner = torch.cat([rows[:2].roll(1, 1), rows[2:].roll(2, 1)]).flatten()
+    lam = torch.tensor(LAMBDAS).repeat_interleave(rows.shape[1])
+    fixed, mask = FIXED_READ.get(anatomy.readout), batch.get("attention_mask")
+    if fixed is None or mask is None:
+        return partner, lam, torch.ones_like(lam)
+    is_end = (lam == 0) | (lam == 1)
+    return partner, lam, is_end | ~reads_padding(mask.cpu(), partner, fixed)
+
+
+def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Tensor) -> SiteCheck:
+    """`place` with the differences from the clean logits of `batch`, measured there."""
+    anatomy = mixup.prepare()
+    root, (partner, lam, is_compared) = anatomy.root, _pairs(anatomy, batch)
+    spread, size = (clean - clean[partner])[lam == 0].abs().max(), clean.abs().max()
+    try:
+        if not 0 < spread < torch.inf:
+            raise ValueError("the clean logits are the same for every example, or not finite: nothing can be measured.")
+        check_site(anatomy, MixupConfig(site=place.site))
+        with mixup.apply(MixupPlan(partner, lam, place.site, place.layer), batch):
+            mixed = _logits(root, batch)
+        if not mixed.isfinite().all():
+            raise ValueError("the logits of a mixture are not finite.")
+    except Exception as error:
+        return replace(place, reason=_reason(error))
+    expected = torch.where((lam > 0.5).unsqueeze(1), clean, clean[partner])
+    errors = (mixed - expected).abs().amax(1) * is_compared
+    at_0, at_1, *beside = (errors.view(len(LAMBDAS), -1).amax(1) / spread).tolist()
+    near, nearer = max(beside[:2]), max(beside[2:])
+    rounding = ROUNDING.get(next(root.parameters()).dtype, HALF_ROUNDING)
+    tolerance = SPREAD_TOLERANCE + (rounding * size / spread).item()
+    exact = max(at_0, at_1) <= tolerance
+    # A thousand times closer to an end, the logits must at least be twice as close.
+    continuous = exact and (nearer <= tolerance or nearer <= near / 2)
+    reason = None if continuous else JUMPS if exact else INEXACT
+    return replace(
+        place, at_0=at_0, at_1=at_1, near=near, nearer=nearer, exact=exact, continuous=continuous, reason=reason
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in short; an error that is not made for the reader begins with its type."""
+    name = "" if isinstance(error, (ValueError, RuntimeError, OSError)) else f"{type(error).__name__}: "
+    return shorten(f"{name}{error}", 400, placeholder=" ...")

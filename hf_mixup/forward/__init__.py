@@ -1,0 +1,1 @@
+"""Where activations are mixed, and how: the hooks of one forward pass."""

@@ -1,0 +1,295 @@
+"""How the sites of a model are found: by watching one tiny forward pass.
+
+Class names and attribute paths differ from architecture to architecture; what every transformer does in a forward pass
+does not. So the model is shown a small padded batch once, in evaluation mode, and what is called, with which arguments
+and at which positions the result is read, is written down.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup.forward.anatomy.anatomy import (
+    Anatomy,
+    Argument,
+    BlockCall,
+    bind,
+    changeable_state,
+    first_tensor,
+    logits_of,
+    map_tensors,
+    model_config,
+    text_config,
+    transformers_model,
+    with_first_tensor,
+)
+from hf_mixup.forward.anatomy.architectures import embedding_width, find_blocks, peculiarity_of, with_adapter
+from hf_mixup.forward.anatomy.layerdrop import refuse_layerdrop
+from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, input_name, probe_batch, undisturbed
+from hf_mixup.forward.anatomy.readout import find_readout, nonzero_parameters, takes_padding_for_text
+
+SUPPORTED_ATTENTION = ("eager", "sdpa")
+# An additive mask holds values below this.
+BIAS_BELOW = -1e3
+
+
+class MissingPadToken(ValueError):
+    """A decoder that cannot tell where its texts end, as long as no pad token is set."""
+
+
+def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
+    """Find the sites of `model` by two forward passes of 11 texts of up to 13 tokens; the model is left as it was.
+
+    Args:
+        model (`nn.Module`): a sequence classifier, also wrapped.
+        blocks (`tuple[str, ...]`): module paths of its blocks in the inner model, or of lists of them; found if empty.
+
+    Raises:
+        ValueError: where the model has no list of blocks, cannot run the probe, or reads its result in a way that
+            mixup cannot follow.
+    """
+    root = transformers_model(model)
+    refuse_unsupported(model, root)
+    backbone = getattr(root, getattr(root, "base_model_prefix", "") or "", root)
+    record = _Record(root, backbone, find_blocks(root, backbone, blocks or peculiarity_of(root).blocks))
+    batch = record.batch
+    with undisturbed(root), nonzero_parameters(root, backbone):
+        try:
+            with record.watching():
+                output = root(**batch)
+        except Exception as error:
+            if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
+                raise MissingPadToken(
+                    "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id where it has none)."
+                ) from error
+            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from error
+        logits = _checked_logits(root, output)
+        if not record.calls:
+            raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
+        readout, read_at, last = find_readout(logits, record.outputs(), batch, _eos_token_id(root))
+        if readout == "text" and backbone is root:
+            raise ValueError(
+                f"{type(root).__name__} reads at positions that follow no known rule (first, last, last token, end of "
+                "text, mean). Put its embeddings and blocks into one submodule and name that, as transformers does: "
+                "base_model_prefix = 'body'."
+            )
+        del record.calls[last + 1 :]
+        padding_is_text = takes_padding_for_text(root, record.calls[0], logits, batch, readout)
+    return record.anatomy(readout, read_at, padding_is_text)
+
+
+def _eos_token_id(root: nn.Module) -> int | None:
+    return getattr(text_config(root), "eos_token_id", None)
+
+
+def _checked_logits(root: nn.Module, output: Any) -> Tensor:
+    has_logits = not isinstance(output, dict) or "logits" in output
+    logits, labels = logits_of(output) if has_logits else first_tensor(output), model_config(root).num_labels
+    if not has_logits or tuple(logits.shape) != (PROBE_BATCH, labels):
+        raise ValueError(
+            f"{type(root).__name__} returns {tuple(logits.shape)} for {PROBE_BATCH} texts, not logits of shape "
+            f"({PROBE_BATCH}, {labels}); mixup needs a sequence classifier."
+        )
+    return logits
+
+
+def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
+    """Raise `ValueError` for settings under which a mixture would not be exact."""
+    config = model_config(root)
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        raise ValueError(
+            f"peft_type={adapter.peft_type.value!r}: learned prompts lengthen the texts inside the model, where mixup "
+            "does not see them; use an adapter such as LoRA."
+        )
+    attention = config._attn_implementation
+    if attention is not None and attention not in SUPPORTED_ATTENTION:
+        raise ValueError(
+            f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
+            f"load the model with one of {', '.join(SUPPORTED_ATTENTION)}."
+        )
+    refuse_layerdrop(model)
+
+
+class _Record:
+    """Watches a forward pass and keeps what `Anatomy` needs."""
+
+    def __init__(self, root: nn.Module, backbone: nn.Module, blocks: list[list[nn.Module]]) -> None:
+        self.root, self.backbone, self.batch = root, backbone, probe_batch(root)
+        self.input_name = input_name(root)
+        self.length = self.batch["input_ids"].shape[1] if self.input_name == "input_ids" else None
+        self.stack_of = {block: stack for stack, members in enumerate(blocks) for block in members}
+        self.inside = {module for block in self.stack_of for module in block.modules()}
+        self.calls: list[BlockCall] = []
+        self.states: list[Tensor] = []
+        self.call_of_leaf: dict[Any, int] = {}
+        self.lookups: list[tuple[nn.Module, int]] = []
+        self.lookup_masks: list[tuple[nn.Module, str]] = []
+        self.batch_dim = 0
+        self.backbone_output = torch.empty(0)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        handles = [self.backbone.register_forward_hook(self.after_backbone)]
+        for block in self.stack_of:
+            # Before FSDP makes all that a block is given depend on one node of the graph.
+            handles.append(block.register_forward_pre_hook(self.before_block, prepend=True, with_kwargs=True))
+            handles.append(block.register_forward_hook(self.after_block))
+        width = embedding_width(self.backbone)
+        for module in self.backbone.modules():
+            if module in self.inside:
+                continue
+            if isinstance(module, nn.Embedding):
+                if module.embedding_dim == width:
+                    handles.append(with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
+            elif not set(self.stack_of) & set(module.modules()):
+                handles.append(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def before_block(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        names = list(inspect.signature(block.forward).parameters)
+        call = BlockCall(block, self.stack_of[block], names)
+        given = bind(names, args, kwargs)
+        entering = first_tensor(next(iter(given.values())))
+        call.widths = (entering.shape[-1], entering.shape[-1])
+        if not self.calls:
+            self.batch_dim = list(entering.shape).index(PROBE_BATCH)
+
+        def note(path: str, tensor: Tensor) -> Tensor:
+            call.seen.add(path)
+            if PROBE_BATCH in tensor.shape:
+                call.batch_dims[path] = list(tensor.shape).index(PROBE_BATCH), 1
+            elif tensor.dim() > 1 and tensor.shape[0] % PROBE_BATCH == 0:
+                call.batch_dims[path] = 0, tensor.shape[0] // PROBE_BATCH
+            elif tensor.dim() > 1 and tensor.shape[0] == 1:
+                # The same for all in the probe, and perhaps not in every batch.
+                call.batch_dims[path] = 0, 1
+            argument = self.describe(tensor)
+            if argument is not None:
+                call.arguments[path] = argument
+            elif PROBE_BATCH in tensor.shape and (tensor.dim() == 1 or not tensor.is_floating_point()):
+                rows = tensor.movedim(list(tensor.shape).index(PROBE_BATCH), 0)
+                if torch.equal(rows, rows[:1].expand_as(rows)):
+                    call.alike[path] = list(tensor.shape).index(PROBE_BATCH)
+            return tensor
+
+        for name, value in given.items():
+            map_tensors(value, name, note)
+        self.calls.append(call)
+
+    def describe(self, value: Tensor) -> Argument | None:
+        """What a tensor that differs from example to example is to a block; `None` for all others."""
+        merged = PROBE_BATCH not in value.shape and value.dim() > 1 and value.shape[0] % PROBE_BATCH == 0
+        if merged:
+            value = value.unflatten(0, (PROBE_BATCH, -1))
+        elif PROBE_BATCH not in value.shape:
+            return None
+        batch_dim, origin = list(value.shape).index(PROBE_BATCH), self.origin(value)
+        rows = value.detach().movedim(batch_dim, 0)
+        if origin is None and torch.equal(rows, rows[:1].expand_as(rows)):
+            return None
+        compared = peculiarity_of(self.root).compares_masks
+        if origin is None and bool(((rows == 0) | (rows == 1)).all()):
+            keeps = bool(rows[0].flatten()[-1])
+            is_bias = value.dtype == torch.bool and value.dim() == 4 and keeps
+            return Argument("bias" if is_bias else "mask", batch_dim, keeps=keeps, merged=merged, compared=compared)
+        if not value.is_floating_point():
+            return None
+        if origin is None and rows.min() < BIAS_BELOW:
+            return Argument("bias", batch_dim, merged=merged, compared=compared)
+        by_position = value.dim() == 3 and batch_dim < 2 and self.runs_along_the_text(value.shape[1 - batch_dim])
+        return Argument("states", batch_dim, by_position, origin, merged=merged)
+
+    def runs_along_the_text(self, length: int) -> bool:
+        is_longer = peculiarity_of(self.root).tokens_first and self.length is not None and length > self.length
+        return length == self.length or is_longer
+
+    def origin(self, value: Tensor) -> int | None:
+        """The last block call that a tensor was computed from."""
+        found: list[int | None] = []
+        pending: list[Any] = [value.grad_fn]
+        seen = {None}
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            found.append(self.call_of_leaf.get(getattr(node, "variable", None)))
+            pending += [parent for parent, _ in node.next_functions]
+        return max((call for call in found if call is not None), default=None)
+
+    def after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
+        """Cut the graph behind the block, so that what is computed from its output is known by it."""
+        index = len(self.calls) - 1
+        self.calls[index].widths = (self.calls[index].widths[0], first_tensor(output).shape[-1])
+        self.calls[index].output = self.describe(first_tensor(output)) or Argument("states", self.batch_dim)
+
+        def cut(path: str, tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            leaf = tensor.detach().requires_grad_()
+            self.call_of_leaf[leaf] = index
+            if len(self.states) == index:
+                self.states.append(leaf)
+            # The next block may write into it, which a leaf does not allow.
+            return leaf.clone()
+
+        return map_tensors(output, "", cut)
+
+    def after_backbone(self, backbone: nn.Module, args: tuple, output: Any) -> Any:
+        if self.backbone_output.numel() or first_tensor(output).dim() != 3:
+            return None
+        # A tensor of its own, so that a pooler inside the backbone does not count as reading its output.
+        self.backbone_output = first_tensor(output).view_as(first_tensor(output))
+        return with_first_tensor(output, self.backbone_output)
+
+    def outputs(self) -> list[tuple[nn.Module, Tensor, int, int]]:
+        """Where the head may read, the likeliest first: module, states, batch dimension in them, last call below."""
+        calls = list(zip(self.calls, self.states, strict=True))
+        blocks = [(call.module, states, self.batch_dim, index) for index, (call, states) in enumerate(calls)]
+        whole = [(self.backbone, self.backbone_output, 0, len(calls) - 1)] if self.backbone_output.numel() else []
+        return whole + blocks[::-1]
+
+    def after_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        self.lookups.append((module, 1 if self.calls else 0))
+
+    def before_other(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if self.calls or not any(isinstance(child, nn.Embedding) for child in module.modules()):
+            return
+        for name, value in bind(list(inspect.signature(module.forward).parameters), args, kwargs).items():
+            if "mask" in name and isinstance(value, Tensor) and value.shape == self.batch[self.input_name].shape:
+                self.lookup_masks.append((module, name))
+
+    def anatomy(self, readout: str, read_at: nn.Module, reads_padding: bool) -> Anatomy:
+        """What was seen, with the stacks numbered in the order in which they ran."""
+        entrance = peculiarity_of(self.root).entrance
+        order = list(dict.fromkeys(call.stack for call in self.calls))
+        for call in self.calls:
+            call.stack = order.index(call.stack)
+        lookups = [(module, min(stack, len(order) - 1)) for module, stack in self.lookups]
+        return Anatomy(
+            self.root,
+            self.input_name,
+            self.backbone,
+            self.calls,
+            lookups,
+            self.lookup_masks,
+            self.batch_dim,
+            readout,
+            read_at,
+            reads_padding,
+            None if entrance is None else self.root.get_submodule(entrance),
+            changeable_state(self.root),
+        )

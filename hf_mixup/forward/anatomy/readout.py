@@ -1,0 +1,151 @@
+"""Where the head of a model reads, found by the gradient of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hf_mixup.forward.anatomy.anatomy import BlockCall, bind, logits_of, map_tensors
+from hf_mixup.forward.anatomy.probe_batch import is_whole
+
+# The position of heads that read the same one in every text.
+FIXED_READ = {"first": 0, "last": -1}
+# Share of the logits that rounding does not reach.
+NOTICEABLE = 1e-4
+NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there is nothing to mix."
+
+
+@contextmanager
+def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
+    """Other values in the place of a head that is all zeros, whose logits depend on nothing, as long as it runs.
+
+    A sharded parameter is all there only while its module runs, so it is not looked at before. Quantised parameters,
+    which may not know how to compare, stay as they are.
+    """
+    body = set(backbone.modules()) if backbone is not root else set()
+    kept: dict[nn.Module, dict[str, nn.Parameter]] = {}
+
+    def replace(module: nn.Module, args: tuple) -> None:
+        own = module.named_parameters(recurse=False)
+        kept[module] = {name: parameter for name, parameter in own if _is_zero_matrix(parameter)}
+        for name, zero in kept[module].items():
+            values = torch.linspace(-0.1, 0.1, zero.numel(), dtype=zero.dtype, device=zero.device)
+            module._parameters[name] = nn.Parameter(values.reshape(zero.shape), requires_grad=False)
+
+    def put_back(module: nn.Module, args: tuple, output: Any) -> None:
+        module._parameters.update(kept.pop(module, {}))
+
+    handles = []
+    for module in set(root.modules()) - body:
+        handles.append(module.register_forward_pre_hook(replace))
+        # Before the hook that takes a sharded parameter away again.
+        handles.append(module.register_forward_hook(put_back, prepend=True, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_zero_matrix(parameter: nn.Parameter) -> bool:
+    is_plain = is_whole(parameter) and parameter.is_floating_point() and parameter.layout == torch.strided
+    return is_plain and parameter.dim() > 1 and not parameter.any()
+
+
+def find_readout(
+    logits: Tensor,
+    outputs: list[tuple[nn.Module, Tensor, int, int]],
+    batch: dict[str, Tensor],
+    eos_token_id: int | None,
+) -> tuple[str, nn.Module, int]:
+    """At which positions the head reads, and from the output of which module.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, num_labels)`): of the probe.
+        outputs (`list[tuple[nn.Module, torch.Tensor, int, int]]`): modules, their hidden states, the dimension of the
+            batch in them, the last block call below; the first on which the logits depend counts.
+        batch (`dict[str, torch.Tensor]`): the probe.
+        eos_token_id (`int`, *optional*): the end-of-text token.
+
+    Returns:
+        `tuple[str, nn.Module, int]`: `Anatomy.readout`, `Anatomy.read_at` and the last block call that counts.
+
+    Raises:
+        ValueError: where the logits depend on none of them.
+    """
+    if not logits.requires_grad:
+        raise ValueError(NOTHING_TO_MIX)
+    objective = (logits.float() * torch.arange(1, logits.shape[-1] + 1, device=logits.device)).sum()
+    outputs = [output for output in outputs if output[1].requires_grad]
+    gradients = torch.autograd.grad(objective, [output[1] for output in outputs], allow_unused=True, retain_graph=True)
+    for (module, _, batch_dim, last), gradient in zip(outputs, gradients, strict=True):
+        if gradient is not None and gradient.abs().max() > 0:
+            rows = gradient.movedim(batch_dim, 0).flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(1)
+            return _name_readout(rows, batch, eos_token_id), module, last
+    raise ValueError(NOTHING_TO_MIX)
+
+
+def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int | None) -> str:
+    read = gradient.abs().amax(-1) > 0
+    positions = torch.arange(read.shape[1], device=read.device)
+    if torch.equal(read, (positions == 0).expand_as(read)):
+        return "first"
+    if torch.equal(read, (positions == len(positions) - 1).expand_as(read)):
+        return "last"
+    if torch.equal(read, read[:1].expand_as(read)):
+        return "fixed"
+    if "input_ids" not in batch or read.shape != batch["input_ids"].shape:
+        return "text"
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    is_eos = ids == eos_token_id if isinstance(eos_token_id, int) else torch.zeros_like(mask)
+    if torch.equal(read, positions == (positions * mask).argmax(-1, keepdim=True)):
+        return "last_token"
+    if torch.equal(read, positions == (positions * is_eos).argmax(-1, keepdim=True)):
+        return "last_eos"
+    # An even gradient is a mean; an uneven one is attention over the tokens.
+    even = (gradient.sum(1, keepdim=True) / mask.sum(1).view(-1, 1, 1)) * mask.unsqueeze(-1)
+    is_mean = torch.equal(read, mask) and torch.allclose(gradient, even, rtol=1e-2, atol=1e-6)
+    return "mean" if is_mean else "text"
+
+
+def takes_padding_for_text(
+    root: nn.Module, first_call: BlockCall, logits: Tensor, batch: dict[str, Tensor], readout: str
+) -> bool:
+    """Whether what stands at padding positions below the first block changes the logits (FNet, convolutions).
+
+    A head that reads one position whatever is there may read padding by itself; such texts tell nothing.
+    """
+    if "input_ids" not in batch:
+        return True
+    padding = batch["attention_mask"] == 0
+    told = padding.any(1)
+    if readout in FIXED_READ:
+        told &= ~padding[:, FIXED_READ[readout]]
+
+    def disturb_states(path: str, value: Tensor) -> Tensor:
+        argument = first_call.arguments.get(path)
+        if argument is None or argument.kind != "states" or not argument.by_position:
+            return value
+        longer = value.shape[1 - argument.batch_dim] - padding.shape[1]
+        where = functional.pad(padding, (0, longer))
+        where = (where.t() if argument.batch_dim == 1 else where).unsqueeze(-1)
+        return torch.where(where, value.flip(-1) + value.std(), value)
+
+    def disturb(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        handle.remove()
+        arguments = bind(first_call.names, args, kwargs)
+        arguments = {name: map_tensors(value, name, disturb_states) for name, value in arguments.items()}
+        return tuple(arguments[name] for name in first_call.names[: len(args)]), {n: arguments[n] for n in kwargs}
+
+    handle = first_call.module.register_forward_pre_hook(disturb, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            change = (logits_of(root(**batch)) - logits).abs().amax(-1)
+    finally:
+        handle.remove()
+    return bool((change[told] > NOTICEABLE * logits.abs().max()).any())

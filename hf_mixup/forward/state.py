@@ -1,0 +1,199 @@
+"""The state of the forward pass that a plan is applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup.forward import interpolation
+from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, text_config
+from hf_mixup.forward.anatomy.readout import FIXED_READ
+from hf_mixup.forward.outside import Visit, with_guest_rows
+from hf_mixup.plan.mixup_plan import MixupPlan
+
+# Heads that find the position in the tokens of each text.
+FOUND_IN_TEXT = ("last_token", "last_eos")
+
+
+@dataclass
+class Mixing:
+    """The plan of the forward pass under way, and what its hooks share.
+
+    Args:
+        plan (`MixupPlan`): on the device of the batch; with rows for its guests, where it has any.
+        weigh (`Callable`): gives the weight of the example itself at each position, `(batch, length)`, per stack.
+        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
+        reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
+        read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
+        is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
+        start (`int`): number of block calls below the site; the first block that sees the mixture.
+        visit (`Visit`, *optional*): of partners from outside of the batch.
+    """
+
+    plan: MixupPlan
+    weigh: Callable[[MixupPlan], list[Tensor]]
+    mask: Tensor | None
+    reads_padding: Tensor | None
+    read_position: Tensor | None
+    start: int
+    reached: bool = False
+    seen: dict[nn.Module, int] = field(default_factory=dict)
+    visit: Visit | None = None
+    is_first: bool = False
+    is_settled: bool = False
+    mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.weights = self.weigh(self.plan)
+
+    def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
+        """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
+        self.reached = True
+        if self.visit is None or argument.origin is None:
+            return self._mix(values, argument, stack)
+        # Blocks run for the batch alone; what was there before them is there for the guests too.
+        mixed = self._mix(self.visit.meet(values, argument), argument, stack)
+        return mixed.narrow(argument.batch_dim, 0, self.visit.size)
+
+    def _mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
+        if self.plan.similarity is not None and not self.is_settled:
+            self._settle(values, argument.batch_dim)
+        weights = self.weights[min(stack, len(self.weights) - 1)]
+        other_width = weights.dim() == 3 and values.shape[-1] != weights.shape[-1]
+        if other_width and argument.by_position:
+            raise ValueError(
+                f"interpolation='dimensions': states of {values.shape[-1]} dimensions are mixed here besides those of "
+                f"{weights.shape[-1]}, and it is not known which belong together. Mix this model on a line."
+            )
+        length = values.shape[1 - argument.batch_dim] if argument.by_position else 0
+        if length > weights.shape[1]:
+            last = self.plan.lam if weights.dim() == 2 else self.plan.dimension_lam
+            assert last is not None
+            weights = torch.cat([weights, interpolation.spread(last, length - weights.shape[1])], 1)
+        elif length < weights.shape[1]:
+            each = self.plan.dimension_lam
+            weights = self.plan.lam if each is None or other_width else interpolation.spread(each, 1)
+        mixed = interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
+        if self.plan.noise is None:
+            return mixed
+        kept = None
+        if self.mask is not None and length == self.mask.shape[1]:
+            kept = self.mask.bool() | self.mask[self.plan.partner].bool()
+        return interpolation.add_noise(mixed, *self.plan.noise, kept, argument.batch_dim)
+
+    def _settle(self, values: Tensor, batch_dim: int) -> None:
+        """Draw the lambda that depends on what is mixed."""
+        plan = self.plan
+        assert plan.similarity is not None and plan.uniform is not None
+        drawn = interpolation.similar_lambda(values, plan.partner, self.mask, plan.similarity, plan.uniform, batch_dim)
+        self.plan = replace(self.plan, lam=1 - self.plan.strength * (1 - drawn))
+        self.weights = self.weigh(self.plan)
+        self.is_settled = True
+
+
+def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    """The state of a forward pass that applies `plan` to `batch`.
+
+    Raises:
+        ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
+    """
+    ids, name = batch.get("input_ids"), anatomy.input_name
+    tokens = batch.get("inputs_embeds") if name == "input_ids" and ids is None else batch.get(name)
+    if tokens is None:
+        raise ValueError(
+            f"The batch has no {name}{' or inputs_embeds' if ids is None else ''}, only {', '.join(batch)}."
+        )
+    if tokens.shape[0] != plan.lam.shape[0]:
+        raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
+    plan = plan.to(tokens.device)
+    if plan.guests is None and not plan.is_remembered:
+        return _begin(anatomy, plan, batch)
+    visit = Visit(anatomy, batch, tokens.shape[0], plan.guests, plan.site == "pooled")
+    batch = visit.inputs(batch)
+    mixing = _begin(anatomy, plan if plan.guests is None else with_guest_rows(plan), batch)
+    mixing.visit = visit
+    return mixing
+
+
+def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    ids, name = batch.get("input_ids"), anatomy.input_name
+    if name != "input_ids":
+        return _begin_without_tokens(anatomy, plan, batch)
+    tokens = batch["inputs_embeds"] if ids is None else ids
+    if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
+        raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
+    for name in ("pixel_values", "pixel_values_videos", "input_features"):
+        if plan.site == "word_embeddings" and batch.get(name) is not None:
+            raise ValueError(f"{name}: enters the text behind the token lookup; mix at 'embeddings'.")
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
+        if batch.get(name) is not None:
+            raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
+    if plan.similarity is not None:
+        check_similarity(anatomy)
+    start = _first_mixed_call(anatomy, plan)
+    length = tokens.shape[1]
+    if plan.site in ("input", "pooled"):
+        return Mixing(plan, lambda plan: [], None, None, None, start)
+    fixed = FIXED_READ.get(anatomy.readout)
+    text = None if anatomy.reads_padding else mask
+    padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
+    position = read_position = _read_position(anatomy, ids)
+    stacks = [(text, fixed)]
+    if anatomy.calls[-1].stack > 0:
+        # A decoder without a mask of its own reads every position up to the one that the head reads.
+        positions = torch.arange(length, device=tokens.device)
+        if read_position is None and mask is not None:
+            # Behind the text moved by one, as decoders are given it.
+            read_position = interpolation.last_kept_position(mask) + 1
+        stacks.append((None if read_position is None else positions <= read_position.unsqueeze(1), None))
+
+    def weigh(plan: MixupPlan) -> list[Tensor]:
+        lam = plan.lam if plan.dimension_lam is None else plan.dimension_lam
+        return [interpolation.position_weights(lam, plan.partner, read, length, at) for read, at in stacks]
+
+    return Mixing(plan, weigh, mask, padded, position, start)
+
+
+def check_similarity(anatomy: Anatomy) -> None:
+    """Raise `ValueError` for a model in which lambda cannot depend on what is mixed."""
+    if anatomy.entrance is not None:
+        name = type(anatomy.root).__name__
+        raise ValueError(f"similarity: {name} needs its mask mixed before the distance of a pair is known.")
+
+
+def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
+    if plan.site == "input" and batch.get("attention_mask") is not None:
+        raise ValueError(
+            "attention_mask: site='input' mixes inputs of one length; leave the mask out where they are padded with "
+            "zeros, or mix at 'embeddings' or 'hidden'."
+        )
+    return Mixing(plan, lambda plan: [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
+
+
+def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:
+    """Where the head reads each text, for heads that find the position in the text."""
+    if ids is None or anatomy.readout not in FOUND_IN_TEXT:
+        return None
+    config = text_config(anatomy.root)
+    if anatomy.readout == "last_eos":
+        return interpolation.last_eos_position(ids, config.eos_token_id)
+    return interpolation.last_token_position(ids, config.pad_token_id)
+
+
+def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
+    if plan.site in ("input", "word_embeddings", "embeddings"):
+        return 0
+    if plan.site == "hidden" and plan.layer is not None and 0 <= plan.layer < anatomy.depth:
+        return plan.layer + 1
+    if plan.site != "pooled":
+        raise ValueError(
+            f"This plan's site={plan.site!r} and layer={plan.layer} are not in a model of {anatomy.depth} blocks."
+        )
+    return anatomy.depth

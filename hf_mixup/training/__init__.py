@@ -1,0 +1,1 @@
+"""The ways in: the trainer, the model wrapper, the collator."""

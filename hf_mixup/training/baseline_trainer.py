@@ -1,0 +1,224 @@
+"""The trainer that mixup is compared with: transformers' Trainer, in which every labelled example counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import find_batch_size
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.forward.anatomy.anatomy import logits_of, model_config, with_loss
+from hf_mixup.objective import Objective
+from hf_mixup.targets import IGNORED
+from hf_mixup.training.label_columns import (
+    as_loss_takes_them,
+    by_name,
+    check_label_columns,
+    has_ignored,
+    is_of_transformers,
+)
+from hf_mixup.training.loss_watch import LossWatch
+from hf_mixup.training.trainer_checks import check_metric, check_trainer
+
+
+class BaselineTrainer(Trainer):
+    """Trainer whose losses are means over labelled examples and whose evaluations hold every row.
+
+    Args:
+        *args, **kwargs: exactly Trainer's.
+        class_weights (`Sequence[float]`, *optional*): factor of each class in the cross-entropy, also in evaluation.
+        nonfinite_loss (`str`, defaults to `"warn"`): see `LossWatch`.
+
+    Raises:
+        ValueError: for what cannot be trained; in `train()`, for labels that cannot be trained on or evaluated.
+    """
+
+    # False: a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says True where
+    # it returns the batch's share of the mean over all examples of the step already.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self, *args: Any, class_weights: Sequence[float] | None = None, nonfinite_loss: str = "warn", **kwargs: Any
+    ) -> None:
+        self._loss_watch = LossWatch(nonfinite_loss)
+        super().__init__(*args, **kwargs)
+        self._step_examples: int | None = None
+        self._args_before: dict[str, Any] = {}
+        # Whether some rows of the data have no label; None as long as nobody knows.
+        self._has_ignored: bool | None = None
+        weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
+        config, self._has_weights = MixupConfig(class_weights=weights), weights is not None
+        check_trainer(self, self._has_weights)
+        self._objective = Objective(model_config(self._module), config)
+
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    # ---- Evaluation ----
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, also for labels of booleans and small integers."""
+        return super().prediction_step(model, self._with_usual_labels(inputs), *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; a loss that is not finite counts."""
+        with changed(self.args, logging_nan_inf_filter=False):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As Trainer's, with every row, and of the data set that is given, not of one that workers still hold."""
+        is_given = eval_dataset is not None and not isinstance(eval_dataset, str)
+        persistent = self.args.dataloader_persistent_workers and not is_given
+        with changed(self.args, dataloader_drop_last=False, dataloader_persistent_workers=persistent):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which holds every row."""
+        with changed(self.args, dataloader_drop_last=False):
+            return super().get_test_dataloader(*args, **kwargs)
+
+    # ---- Training ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's. Raises `ValueError` for labels that the model cannot be trained or evaluated on."""
+        check_metric(self)
+        self._check_labels()
+        self._loss_watch.restart()
+        try:
+            # The filter logs 0, or the losses before, in the place of one that is not finite.
+            with changed(self.args, logging_nan_inf_filter=False) as self._args_before:
+                output = super().train(*args, **kwargs)
+            self._loss_watch.see(output.training_loss, output.global_step)
+            return output
+        finally:
+            self._step_examples, self._args_before = None, {}
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's."""
+        loss = super().training_step(*args, **kwargs)
+        if loss.device.type == "cpu":
+            self._loss_watch.see(loss.item(), self.state.global_step + 1)
+        return loss
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # The training arguments are saved as the user gave them.
+        with changed(self.args, **self._args_before):
+            super()._save(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer's."""
+        if "loss" in logs:
+            self._loss_watch.see(logs["loss"], self.state.global_step)
+        super().log(logs, *args, **kwargs)
+
+    def _check_labels(self) -> dict[str, Tensor]:
+        """The labels of the data sets, by name. Raises `ValueError` if the model cannot be trained on them."""
+        if not self._makes_targets and self.compute_loss_func is not None:
+            return {}
+        evaluated = {} if self.args.eval_strategy == "no" else by_name(self.eval_dataset, "eval_dataset")
+        datasets, config = by_name(self.train_dataset, "train_dataset") | evaluated, self._objective.about
+        columns = dict(check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
+        found = any(has_ignored(labels, config) for labels in columns.values())
+        if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
+            raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
+        # A collator of the user's own may take labels away.
+        is_known = "train_dataset" in columns and is_of_transformers(self.data_collator)
+        self._has_ignored = found if is_known else None
+        return columns
+
+    @property
+    def _makes_targets(self) -> bool:
+        """Whether labels become targets here, and not in the model or in a loss of the user's."""
+        return self._has_weights
+
+    # ---- Loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Trainer's loss, as a mean over the examples that have a label."""
+        inputs, items = self._with_usual_labels(inputs), num_items_in_batch
+        labels = inputs["labels"] if isinstance(inputs.get("labels"), Tensor) else None
+        is_users = self.compute_loss_func is not None
+        if labels is None or is_users or not (self._has_weights or self._are_probabilities(labels)):
+            # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
+            is_normalised = is_users or (self.label_smoother is not None and items is not None)
+            loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
+        else:
+            loss, outputs = self._own_loss(model, inputs)
+            is_normalised = False
+        self.loss_is_scaled_for_ga = is_normalised
+        if model.training and labels is not None and not is_normalised:
+            loss = self._share_of_step(loss, self._count(labels))
+        return (loss, outputs) if return_outputs else loss
+
+    def _own_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The loss of class probabilities, which transformers' heads would flatten, and of weighted classes."""
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        logits, labels = logits_of(outputs), inputs["labels"]
+        is_lacking = self._count(labels) < len(labels) if model.training else has_ignored(labels, self._objective.about)
+        kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
+        mixed = self._objective.targets(labels[kept], None, logits.device)
+        problem_type, smoothing = self._objective.problem_type(labels), self.args.label_smoothing_factor
+        loss = self._objective.losses(logits[kept], mixed, problem_type, smoothing).mean()
+        return loss, with_loss(outputs, loss)
+
+    def _are_probabilities(self, labels: Tensor) -> bool:
+        is_single_label = model_config(self._module).problem_type == "single_label_classification"
+        return is_single_label and labels.dtype.is_floating_point
+
+    def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        labels = inputs.get("labels")
+        is_users = self.compute_loss_func is not None and not self._makes_targets
+        if not isinstance(labels, Tensor) or is_users:
+            return dict(inputs)
+        return {**inputs, "labels": as_loss_takes_them(labels, model_config(self._module))}
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, counting the examples that one optimiser step averages over."""
+        samples, items = super().get_batch_samples(*args, **kwargs)
+        found = [sample.get("labels") if isinstance(sample, Mapping) else None for sample in samples]
+        labels = [label for label in found if isinstance(label, Tensor)]
+        if self._has_ignored is None and any(label.device.type != "cpu" for label in labels):
+            # An accelerator is waited for in the first step only.
+            self._has_ignored = any(has_ignored(label, model_config(self._module)) for label in labels)
+        self._step_examples = sum(
+            self._count(label) if isinstance(label, Tensor) else find_batch_size(sample) or 0
+            for sample, label in zip(samples, found, strict=True)
+        )
+        return samples, items
+
+    def _count(self, labels: Tensor) -> int:
+        """The examples of a batch that have a label."""
+        is_unknown = self._has_ignored is None and labels.device.type != "cpu"
+        if self._has_ignored is False or is_unknown or labels.numel() != len(labels):
+            return len(labels)
+        ignored = has_ignored(labels, model_config(self._module))
+        return int((labels != IGNORED).sum()) if ignored else len(labels)
+
+    def _share_of_step(self, loss: Tensor, count: int) -> Tensor:
+        """The part of the mean loss of `count` examples in the mean over all examples of the optimiser step."""
+        self.loss_is_scaled_for_ga = bool(self._step_examples)
+        return loss * (count / self._step_examples) if self._step_examples else loss
+
+
+@contextmanager
+def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
+    """Attributes with other values inside of the block, which is given the values before."""
+    before = {name: getattr(args, name) for name in values}
+    vars(args).update(values)
+    try:
+        yield before
+    finally:
+        vars(args).update(before)

@@ -1,0 +1,116 @@
+"""What a `MixupTrainer` refuses before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+from transformers import Trainer
+from transformers.utils import logging
+
+from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.forward.anatomy.anatomy import model_config
+from hf_mixup.training.collator import MixupCollator
+from hf_mixup.training.groups import check_groups
+from hf_mixup.training.model import MixupModel
+
+logger = logging.get_logger(__name__)
+
+NOTHING_MIXED = (
+    "mixup is set, but the first step drew no plan, so nothing would be mixed: a compute_loss of your own stands "
+    "before that of MixupTrainer. Give your loss as compute_loss_func in its place, or its class weights as "
+    "class_weights. Or write in it, if self.mixup is not None, `plan = self.mixup.draw(inputs, labels=labels)`, `with "
+    "self.mixup.apply(plan, inputs):` around the model, and `self.mixup.targets(labels, plan)` for the targets. "
+    "Or say mixup=None."
+)
+
+
+def check_trainer(trainer: Any, has_weights: bool) -> None:
+    """Refuse what cannot work with mixup on or off. Raises `ValueError`."""
+    if isinstance(trainer.data_collator, MixupCollator):
+        raise ValueError(
+            "data_collator: a MixupCollator mixes by itself: give MixupTrainer the plain collator, or a plain "
+            "Trainer data_collator=collator, callbacks=[collator] and compute_loss_func=collator.loss."
+        )
+    follow_metric(trainer)
+    if has_weights and trainer.compute_loss_func is not None:
+        raise ValueError("class_weights: not used by a compute_loss_func of your own; weigh the classes there.")
+    about = model_config(trainer.model)
+    is_single_label = about.num_labels > 1 and about.problem_type in (None, "single_label_classification")
+    smoothing = trainer.args.label_smoothing_factor
+    if smoothing and trainer.compute_loss_func is None and not is_single_label:
+        raise ValueError(
+            f"label_smoothing_factor={smoothing} needs single-label classification; "
+            f"this model has num_labels={about.num_labels}, problem_type={about.problem_type!r}."
+        )
+
+
+def check_metric(trainer: Any) -> None:
+    """Refuse a metric that no evaluation will return, which Trainer finds at the first one."""
+    name = metric_name(trainer)
+    own = (cls for cls in type(trainer).__mro__ if not cls.__module__.startswith(("hf_mixup.", "transformers.")))
+    is_own = any({"evaluate", "evaluation_loop"} & set(vars(cls)) for cls in own)
+    if name is None or name.endswith("loss") or trainer.compute_metrics is not None or is_own:
+        return
+    if trainer.args.eval_strategy != "no":
+        raise ValueError(
+            f"metric_for_best_model={name!r}: there is no compute_metrics that would return it; "
+            "hf_mixup.evaluation.compute_metrics_for(problem_type) makes one."
+        )
+
+
+def follow_metric(trainer: Any) -> None:
+    """Make `greater_is_better` that of a metric of this package, which transformers takes for "higher is better"."""
+    args, name = trainer.args, metric_name(trainer)
+    if not args.greater_is_better or name is None:
+        return
+    # Imported here: the metrics take a second, and most trainings select by none of them.
+    from hf_mixup.evaluation.metrics import METRIC_NAMES, higher_is_better
+
+    if higher_is_better(name) is False and any(name in names for names in METRIC_NAMES.values()):
+        args.greater_is_better = False
+        logger.warning(
+            "metric_for_best_model=%r is better when it is lower: greater_is_better is set to False. Give a metric of "
+            "your own that is not another name.",
+            name,
+        )
+
+
+def metric_name(trainer: Any) -> str | None:
+    """`metric_for_best_model` without `eval_` and without the name of one of several evaluation sets."""
+    name = trainer.args.metric_for_best_model
+    if name is None:
+        return None
+    name = name.removeprefix("eval_")
+    keys = sorted(trainer.eval_dataset, key=len, reverse=True) if isinstance(trainer.eval_dataset, Mapping) else ()
+    return next((name.removeprefix(f"{key}_") for key in keys if name.startswith(f"{key}_")), name)
+
+
+def check_mixing(trainer: Any, config: MixupConfig) -> None:
+    """Refuse what cannot be mixed. Raises `ValueError`."""
+    if isinstance(trainer.model, MixupModel):
+        raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"{trainer.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
+            "drawn. Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0."
+        )
+    _refuse_hidden_loss(trainer)
+    if config.group_column is not None and isinstance(trainer.train_dataset, Dataset):
+        check_groups(trainer.train_dataset, config.group_column)
+    if config.clean_weight and trainer.compute_loss_func is not None:
+        raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
+
+
+def _refuse_hidden_loss(trainer: Any) -> None:
+    """A compute_loss behind MixupTrainer's would be used where mixup is off, and not where it is on."""
+    order = type(trainer).__mro__
+    ours = next(place for place, cls in enumerate(order) if cls.__module__ == "hf_mixup.training.trainer")
+    behind = [cls for cls in order[ours + 1 : order.index(Trainer)] if not cls.__module__.startswith("hf_mixup.")]
+    hidden = [cls.__name__ for cls in behind if "compute_loss" in vars(cls)]
+    if hidden:
+        raise ValueError(
+            f"compute_loss of {hidden[0]}: MixupTrainer stands before it and would not use it, while mixup=None would. "
+            "Give that loss as compute_loss_func, or its weights as class_weights."
+        )

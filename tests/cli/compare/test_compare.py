@@ -1,0 +1,256 @@
+"""`hf-mixup compare` on toy reviews: real trainings in real processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from filelock import FileLock
+
+from hf_mixup.cli.compare.compare import visible_gpus
+from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.main import main
+from tests.toy_text import save_toy_model, write_reviews
+
+# Trained on the labels of others: lambda 0 gives the text of the partner, the label stays the example's own.
+BROKEN = {"mixup": {"lam": 0.0, "label_rule": "own", "self_pairs": False}}
+
+
+@pytest.fixture
+def toy_comparison(tmp_path):
+    """Writes the YAML file of a comparison of a few seconds; keyword arguments change fields."""
+
+    def write(**changes):
+        values = {
+            "output_dir": str(tmp_path / "out"),
+            "methods": {"none": None, "again": {"mixup": "none"}, "broken": BROKEN},
+            "train_sizes": [16],
+            "seeds": [0, 1, 2],
+            "measures": [],
+            "workers": 2,
+            "model_name_or_path": save_toy_model(tmp_path / "toy"),
+            "train_file": write_reviews(tmp_path / "train.csv", 80),
+            "validation_file": write_reviews(tmp_path / "dev.csv", 40, seed=1),
+            "test_file": write_reviews(tmp_path / "test.csv", 60, seed=2),
+            "cache_dir": str(tmp_path / "cache"),
+            "max_steps": 40,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 5e-3,
+            "use_cpu": True,
+        } | changes
+        path = tmp_path / "comparison.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+def verdicts(folder, method):
+    summary = pd.read_csv(Path(folder) / "summary.csv", keep_default_na=False)
+    rows = summary[summary["method"] == method]
+    return dict(zip(rows["metric"], rows["verdict"], strict=True))
+
+
+def test_a_method_is_not_different_from_itself_and_random_targets_are_worse(toy_comparison, tmp_path, capsys):
+    assert main(["compare", toy_comparison()]) == 0
+    same, broken = verdicts(tmp_path / "out", "again"), verdicts(tmp_path / "out", "broken")
+    directed = {metric for metric in same if same[metric]}
+    assert {"accuracy", "nll", "brier", "ece", "adaptive_ece", "nll_scaled"} <= directed
+    assert {same[metric] for metric in directed} == {"no difference seen"}
+    assert {broken[metric] for metric in ("accuracy", "macro_f1", "nll", "brier")} == {"worse"}
+    assert "broken" in capsys.readouterr().out
+
+
+def finished(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).glob("runs/*/result.json")}
+
+
+def test_a_killed_comparison_goes_on_and_repeats_nothing(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli.main", "compare", toy_comparison(max_steps=60)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not finished(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    # The workers notice that they are alone.
+    while children_of(first.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    before = finished(tmp_path / "out")
+    assert 0 < len(before) < 9
+    subprocess.run(command, check=True, capture_output=True)
+    after = finished(tmp_path / "out")
+    assert len(after) == 9
+    assert {path: after[path] for path in before} == before
+
+
+def test_ctrl_c_ends_all_of_it_and_says_how_to_go_on(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli.main", "compare", toy_comparison(max_steps=100_000)]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # What is started in the background of a shell ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not [*(tmp_path / "out").glob("runs/*/training")] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # As a terminal does: to the workers too.
+    os.killpg(running.pid, signal.SIGINT)
+    try:
+        _, said = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130 and b"Traceback" not in said
+    assert said.decode().splitlines()[-1] == "interrupted; the same command goes on, with the runs that are missing"
+    # multiprocessing's resource tracker ends when it sees that the others are gone, a moment after them.
+    while children_of(running.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not children_of(running.pid) and not finished(tmp_path / "out")
+    assert not [*(tmp_path / "out").glob("runs/*/error.txt")]
+
+
+def test_a_killed_worker_takes_no_run_with_it(toy_comparison, tmp_path):
+    command = [sys.executable, "-m", "hf_mixup.cli.main", "compare", toy_comparison(seeds=[0, 1])]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not finished(tmp_path / "out") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    before = finished(tmp_path / "out")
+    os.kill(max(int(pid) for pid in children_of(running.pid)), signal.SIGKILL)
+    said, _ = running.communicate()
+    assert running.returncode == 0 and b"A worker was killed" in said
+    after = finished(tmp_path / "out")
+    assert len(after) == 6 and {path: after[path] for path in before} == before
+
+
+def children_of(session):
+    """Processes of a session that are still there."""
+    alive = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session and is_running(entry):
+                alive.append(entry.name)
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+    return alive
+
+
+def is_running(entry):
+    return "State:\tZ" not in (entry / "status").read_text()
+
+
+def test_variants_are_picked_by_the_development_split(toy_comparison, tmp_path):
+    methods = {"none": None, "either": [BROKEN, {"mixup": "none"}]}
+    assert main(["compare", toy_comparison(methods=methods, seeds=[0])]) == 0
+    result = yaml.safe_load((tmp_path / "out/runs/either-size16-noise0-seed0/result.json").read_text())
+    assert result["variant"] == {"mixup": "none"}
+
+
+def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
+    rising = {"mixup": {"alpha": 0.4, "schedule": {0: 0, 1: 1}}}
+    few = {"methods": {"none": None, "rising": rising}, "seeds": [0], "max_steps": 4}
+    assert main(["compare", toy_comparison(**few)]) == 0
+    before = finished(tmp_path / "out")
+    assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 0
+    after = finished(tmp_path / "out")
+    assert len(after) == 4 and {path: after[path] for path in before} == before
+    assert main(["compare", toy_comparison(**few | {"max_steps": 5})]) == 2
+    assert "holds a comparison that differs in run: max_steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_sizes": [41]}, "train_sizes=41: class 'bad' has 40 training rows"),
+        (
+            {"methods": {"none": None, "fast": {"mixup": "none", "attn_implementation": "eagr"}}},
+            "methods: fast: .*eagr",
+        ),
+        ({"methods": {"none": None, "tmix": {"mixup.alpa": 1}}}, "methods: tmix: .*alpa.* Did you mean 'alpha'"),
+        ({"methods": {"none": None, "deep": {"mixup": {"site": "hidden", "layers": [5]}}}}, "methods: deep: .*layer 5"),
+        ({"select_by": "acuracy"}, "select_by='acuracy': .* Did you mean 'accuracy'"),
+        ({"learning_rat": 1}, "unknown field 'learning_rat'. Did you mean 'learning_rate'"),
+        ({"outliers": "absent.csv"}, "outliers='absent.csv': no such file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_run(toy_comparison, tmp_path, capsys, changes, message):
+    values = yaml.safe_load(Path(toy_comparison()).read_text()) | changes
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in values.items() if value is not None}))
+    assert main(["compare", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(toy_comparison, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("years of work")
+    assert main(["compare", toy_comparison()]) == 2
+    assert "is not empty and holds no comparison" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, tmp_path, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("alpha: 0.2")
+    methods = {"none": None, "mine": {"mixup": str(recipe)}}
+    few = {"methods": methods, "seeds": [0], "max_steps": 2}
+    assert main(["compare", toy_comparison(**few)]) == 0
+    recipe.write_text("alpha: 0.5")
+    assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 2
+    assert "methods: mine: its recipe has changed since" in capsys.readouterr().err
+    # A run that is older than a field was made with the field's default.
+    result = tmp_path / "out/runs/mine-size16-noise0-seed0/result.json"
+    known = json.loads(result.read_text())
+    del known["mixup"]["warmup_batches"]
+    result.write_text(json.dumps(known))
+    recipe.write_text("{alpha: 0.2, warmup_batches: 5}")
+    assert main(["compare", toy_comparison(**few)]) == 2
+    assert "(warmup_batches)" in capsys.readouterr().err
+    # Left out for once and then defined anew: the old runs are still known.
+    assert main(["compare", toy_comparison(**few | {"methods": ["none", "label_smoothing"]})]) == 0
+    changed = {"none": None, "mine": {"mixup": "tmix"}}
+    assert main(["compare", toy_comparison(**few | {"methods": changed})]) == 2
+    assert "differs in methods: mine" in capsys.readouterr().err
+
+
+def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, tmp_path, capsys):
+    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 2, "test_file": None}
+    path = toy_comparison(**few)
+    assert main(["compare", path]) == 0
+    assert main(["compare", path, "--seeds", "0", "1"]) == 0
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("a lovely plot with a twist,good\n")
+    assert main(["compare", path]) == 0
+    assert main(["compare", path, "--seeds", "0", "1", "2"]) == 2
+    assert "holds a comparison of other data" in capsys.readouterr().err
+
+
+def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    path = toy_comparison(seeds=[0], max_steps=2)
+    with FileLock(tmp_path / "out/.lock"):
+        (tmp_path / "out/comparison.yaml").write_text(
+            yaml.safe_dump(Comparison.from_file(path).to_dict(), sort_keys=False)
+        )
+        assert main(["compare", path]) == 2
+    assert "another comparison is running in it" in capsys.readouterr().err
+
+
+def test_the_gpus_of_a_process_are_those_it_may_see(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert visible_gpus() == ["0", "1", "2"]
