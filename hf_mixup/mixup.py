@@ -16,7 +16,7 @@ from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.anatomy import Anatomy, changeable_state, check_model, model_config, separators
 from hf_mixup.forward.anatomy.architectures import site_width
-from hf_mixup.forward.anatomy.endpoints import check_endpoints, check_guests, check_site
+from hf_mixup.forward.anatomy.endpoints import check_endpoints, check_outside_partners, check_site
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.anatomy.probe_batch import PROBES, is_whole
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
@@ -99,7 +99,7 @@ class Mixup:
             try:
                 check_endpoints(anatomy, self.config, self._mixing)
                 if self.config.partner in OUTSIDE:
-                    check_guests(anatomy, self.config, self._mixing)
+                    check_outside_partners(anatomy, self.config, self._mixing)
             except Exception:
                 self._hooks = None
                 raise

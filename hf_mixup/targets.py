@@ -120,7 +120,7 @@ def mix_targets(targets: Tensor, plan: MixupPlan) -> Tensor:
         return targets
     plan = plan.to(targets.device)
     lam = plan.lam if plan.label_lam is None else plan.label_lam
-    pool = targets if plan.guests is None else torch.cat([targets, plan.guests.targets.to(targets)])
+    pool = targets if plan.outside is None else torch.cat([targets, plan.outside.targets.to(targets)])
     return torch.lerp(pool[plan.partner], targets, lam.unsqueeze(-1).to(targets.dtype))
 
 

@@ -10,9 +10,9 @@ the batch itself are returned.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +29,8 @@ from hf_mixup.forward.anatomy.anatomy import (
     with_first_tensor,
 )
 from hf_mixup.forward.soft_mask import narrow
-
-if TYPE_CHECKING:
-    from hf_mixup.plan.mixup_plan import MixupPlan
-
-# Gives the guests' hidden states: the how-manieth it is in this forward pass, those of the batch (batch first), and a
-# function that makes stored ones as long.
-StatesAt = Callable[[int, Tensor, Callable[[Tensor], Tensor]], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Guests:
-    """The partners of a batch that are not in it; example i is mixed with guest i.
-
-    Args:
-        parts (`Sequence[Mapping]`): what the model would be given for them, in one part or several, row after row.
-        targets (`torch.Tensor` of shape `(batch, num_labels)`): class probabilities, multi-hot labels or scores.
-        states_at (`Callable`): their hidden states behind a block.
-        length (`int`, defaults to 0): the length that texts have to have at least.
-    """
-
-    parts: Sequence[Mapping[str, Tensor]]
-    targets: Tensor
-    states_at: StatesAt
-    length: int = 0
+from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.outside_partners import OutsidePartners, rows_of, text_length
 
 
 @dataclass(frozen=True)
@@ -92,21 +70,6 @@ def with_guest_rows(plan: MixupPlan) -> MixupPlan:
         lam=torch.cat([plan.lam, torch.ones_like(plan.lam)]),
         dimension_lam=None if dimensions is None else torch.cat([dimensions, torch.ones_like(dimensions)]),
     )
-
-
-def text_length(inputs: Mapping[str, Any]) -> int | None:
-    """The number of positions of a batch of texts; `None` for images and sounds."""
-    tokens = inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
-    return None if tokens is None else tokens.shape[1]
-
-
-def rows_of(inputs: Mapping[str, Any], size: int) -> dict[str, Tensor]:
-    """The tensors of a batch of `size` examples, with a row for each; one row for all is repeated."""
-    rows = {}
-    for name, value in inputs.items():
-        if isinstance(value, Tensor) and value.dim() and value.shape[0] in (1, size):
-            rows[name] = value.expand(size, *value.shape[1:])
-    return rows
 
 
 def stack_inputs(parts: Sequence[Mapping[str, Tensor]], padding: Padding, length: int = 0) -> dict[str, Tensor]:
@@ -157,7 +120,7 @@ class Visit:
     """
 
     def __init__(
-        self, anatomy: Anatomy, batch: Mapping[str, Any], size: int, guests: Guests | None, meets_at_head: bool
+        self, anatomy: Anatomy, batch: Mapping[str, Any], size: int, guests: OutsidePartners | None, meets_at_head: bool
     ) -> None:
         self.anatomy, self.size, self.guests, self.meets_at_head = anatomy, size, guests, meets_at_head
         self.padding, self.length = padding_of(anatomy), text_length(batch)

@@ -110,11 +110,11 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     if tokens.shape[0] != plan.lam.shape[0]:
         raise ValueError(f"The plan is for a batch of {plan.lam.shape[0]}, this batch has {tokens.shape[0]} examples.")
     plan = plan.to(tokens.device)
-    if plan.guests is None and not plan.is_remembered:
+    if plan.outside is None and not plan.is_remembered:
         return _begin(anatomy, plan, batch)
-    visit = Visit(anatomy, batch, tokens.shape[0], plan.guests, plan.site == "pooled")
+    visit = Visit(anatomy, batch, tokens.shape[0], plan.outside, plan.site == "pooled")
     batch = visit.inputs(batch)
-    mixing = _begin(anatomy, plan if plan.guests is None else with_guest_rows(plan), batch)
+    mixing = _begin(anatomy, plan if plan.outside is None else with_guest_rows(plan), batch)
     mixing.visit = visit
     return mixing
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_mixup.forward.outside import Guests, rows_of
 from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.outside_partners import OutsidePartners, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,9 @@ class Memory:
         def states_at(index: int, own: Tensor, as_long: Callable[[Tensor], Tensor]) -> Tensor:
             return torch.cat([as_long(row.states[index]) for row in chosen])
 
-        return replace(plan, guests=Guests([row.inputs for row in chosen], targets, states_at), is_remembered=True)
+        return replace(
+            plan, outside=OutsidePartners([row.inputs for row in chosen], targets, states_at), is_remembered=True
+        )
 
     def add(self, plan: MixupPlan, inputs: Mapping[str, Any], targets: Tensor, states: list[Tensor]) -> None:
         """Remember a batch, in place of the oldest examples.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
-from hf_mixup.forward.outside import Guests
 from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
+from hf_mixup.plan.outside_partners import OutsidePartners
 from hf_mixup.plan.partners import Examples, choose_partner
 from hf_mixup.plan.spans import plan_spans
 
@@ -38,7 +38,7 @@ class MixupPlan:
         uniform (`torch.Tensor` of shape `(2, batch)`, *optional*): the random numbers that it is then made of.
         strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
         noise (`tuple[float, float]`, *optional*): additive and multiplicative noise on what was mixed.
-        guests (`Guests`, *optional*): partners from outside of the batch; `partner` numbers them on from its last row.
+        outside (`OutsidePartners`, *optional*): partners from outside of the batch; `partner` numbers them on from its last row.
         is_remembered (`bool`, defaults to `False`): whether later batches are to be mixed with this one.
     """
 
@@ -54,7 +54,7 @@ class MixupPlan:
     uniform: Tensor | None = None
     strength: float = 1.0
     noise: tuple[float, float] | None = None
-    guests: Guests | None = None
+    outside: OutsidePartners | None = None
     is_remembered: bool = False
 
     def __post_init__(self) -> None:

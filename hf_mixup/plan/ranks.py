@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from hf_mixup.forward.outside import Guests, rows_of, text_length
 from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.outside_partners import OutsidePartners, rows_of, text_length
 
 
 def number_of_ranks() -> int:
@@ -82,7 +82,7 @@ def share_of_plan(
         {name: rows[source][row : row + 1] for name, rows in inputs.items()}
         for source, row in (where[partner] for partner in chosen)
     ]
-    guests = Guests(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
+    guests = OutsidePartners(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
     label_lam = None if plan.label_lam is None else plan.label_lam[own]
     dimension_lam = None if plan.dimension_lam is None else plan.dimension_lam[own]
     return replace(
@@ -91,7 +91,7 @@ def share_of_plan(
         lam=plan.lam[own],
         label_lam=label_lam,
         dimension_lam=dimension_lam,
-        guests=guests,
+        outside=guests,
     )
 
 

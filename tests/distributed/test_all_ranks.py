@@ -116,7 +116,7 @@ def on_uneven_batches():
         logits = model(**inputs).logits
     with torch.no_grad():
         clean = model(**inputs).logits
-    return logits, clean, [part["input_ids"] for part in plan.guests.parts]
+    return logits, clean, [part["input_ids"] for part in plan.outside.parts]
 
 
 def on_other_inputs():

@@ -59,7 +59,7 @@ def test_with_the_text_before_it_is_exact_at_both_ends(family, site):
                 run(mixup, model, texts[0])
                 for before, text in zip(texts, texts[1:], strict=False):
                     plan, logits = run(mixup, model, text)
-                    assert plan.guests is not None and plan.partner.tolist() == [1]
+                    assert plan.outside is not None and plan.partner.tolist() == [1]
                     torch.testing.assert_close(logits, clean(model, text if lam else before), rtol=1e-4, atol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_texts_padded_left_are_exact(family):
 def _rows(plan, batch):
     """Which rows of `batch` the guests of a plan are."""
     tokens = batch["input_ids"].tolist()
-    return [tokens.index(part["input_ids"][0].tolist()) for part in plan.guests.parts]
+    return [tokens.index(part["input_ids"][0].tolist()) for part in plan.outside.parts]
 
 
 def test_the_blocks_run_once_and_for_the_batch_alone():
@@ -138,7 +138,7 @@ def test_the_first_batch_has_nobody_to_be_mixed_with():
     model, text = toy_model("bert"), texts_one_by_one()[0]
     mixup = remembering(model, "hidden", layer=1)
     plan, logits = run(mixup, model, text)
-    assert plan.guests is None and plan.lam.tolist() == [1.0] and plan.partner.tolist() == [0]
+    assert plan.outside is None and plan.lam.tolist() == [1.0] and plan.partner.tolist() == [0]
     torch.testing.assert_close(logits, clean(model, text), rtol=1e-4, atol=1e-5)
     assert mixup.targets(torch.tensor([2]), plan).tolist() == [[0.0, 0.0, 1.0]]
 

@@ -17,9 +17,10 @@ from hf_mixup.forward.anatomy.anatomy import Anatomy, logits_of
 from hf_mixup.forward.anatomy.architectures import peculiarity_of, site_width
 from hf_mixup.forward.anatomy.probe_batch import probe_batch, undisturbed
 from hf_mixup.forward.anatomy.readout import nonzero_parameters
-from hf_mixup.forward.outside import Guests, padding_of, stack_inputs
+from hf_mixup.forward.outside import padding_of, stack_inputs
 from hf_mixup.forward.state import check_similarity
 from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.outside_partners import OutsidePartners
 
 # Share of the spread of the logits between texts that a difference may reach, and of their size for rounding.
 SPREAD_TOLERANCE = 0.02
@@ -115,7 +116,7 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
             _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
 
 
-def check_guests(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
+def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
     """As `check_endpoints`, for partners from outside of the batch: longer texts, run before."""
     root = anatomy.root
     own, other = _shorter_and_longer(anatomy)
@@ -127,9 +128,9 @@ def check_guests(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
             alone = replace(_plan(anatomy, config, layer, torch.arange(size), torch.ones(size)), is_remembered=True)
             with apply(alone, other) as mixing:
                 root(**other)
-            guests = Guests([other], torch.zeros(size, 1), partial(_stored, mixing.visit.kept))
+            guests = OutsidePartners([other], torch.zeros(size, 1), partial(_stored, mixing.visit.kept))
             partner = torch.arange(size, 2 * size)
-            plan = replace(_plan(anatomy, config, layer, partner, ends), guests=guests)
+            plan = replace(_plan(anatomy, config, layer, partner, ends), outside=guests)
             with apply(plan, own):
                 mixed = logits_of(root(**own)).float().cpu()
             expected = torch.where(ends.bool().unsqueeze(1), clean, theirs)
