@@ -38,7 +38,8 @@ class MixupPlan:
         uniform (`torch.Tensor` of shape `(2, batch)`, *optional*): the random numbers that it is then made of.
         strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
         noise (`tuple[float, float]`, *optional*): additive and multiplicative noise on what was mixed.
-        outside (`OutsidePartners`, *optional*): partners from outside of the batch; `partner` numbers them on from its last row.
+        outside (`OutsidePartners`, *optional*): partners from outside of the batch; `partner` numbers them
+            after its rows.
         is_remembered (`bool`, defaults to `False`): whether later batches are to be mixed with this one.
     """
 

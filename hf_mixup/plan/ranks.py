@@ -50,7 +50,7 @@ def _device(inputs: Mapping[str, Tensor]) -> torch.device:
 def share_of_plan(
     plan: MixupPlan, batch: Mapping[str, Any], targets: Tensor, sizes: list[tuple[int, int]]
 ) -> MixupPlan:
-    """This rank's part of a plan of the global batch, with its partners as guests.
+    """This rank's part of a plan of the global batch, with its partners from outside of the batch.
 
     Takes one `all_gather` for each model input and one for the targets; in the forward pass one for the hidden states
     at the site (none at the embeddings, which are looked up here), and in the backward pass one for their gradients.
@@ -82,7 +82,7 @@ def share_of_plan(
         {name: rows[source][row : row + 1] for name, rows in inputs.items()}
         for source, row in (where[partner] for partner in chosen)
     ]
-    guests = OutsidePartners(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
+    outside = OutsidePartners(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
     label_lam = None if plan.label_lam is None else plan.label_lam[own]
     dimension_lam = None if plan.dimension_lam is None else plan.dimension_lam[own]
     return replace(
@@ -91,7 +91,7 @@ def share_of_plan(
         lam=plan.lam[own],
         label_lam=label_lam,
         dimension_lam=dimension_lam,
-        outside=guests,
+        outside=outside,
     )
 
 

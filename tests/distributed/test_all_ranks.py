@@ -192,4 +192,4 @@ def test_one_process_alone_mixes_its_own_batch():
         for partner in ("random", "all_ranks")
     ]
     assert torch.equal(plans[0].partner, plans[1].partner) and torch.equal(plans[0].lam, plans[1].lam)
-    assert plans[1].guests is None and isinstance(plans[1], MixupPlan)
+    assert plans[1].outside is None and isinstance(plans[1], MixupPlan)
