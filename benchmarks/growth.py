@@ -21,9 +21,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parent))
 from profiling import parts_time
-from step_time import Batch, Options, make_batch, stepper
-
-from hf_mixup import MixupConfig
+from step_time import Batch, Options, make_batch, mixing_at, stepper
 
 BASE = {"batch": 16, "length": 64, "width": 256, "depth": 4}
 
@@ -58,7 +56,7 @@ def report(title: str, sizes: dict[str, int]) -> None:
     batch = make_batch(2000, options)
     model = random_bert(sizes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    mixed, clean = (stepper(model, model, optimizer, kind, options) for kind in (MixupConfig(), None))
+    mixed, clean = (stepper(model, model, optimizer, kind, options) for kind in (mixing_at("embeddings"), None))
     seconds = []
     for _ in range(5):
         start = time.perf_counter()

@@ -99,8 +99,8 @@ def contenders(options: Options) -> dict[str, Kind]:
     """Name of each contender, and its mixup or the trainer that it runs; `None` is MixupTrainer with mixup off."""
     chosen: dict[str, Kind] = {"plain Trainer": Trainer, "mixup off": None}
     if options.contenders == "sites":
-        one_layer = [2] if options.compile else None
-        return chosen | {site: MixupConfig(site=site, layers=one_layer if site == "hidden" else None) for site in SITES}
+        one_layer: list[int | str] | None = [2] if options.compile else None
+        return chosen | {site: mixing_at(site, one_layer if site == "hidden" else None) for site in SITES}
     if options.contenders == "references":
         return chosen | {name: recipe_for_texts(name) for name in ("tmix", "sent_mixup")} | REFERENCES
     names = [name for name in recipe_names() if name != "input_mixup"]
@@ -110,6 +110,11 @@ def contenders(options: Options) -> dict[str, Kind]:
     if "ssmix" in recipes:
         recipes["ssmix, no clean terms"] = replace(recipes["ssmix"], clean_weight=0.0)
     return chosen | recipes
+
+
+def mixing_at(site: str, layers: list[int | str] | None = None) -> MixupConfig:
+    """One lambda per example at a site, from the first batch on."""
+    return MixupConfig(site=site, layers=layers, alpha=0.4, dominant=False, warmup_batches=0)
 
 
 def recipe_for_texts(name: str) -> MixupConfig:

@@ -78,7 +78,7 @@ def main() -> None:
         parser = HfArgumentParser((LoraArguments, DataArguments, TrainingArguments), description=__doc__.split("\n")[0])
         parser.set_defaults(**DEFAULTS, dataset_name=None if "--train_file" in sys.argv else "demo:rotten_tomatoes")
         args, data_args, training_args = parser.parse_args_into_dataclasses(sys.argv[1:])
-        mixup = MixupConfig(site=args.site, alpha=args.alpha)
+        mixup = MixupConfig(site=args.site, layers=None, alpha=args.alpha, dominant=False, warmup_batches=0)
         set_seed(training_args.seed)
         with training_args.main_process_first(desc="reading the data"):
             path = args.model_name_or_path or small_llama(Path(training_args.output_dir, "base"))

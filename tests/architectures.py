@@ -11,11 +11,12 @@ import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.evaluation.inspection_report import READOUTS
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.architectures import PECULIARITIES
+from tests.plain_config import plain_config
 from tests.zoo import toy_batch
 
 TYPES = list(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
@@ -110,7 +111,7 @@ def measured_at(mixup, model, batch, site, layer) -> list[float]:
 @cache
 def measure(model_type: str) -> Measured:
     model = build(model_type)
-    mixup = Mixup(model, MixupConfig(site="pooled"))
+    mixup = Mixup(model, plain_config(site="pooled"))
     measured = Measured(mixup.prepare())
     for side in SIDES:
         batch = batch_of(model_type, side)

@@ -9,6 +9,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
+from tests.plain_config import PLAIN
 from tests.toy_text import save_toy_model, write_reviews  # noqa: E402
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ def toy_config(tmp_path):
             "test_file": write_reviews(tmp_path / "test.csv", 16, seed=1),
             "cache_dir": str(tmp_path / "cache"),
             "output_dir": str(tmp_path / "out"),
-            "mixup": {"site": "hidden", "layers": [0, 1], "alpha": 0.4},
+            "mixup": PLAIN | {"site": "hidden", "layers": [0, 1], "alpha": 0.4},
             "max_steps": 3,
             "per_device_train_batch_size": 8,
             "learning_rate": "5e-3",

@@ -248,7 +248,7 @@ METHODS = {
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The fields that the recipe's YAML sets."""
+    """The fields in which the recipe differs from the default."""
     return yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
@@ -266,7 +266,7 @@ def said(value: Any) -> str:
 
 def row(name: str) -> str:
     method = METHODS[name]
-    given = ", ".join(f"`{field}: {said(value)}`" for field, value in settings(name).items())
+    given = ", ".join(f"`{field}: {said(value)}`" for field, value in settings(name).items()) or "none"
     forward, backward = method.passes
     link = f"[`{name}`](../configs/recipes/{name}.yaml)"
     cells = [link, method.paper, method.formula, given, f"{forward} + {backward}", method.suits]

@@ -10,11 +10,12 @@ import signal
 import torch
 from transformers import TrainerCallback
 
+from tests.plain_config import PLAIN
 from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
 
 STEPS, SAVE_STEPS, STEPS_PER_EPOCH = 14, 5, 10
-MIXUP = {"site": "hidden", "alpha": 1.0, "prob": 0.8, "warmup_batches": 12}
+MIXUP = PLAIN | {"site": "hidden", "alpha": 1.0, "prob": 0.8, "warmup_batches": 12}
 
 
 class Kill(TrainerCallback):

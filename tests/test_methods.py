@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_mixup import Mixup, MixupConfig, MixupModel, MixupPlan
+from hf_mixup import Mixup, MixupModel, MixupPlan
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.training.collator import MixupCollator
 from tests.architectures import build
+from tests.plain_config import plain_config
 from tests.zoo import FAMILIES, WIDTH, cached_toy_model, toy_batch, toy_model
 
 CLASSES, SIZE = 3, 6
@@ -684,7 +685,7 @@ def test_warped_mixes_everything_by_the_lambda_that_it_reports(family):
 def test_similarity_with_a_label_rule_is_refused_or_follows_the_lambda_at_the_site(rule):
     counts = {"class_counts": COUNTS} if rule == "remix" else {}
     try:
-        mixup = Mixup(model_of("warped"), MixupConfig(similarity=1.0, label_rule=rule, **counts))
+        mixup = Mixup(model_of("warped"), plain_config(alpha=2.0, similarity=1.0, label_rule=rule, **counts))
     except ValueError as error:
         assert "similarity" in str(error)
         return
@@ -700,7 +701,7 @@ def test_similarity_with_a_label_rule_is_refused_or_follows_the_lambda_at_the_si
 
 def test_similarity_with_dimensions_is_refused_or_mixes_by_both_alike():
     try:
-        mixup = Mixup(model_of("warped"), MixupConfig(similarity=1.0, interpolation="dimensions"))
+        mixup = Mixup(model_of("warped"), plain_config(alpha=2.0, similarity=1.0, interpolation="dimensions"))
     except ValueError as error:
         assert "similarity" in str(error)
         return
@@ -717,7 +718,7 @@ CASES = [(family, site) for family in FAMILIES for site in ("word_embeddings", "
 @pytest.mark.parametrize(("family", "site"), CASES)
 def test_a_lambda_for_each_dimension_is_exact_at_both_ends_and_no_line_between(family, site):
     model, batch = cached_toy_model(family), toy_batch()
-    mixup = Mixup(model, MixupConfig(site=site, interpolation="dimensions"))
+    mixup = Mixup(model, plain_config(site=site, interpolation="dimensions"))
     plan = mixup.draw(batch)
 
     def logits_of(plan):
@@ -785,5 +786,5 @@ def test_every_recipe_trains_a_mixup_model(recipe):
 
 
 def test_a_method_may_be_changed_in_one_field():
-    config = MixupConfig(**(resolve_config("tmix").to_dict() | {"alpha": 0.2}))
+    config = plain_config(**(resolve_config("tmix").to_dict() | {"alpha": 0.2}))
     assert (config.alpha, config.layers, config.dominant) == (0.2, ["7/12", "9/12", "12/12"], True)

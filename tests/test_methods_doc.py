@@ -27,7 +27,7 @@ def test_the_formula_names_the_distribution_of_lambda(name):
     config, formula = resolve_config(name), methods.METHODS[name].formula
     said = re.search(r"Beta\((\d[\d.]*), \1\)", formula.replace("b, b' ~ Beta(2, 5)", ""))
     assert float(said[1]) == config.alpha if said else config.lam or config.similarity
-    assert ("max(lambda, 1 - lambda)" in formula) == config.dominant
+    assert ("max(lambda, 1 - lambda)" in formula) == (config.dominant and config.similarity is None)
 
 
 @pytest.mark.parametrize(

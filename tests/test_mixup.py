@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward import interpolation
+from tests.plain_config import plain_config
 from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
 
 PARTNER = torch.tensor([2, 0, 3, 1])
@@ -61,7 +62,7 @@ def test_mixed_loss_and_gradients_equal_those_of_the_slow_reference(layer):
     model, slow = toy_model("bert", "eager"), toy_model("bert", "eager")
     batch, labels = toy_batch(), torch.tensor([0, 2, 1, 1])
     site = "embeddings" if layer < 0 else "hidden"
-    mixup = Mixup(model, MixupConfig(site=site))
+    mixup = Mixup(model, plain_config(site=site))
     plan = MixupPlan(PARTNER, LAM, site, None if layer < 0 else layer)
     with mixup.apply(plan, batch):
         logits = model(**batch).logits
@@ -129,7 +130,7 @@ def test_class_probabilities_are_mixed_as_they_are():
 
 def test_class_weights_and_label_smoothing_follow_their_definition():
     weights = [0.5, 2.0, 1.0]
-    mixup = Mixup(cached_toy_model("bert"), MixupConfig(class_weights=weights))
+    mixup = Mixup(cached_toy_model("bert"), plain_config(class_weights=weights))
     logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
     loss = mixup.loss(logits, labels, MixupPlan(PARTNER, LAM, "embeddings"), label_smoothing=0.1)
     expected = 0.0
@@ -163,7 +164,7 @@ def test_word_embeddings_are_mixed_before_the_norm_and_embeddings_after():
     }
     for site in expected:
         seen = []
-        with Mixup(model, MixupConfig(site=site)).apply(MixupPlan(PARTNER, LAM, site), batch):
+        with Mixup(model, plain_config(site=site)).apply(MixupPlan(PARTNER, LAM, site), batch):
             watch = model.bert.encoder.layer[0].register_forward_pre_hook(
                 lambda m, args, seen=seen: seen.append(args[0])
             )
@@ -175,7 +176,7 @@ def test_word_embeddings_are_mixed_before_the_norm_and_embeddings_after():
 @pytest.mark.parametrize("site", ["word_embeddings", "embeddings", "hidden", "pooled"])
 def test_no_site_costs_a_second_forward_pass(site):
     model, batch = cached_toy_model("bert", "sdpa"), toy_batch()
-    mixup, calls = Mixup(model, MixupConfig(site=site)), []
+    mixup, calls = Mixup(model, plain_config(site=site)), []
     with mixup.apply(MixupPlan(PARTNER, LAM, site, 1 if site == "hidden" else None), batch):
         watch = model.bert.encoder.layer[0].register_forward_hook(lambda *args: calls.append(tuple(args[2].shape)))
         model(**batch)
@@ -185,7 +186,7 @@ def test_no_site_costs_a_second_forward_pass(site):
 
 def test_hooks_are_gone_after_the_block_and_after_an_exception():
     model, batch = toy_model("t5"), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="word_embeddings"))
+    mixup = Mixup(model, plain_config(site="word_embeddings"))
     clean = model(**batch).logits
     plan = MixupPlan(PARTNER, LAM, "word_embeddings")
     with pytest.raises(KeyError), mixup.apply(plan, batch):
@@ -258,7 +259,7 @@ def test_equal_texts_and_batches_without_padding_or_mask_work():
 
 def test_class_weights_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="class_weights: 2 weights for num_labels=3"):
-        Mixup(cached_toy_model("bert"), MixupConfig(class_weights=[1.0, 2.0]))
+        Mixup(cached_toy_model("bert"), plain_config(class_weights=[1.0, 2.0]))
 
 
 def test_a_state_continues_the_stream():
@@ -275,7 +276,7 @@ def test_a_state_continues_the_stream():
 @pytest.mark.parametrize(("family", "site"), [("bert", "word_embeddings"), ("llama", "embeddings"), ("gpt2", "pooled")])
 def test_embeddings_given_by_the_user_are_refused_where_the_tokens_are_needed(family, site):
     batch = {"inputs_embeds": torch.randn(4, 6, WIDTH), "attention_mask": torch.ones(4, 6)}
-    mixup = Mixup(cached_toy_model(family), MixupConfig(site=site))
+    mixup = Mixup(cached_toy_model(family), plain_config(site=site))
     with (
         pytest.raises(ValueError, match=f"inputs_embeds: site '{site}' of this model needs input_ids"),
         mixup.apply(MixupPlan(PARTNER, LAM, site), batch),
@@ -292,7 +293,7 @@ def test_embeddings_given_by_the_user_are_mixed_where_they_suffice():
 
 
 def test_a_config_changed_by_the_user_later_does_not_change_the_mixup():
-    config = MixupConfig()
+    config = plain_config()
     mixup = Mixup(cached_toy_model("bert"), config)
     config.prob = 0.0
     assert mixup.draw(toy_batch()).active
@@ -327,7 +328,7 @@ def test_mixed_labels_without_a_mixed_forward_pass_are_warned_about():
 @pytest.mark.parametrize(("site", "depth"), [("embeddings", 3), ("hidden", 24)])
 def test_a_mask_is_mixed_once_a_batch_and_not_once_a_layer(monkeypatch, site, depth):
     model, batch, calls = toy_model("bert", "sdpa", num_hidden_layers=depth), toy_batch(), []
-    mixup = Mixup(model, MixupConfig(site=site))
+    mixup = Mixup(model, plain_config(site=site))
     original = interpolation.mix_keep
     monkeypatch.setattr(interpolation, "mix_keep", lambda *args: calls.append(args[0].shape) or original(*args))
     with mixup.apply(MixupPlan(PARTNER, LAM, site, 1 if site == "hidden" else None), batch):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.interpolation import mix_rows, position_weights
 from hf_mixup.objective import Objective
 from hf_mixup.plan.margins import Margins
@@ -15,6 +15,7 @@ from hf_mixup.plan.mixup_plan import PlanStream
 from hf_mixup.plan.planner import Drawing
 from hf_mixup.plan.spans import plan_spans, swap_tokens
 from hf_mixup.targets import mix_targets
+from tests.plain_config import plain_config
 from tests.zoo import VOCAB, cached_toy_model
 
 CORE = settings(max_examples=1000, deadline=None, database=None, derandomize=True)
@@ -90,7 +91,7 @@ def drawing_of(fields, classes, seed):
         fields = fields | {"class_counts": [float(3**k) for k in range(classes)]}
     about = PretrainedConfig()
     about.num_labels, about.problem_type = classes, "single_label_classification"
-    config = MixupConfig(**fields)
+    config = plain_config(**fields)
     return Drawing(config, Objective(about, config), seed, 0)
 
 
@@ -126,7 +127,7 @@ def test_plans_are_weights_and_targets_are_distributions(fields, batch_and_side,
 @CORE
 @given(st.integers(1, 40), seeds, st.booleans())
 def test_random_partners_are_a_permutation(size, seed, self_pairs):
-    plan = PlanStream(seed).draw(MixupConfig(self_pairs=self_pairs), size, [])
+    plan = PlanStream(seed).draw(plain_config(self_pairs=self_pairs), size, [])
     assert plan.partner.sort().values.tolist() == list(range(size))
     assert self_pairs or size < 2 or (plan.partner != torch.arange(size)).all()
 
@@ -248,7 +249,7 @@ def logits_of(mixup, batch, plan):
 @pytest.fixture(scope="module")
 def mixups():
     model = cached_toy_model("bert")
-    return {site: Mixup(model, MixupConfig(site=site)) for site, _ in SITES}
+    return {site: Mixup(model, plain_config(site=site)) for site, _ in SITES}
 
 
 @WITH_MODEL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ CHOICES = {
     "interpolation": INTERPOLATIONS,
     "label_rule": LABEL_RULES,
 }
+LAYERS: list[int | str] = ["7/12", "9/12", "12/12"]
 SHARE = checks.number(high=1)
 POSITIVE = checks.number(open_low=True)
 CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOICES.items()} | {
@@ -72,10 +73,8 @@ NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "add_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
     "mult_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
 }
-# What leaves a field of `NEEDS` without effect.
-INERT: dict[str, Any] = {"add_noise": 0.0, "mult_noise": 0.0}
 # Fields that say how lambda is drawn, which similarity does by itself.
-OF_LAMBDA = ("alpha", "beta", "lam", "dominant", "mode")
+OF_LAMBDA = ("alpha", "beta", "lam", "mode")
 INTERPOLATION_SITES = {
     "dimensions": ("word_embeddings", "embeddings", "hidden"),
     "span": ("input",),
@@ -85,19 +84,19 @@ INTERPOLATION_SITES = {
 
 @dataclass
 class MixupConfig:
-    """How one training step mixes its batch.
+    """How one training step mixes its batch. Without an argument it is the recipe `"default"`.
 
     Args:
-        site (`str`, defaults to `"embeddings"`): where in the network activations are interpolated.
+        site (`str`, defaults to `"hidden"`): where in the network activations are interpolated.
             `"input"`: the float input of an image or audio model (mixup, Zhang et al. 2018);
             `"word_embeddings"`: the token lookup, with the position and segment lookups that go with it;
             `"embeddings"`: what enters the first block; `"hidden"`: after one of the blocks (manifold mixup,
             Verma et al. 2019; TMix, Chen et al. 2020); `"pooled"`: what enters the last linear layer
             (sentence mixup, Guo et al. 2019).
-        layers (`list[int | str]`, *optional*): for site `"hidden"`, the blocks after which to mix; several: one is
-            drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"` means after the 7th of
-            12 blocks, scaled to the depth of the model; `"0/12"` is what enters the first block. Defaults to every
-            block. Decoder blocks follow encoder blocks. A single layer, or text such as `"2,3"`, will do.
+        layers (`list[int | str]`, defaults to `["7/12", "9/12", "12/12"]`): for site `"hidden"`, the blocks after which
+            to mix; several: one is drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"`
+            means after the 7th of 12 blocks, scaled to the depth of the model; `"0/12"` is what enters the first block.
+            `None`: every block. Decoder blocks follow encoder blocks. A single layer, or text such as `"2,3"`, will do.
         blocks (`list[str]`, *optional*): module paths of the model's blocks in the order in which they run, or of its
             lists of blocks, such as `["encoder.layers"]`, for a model in which they are not found by themselves.
         partner (`str`, defaults to `"random"`): who is mixed with whom. `"random"`: a permutation of the batch;
@@ -111,11 +110,11 @@ class MixupConfig:
         bandwidth (`float`, defaults to 1.0): for `"near_label"`, width of the Gaussian kernel, in units of the label.
         same_label_prob (`float`, defaults to 0.5): for `"lisa"`, share of batches that mix one label across groups.
         group (`str`, defaults to `"group"`): for `"lisa"`, the column with the number of each example's group.
-        alpha (`float` or `dict`, defaults to 0.4): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the
+        alpha (`float` or `dict`, defaults to 2.0): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the
             two. Or from which epoch on which alpha: `{0: 0.1, 2: 0.4}`.
         beta (`float`, *optional*): second parameter of the Beta distribution, defaults to `alpha`.
         lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution, whose alpha is not used.
-        dominant (`bool`, defaults to `False`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
+        dominant (`bool`, defaults to `True`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
             partner (MixMatch, Berthelot et al. 2019; TMix).
         similarity (`float`, *optional*): in place of alpha, lambda ~ Beta(tau, tau) with tau = similarity
             exp(-(d / mean d - 1) / (2 w^2)), d being the squared distance of a pair where it is mixed: close pairs are
@@ -127,9 +126,9 @@ class MixupConfig:
         schedule (`dict`, *optional*): strength over the training: which share of the partner's weight is used, at which
             share of all steps: at step k of n that is (k - 1) / n. `{0: 0, 0.1: 1}` warms up,
             `{0.499: 0, 0.5: 1}` is on in the second half only.
-        warmup_batches (`int`, defaults to 0): over so many batches the share of the partner's weight that is used grows
-            from next to nothing to all: batch k of n uses k / n, times the `schedule`'s share. Counted as they are
-            drawn, each part of an accumulated batch for itself, so it needs not be told how far the training is.
+        warmup_batches (`int`, defaults to 100): over so many batches the share of the partner's weight that is used
+            grows from next to nothing to all: batch k of n uses k / n, times the `schedule`'s share. Counted as they
+            are drawn, each part of an accumulated batch for itself, so it needs not be told how far the training is.
         ramp (`str`, defaults to `"linear"`): how the schedule goes from point to point: `"linear"`, `"cosine"`,
             `"step"`.
         interpolation (`str`, defaults to `"line"`): how two become one. `"line"`; `"dimensions"`: a lambda of its own
@@ -154,55 +153,55 @@ class MixupConfig:
         ValueError: for a value that cannot work; the message names the field, the value and what is allowed.
     """
 
-    site: str = "embeddings"
-    layers: list[int | str] | None = None
+    site: str = "hidden"
+    layers: list[int | str] | None = field(default_factory=LAYERS.copy)
     blocks: list[str] | None = None
     partner: str = "random"
     self_pairs: bool = True
-    memory: int | None = None
-    bandwidth: float | None = None
-    same_label_prob: float | None = None
-    group: str | None = None
-    alpha: float | dict[float, float] = 0.4
+    memory: int = 16
+    bandwidth: float = 1.0
+    same_label_prob: float = 0.5
+    group: str = "group"
+    alpha: float | dict[float, float] = 2.0
     beta: float | None = None
     lam: float | None = None
-    dominant: bool = False
+    dominant: bool = True
     similarity: float | None = None
-    similarity_width: float | None = None
+    similarity_width: float = 0.5
     mode: str = "elem"
     prob: float = 1.0
     off_epoch: float | None = None
     schedule: dict[float, float] | None = None
-    warmup_batches: int = 0
+    warmup_batches: int = 100
     ramp: str = "linear"
     interpolation: str = "line"
     add_noise: float = 0.0
     mult_noise: float = 0.0
     label_rule: str = "lambda"
-    kappa: float | None = None
-    tau: float | None = None
+    kappa: float = 3.0
+    tau: float = 0.5
     class_counts: list[float] | None = None
     clean_weight: float = 0.0
     class_weights: list[float] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.default is not None:
-                setattr(self, field.name, CHECKS[field.name](field.name, value))
+        for name in DEFAULTS:
+            value = getattr(self, name)
+            if value is not None or name not in OPTIONAL:
+                setattr(self, name, CHECKS[name](name, value))
         for name, (other, wanted) in NEEDS.items():
             self._check_need(name, getattr(self, name), other, wanted)
         if self.interpolation in INTERPOLATION_SITES:
             self._check_need("interpolation", self.interpolation, "site", INTERPOLATION_SITES[self.interpolation])
-        if self.similarity_width is not None and self.similarity is None:
+        if self.similarity_width != DEFAULTS["similarity_width"] and self.similarity is None:
             raise ValueError(f"similarity_width={self.similarity_width} needs similarity.")
         for name, word in (("interpolation", "dimensions"), ("label_rule", "larger"), ("label_rule", "remix")):
             if self.similarity is not None and getattr(self, name) == word:
                 raise ValueError(f"{name}={word!r}: not with similarity, which draws lambda where the pair is mixed.")
-        for field in fields(self):
-            if self.similarity is not None and field.name in OF_LAMBDA and getattr(self, field.name) != field.default:
+        for name in OF_LAMBDA:
+            if self.similarity is not None and getattr(self, name) != DEFAULTS[name]:
                 raise ValueError(
-                    f"{field.name}={getattr(self, field.name)!r}: not with similarity, which draws lambda in its place."
+                    f"{name}={getattr(self, name)!r}: not with similarity, which draws lambda in its place."
                 )
         for name, words in (("interpolation", ("span", "salient_span")), ("label_rule", ("remix",))):
             if self.partner in OUTSIDE and getattr(self, name) in words:
@@ -219,14 +218,14 @@ class MixupConfig:
             raise ValueError("partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass.")
 
     def _check_need(self, name: str, value: Any, other: str, wanted: tuple[str, ...]) -> None:
-        if value not in (None, INERT.get(name)) and getattr(self, other) not in wanted:
+        if value is not None and value != DEFAULTS[name] and getattr(self, other) not in wanted:
             words = " or ".join(repr(word) for word in wanted)
             raise ValueError(f"{name}={value!r} needs {other}={words}, got {other}={getattr(self, other)!r}.")
 
     @property
     def group_column(self) -> str | None:
         """The column that holds each example's group, where partners depend on it."""
-        return (self.group or "group") if self.partner == "lisa" else None
+        return self.group if self.partner == "lisa" else None
 
     def resolve_layers(self, depth: int) -> list[int]:
         """The layers as numbers in [-1, `depth`), -1 being before the first block, for a model of `depth` blocks.
@@ -259,7 +258,7 @@ class MixupConfig:
         """Raises `ValueError` for an unknown field, with the nearest known one."""
         if not isinstance(values, Mapping):
             raise ValueError(f"A mixup config is a mapping of field names to values, got {type(values).__name__}.")
-        known = [field.name for field in fields(cls)]
+        known = list(DEFAULTS)
         for name in values:
             if name not in known:
                 inside = " Put its fields at the top of the file." if name == "mixup" else ""
@@ -291,3 +290,11 @@ class MixupConfig:
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+DEFAULTS: dict[str, Any] = {
+    known.name: known.default if known.default_factory is MISSING else known.default_factory()
+    for known in fields(MixupConfig)
+}
+# Fields that may be None.
+OPTIONAL = {"layers", *(name for name, default in DEFAULTS.items() if default is None)}

@@ -25,8 +25,8 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
     """The config that `mixup=` means.
 
     Args:
-        spec: a `MixupConfig`, a mapping of its fields, on top of those of a `recipe` where it names one, the name of a
-            recipe, the path of a YAML or JSON file, `True` for the default; `None`, `False` or `"none"` for no mixup.
+        spec: a `MixupConfig`; a mapping of fields on top of the default, or of its `recipe`; the name of a recipe; the
+            path of a YAML or JSON file; `True` for the default; `None`, `False` or `"none"` for no mixup.
 
     Returns:
         `MixupConfig | None`: `None` where mixup is off.
@@ -41,14 +41,12 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
         return replace(spec)
     if spec is True:
         spec = "default"
-    if isinstance(spec, Mapping) and "recipe" in spec:
+    if isinstance(spec, Mapping):
         changed = {name: value for name, value in spec.items() if name != "recipe"}
-        recipe = resolve_config(spec["recipe"])
+        recipe = resolve_config(spec.get("recipe", "default"))
         if recipe is None:
             raise ValueError(f"recipe={spec['recipe']!r}: mixup is off; name a recipe whose fields are changed.")
         return MixupConfig.from_dict({**recipe.to_dict(), **changed})
-    if isinstance(spec, Mapping):
-        return MixupConfig.from_dict(spec)
     if not isinstance(spec, (str, Path)):
         raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
     if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):

@@ -11,8 +11,6 @@ from torch import Tensor
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.plan.partners import Examples
 
-DEFAULT_KAPPA, DEFAULT_TAU = 3.0, 0.5
-
 
 def draw_lambda(
     generator: np.random.Generator, batch_size: int, config: MixupConfig, epoch: float | None = None
@@ -99,12 +97,10 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
     if config.label_rule == "larger":
         return (lam >= 0.5).to(lam.dtype)
     assert examples is not None and examples.targets is not None and examples.counts is not None
-    kappa = DEFAULT_KAPPA if config.kappa is None else config.kappa
-    tau = DEFAULT_TAU if config.tau is None else config.tau
     # Under autocast a matrix product would round the counts.
     size = (examples.targets * examples.counts).sum(1)
     lam, partner = (tensor.to(size.device, non_blocking=True) for tensor in (lam, partner))
     ratio = size / size[partner]
-    rare_partner = (ratio >= kappa) & (lam < tau)
-    rare_own = (ratio <= 1 / kappa) & (1 - lam < tau)
+    rare_partner = (ratio >= config.kappa) & (lam < config.tau)
+    rare_own = (ratio <= 1 / config.kappa) & (1 - lam < config.tau)
     return torch.where(rare_partner, 0.0, torch.where(rare_own, 1.0, lam))

@@ -16,8 +16,6 @@ from hf_mixup.plan.outside_partners import OutsidePartners
 from hf_mixup.plan.partners import Examples, choose_partner
 from hf_mixup.plan.spans import plan_spans
 
-DEFAULT_SAME_LABEL_PROB = 0.5
-
 
 @dataclass(frozen=True, eq=False)
 class MixupPlan:
@@ -137,8 +135,7 @@ class PlanStream:
         if config.similarity is not None:
             # 1 - a number in [0, 1) has a logarithm.
             uniform = torch.from_numpy(1 - self.generator.random((2, batch_size), dtype=np.float32))
-            width_of_kernel = config.similarity_width or 0.5
-            plan = replace(plan, similarity=(config.similarity, width_of_kernel), uniform=uniform)
+            plan = replace(plan, similarity=(config.similarity, config.similarity_width), uniform=uniform)
         if config.add_noise or config.mult_noise:
             add, mult = (strength * float(scale) for scale in self.generator.beta(2, 5, size=2))
             plan = replace(plan, noise=(config.add_noise * add, config.mult_noise * mult))
@@ -155,9 +152,7 @@ class PlanStream:
             return torch.arange(batch_size, 2 * batch_size)
         assert examples is not None
         uniform = torch.from_numpy(self.generator.random(batch_size))
-        coin = self.generator.random() < (
-            DEFAULT_SAME_LABEL_PROB if config.same_label_prob is None else config.same_label_prob
-        )
+        coin = self.generator.random() < config.same_label_prob
         return choose_partner(config, examples, uniform, bool(coin))
 
     def _with_dimensions(self, plan: MixupPlan, config: MixupConfig, epoch: float | None, width: int) -> MixupPlan:

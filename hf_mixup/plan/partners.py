@@ -10,8 +10,6 @@ from torch import Tensor
 
 from hf_mixup.config.mixup_config import MixupConfig
 
-DEFAULT_BANDWIDTH = 1.0
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -83,7 +81,7 @@ def _near_label(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
     """exp(-|y_i - y_j|^2 / (2 bandwidth^2)) (C-Mixup, Yao et al. 2022, eq. 6)."""
     targets = _targets(examples)
     distance = torch.cdist(targets, targets, compute_mode="donot_use_mm_for_euclid_dist")
-    score = -distance.square() / (2 * (config.bandwidth or DEFAULT_BANDWIDTH) ** 2)
+    score = -distance.square() / (2 * config.bandwidth**2)
     score.fill_diagonal_(-torch.inf)
     # Probabilities are the same when divided by the largest, and those of an outlier do not vanish.
     return torch.exp(score - score.amax(1, keepdim=True))

@@ -19,7 +19,6 @@ from hf_mixup.plan.partners import Examples
 from hf_mixup.plan.ranks import number_of_ranks, share_of_plan, sizes_of_all
 from hf_mixup.plan.spans import separated
 
-DEFAULT_MEMORY = 16
 BY_CLASS = ("same_class", "other_class", "balanced", "lisa", "margin")
 
 
@@ -50,7 +49,7 @@ class Drawing:
         """Begin anew, as for a new training."""
         # Ranks that share a plan draw it from one stream.
         self.stream = PlanStream(seed, 0 if self.config.partner == "all_ranks" else rank)
-        self.memory = Memory(self.config.memory or DEFAULT_MEMORY) if self.config.partner == "previous_batch" else None
+        self.memory = Memory(self.config.memory) if self.config.partner == "previous_batch" else None
         # Targets of plans whose forward pass is still to come.
         self._awaited: WeakKeyDictionary[MixupPlan, Tensor] = WeakKeyDictionary()
         self._counts: Tensor | None = None

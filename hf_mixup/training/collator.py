@@ -220,7 +220,7 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
         "clean_weight": (config.clean_weight, (0.0,)),
         "add_noise": (config.add_noise, (0.0,)),
         "mult_noise": (config.mult_noise, (0.0,)),
-        "layers": (config.layers, (None,)),
+        "layers": (config.layers if config.site == "hidden" else None, (None,)),
     }
     for name, (value, allowed) in needs.items():
         if value not in allowed:

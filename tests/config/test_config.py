@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import fields
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 import yaml
 
 from hf_mixup import Mixup, MixupConfig
+from hf_mixup.cli.arguments import parse
 from hf_mixup.config.mixup_config import CHOICES
-from hf_mixup.config.recipes import recipe_names, resolve_config
+from hf_mixup.config.recipes import RECIPE_FILES, recipe_names, resolve_config
 from hf_mixup.plan.mixup_plan import PlanStream
 from hf_mixup.training.collator import MixupCollator
+from tests.plain_config import PLAIN, plain_config
 from tests.zoo import cached_toy_model, toy_batch
 
 
@@ -54,7 +57,7 @@ from tests.zoo import cached_toy_model, toy_batch
         ({"interpolation": "lin"}, r"interpolation='lin': expected one of line, .* Did you mean 'line'\?"),
         ({"bandwidth": 0.5}, r"bandwidth=0.5 needs partner='near_label', got partner='random'"),
         ({"partner": "near_label", "bandwidth": 0}, r"bandwidth=0: expected a finite number > 0"),
-        ({"same_label_prob": 0.5}, r"same_label_prob=0.5 needs partner='lisa', got partner='random'"),
+        ({"same_label_prob": 0.6}, r"same_label_prob=0.6 needs partner='lisa', got partner='random'"),
         ({"group": "domain", "partner": "balanced"}, r"group='domain' needs partner='lisa', got partner='balanced'"),
         ({"partner": "lisa", "group": ""}, r"group='': expected a name"),
         ({"partner": "margin"}, r"partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass"),
@@ -75,7 +78,7 @@ from tests.zoo import cached_toy_model, toy_batch
             {"similarity": 1.0, "site": "pooled"},
             r"similarity=1.0 needs site='word_embeddings' or .*, got site='pooled'",
         ),
-        ({"similarity_width": 0.5}, r"similarity_width=0.5 needs similarity"),
+        ({"similarity_width": 0.6}, r"similarity_width=0.6 needs similarity"),
         (
             {"add_noise": 0.1, "site": "pooled"},
             r"add_noise=0.1 needs site='word_embeddings' or 'embeddings' or 'hidden'",
@@ -93,7 +96,7 @@ from tests.zoo import cached_toy_model, toy_batch
 )
 def test_values_that_cannot_work_are_named(values, message):
     with pytest.raises(ValueError, match=message):
-        MixupConfig.from_dict(values)
+        MixupConfig.from_dict(PLAIN | values)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_values_that_cannot_work_are_named(values, message):
     ],
 )
 def test_layers_are_counted_from_0_and_fractions_scale(layers, depth, expected):
-    assert MixupConfig(site="hidden", layers=layers).resolve_layers(depth) == expected
+    assert plain_config(site="hidden", layers=layers).resolve_layers(depth) == expected
 
 
 @pytest.mark.parametrize("layer", [4, -5])
@@ -120,14 +123,14 @@ def test_layers_out_of_range_are_named(layer):
     with pytest.raises(
         ValueError, match=rf"layer {layer} is out of range, the model has 4 blocks .*0 to 3, or -1 to -4"
     ):
-        MixupConfig(site="hidden", layers=[layer]).resolve_layers(4)
+        plain_config(site="hidden", layers=[layer]).resolve_layers(4)
 
 
 @pytest.mark.parametrize(
     ("layers", "expected"), [(1, [1]), ("1", [1]), ("2, -1", [2, -1]), ("7/12", ["7/12"]), ((0, "1/2"), [0, "1/2"])]
 )
 def test_layers_may_be_said_in_short(layers, expected):
-    assert MixupConfig(site="hidden", layers=layers).layers == expected
+    assert plain_config(site="hidden", layers=layers).layers == expected
 
 
 def test_numbers_may_be_text_as_yaml_reads_them():
@@ -136,7 +139,7 @@ def test_numbers_may_be_text_as_yaml_reads_them():
 
 def test_numbers_of_numpy_become_plain_ones(tmp_path):
     weights = np.array([1.0, 2.0], dtype=np.float32)
-    config = MixupConfig(site="hidden", layers=iter(np.array([1, 2])), alpha=np.float32(0.5), class_weights=weights)
+    config = plain_config(site="hidden", layers=iter(np.array([1, 2])), alpha=np.float32(0.5), class_weights=weights)
     config.save(tmp_path / "mixup.yaml")
     assert MixupConfig.from_file(tmp_path / "mixup.yaml") == config
     assert (config.layers, config.alpha, config.class_weights) == ([1, 2], 0.5, [1.0, 2.0])
@@ -144,7 +147,9 @@ def test_numbers_of_numpy_become_plain_ones(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_a_config_survives_dict_and_file(tmp_path, suffix):
-    config = MixupConfig(site="hidden", layers=[1, "7/12"], alpha=0.2, lam=0.3, off_epoch=2.0, class_weights=[1.0, 2.0])
+    config = plain_config(
+        site="hidden", layers=[1, "7/12"], alpha=0.2, lam=0.3, off_epoch=2.0, class_weights=[1.0, 2.0]
+    )
     path = tmp_path / f"mixup.{suffix}"
     config.save(path)
     assert (json.loads if suffix == "json" else yaml.safe_load)(path.read_text()) == config.to_dict()
@@ -193,7 +198,34 @@ def test_the_ways_to_say_default_and_none():
     assert {"default", "word_mixup", "embed_mix", "sent_mixup", "manifold", "tmix"} <= set(recipe_names())
     assert resolve_config("default") == resolve_config(True) != resolve_config("tmix")
     assert resolve_config(None) is resolve_config("none") is resolve_config(False) is None
-    assert resolve_config({"alpha": 0.2}) == MixupConfig(alpha=0.2)
+
+
+def test_whatever_says_one_field_says_the_rest_by_default(tmp_path):
+    (tmp_path / "mine.yaml").write_text("alpha: 0.2")
+    command = ["--model_name_or_path", "m", "--train_file", "t.csv", "--mixup.alpha", "0.2"]
+    said = [{"alpha": 0.2}, {"recipe": "default", "alpha": 0.2}, tmp_path / "mine.yaml", parse(command)[0].mixup]
+    assert [resolve_config(spec) for spec in said] == [MixupConfig(alpha=0.2)] * len(said)
+    assert MixupConfig() == resolve_config("default") == resolve_config({})
+
+
+def test_only_what_may_be_missing_is_null():
+    missing = {name for name, value in yaml.safe_load(MixupConfig().to_yaml()).items() if value is None}
+    assert missing == {
+        *("blocks", "beta", "lam", "similarity", "off_epoch", "schedule", "class_counts", "class_weights"),
+    }
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_names_what_differs_from_the_default_and_nothing_else(name):
+    default, recipe = MixupConfig().to_dict(), resolve_config(name).to_dict()
+    named = yaml.safe_load((files(RECIPE_FILES) / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert set(named) == {field for field in recipe if recipe[field] != default[field]}
+
+
+@pytest.mark.parametrize("values", [{"layers": None}, {"dominant": False}, {"kappa": 3.0}, MixupConfig().to_dict()])
+def test_what_is_at_its_default_or_off_is_never_refused(values):
+    for other in ({"site": "embeddings"}, {"site": "word_embeddings", "similarity": 1.0}, {"partner": "same_class"}):
+        assert MixupConfig(**values | other)
 
 
 LISA, REMIX = {"partner": "lisa"}, {"label_rule": "remix", "class_counts": [50.0, 10.0, 2.0]}
@@ -211,8 +243,8 @@ PAIRS = {
     "beta": ({}, None, 3.0),
     "lam": ({}, None, 0.3),
     "dominant": ({"alpha": 1.0}, False, True),
-    "similarity": ({}, 1.0, 5.0),
-    "similarity_width": ({"similarity": 1.0}, 0.5, 2.0),
+    "similarity": ({"alpha": 2.0}, 1.0, 5.0),
+    "similarity_width": ({"alpha": 2.0, "similarity": 1.0}, 0.5, 2.0),
     "mode": ({}, "elem", "batch"),
     "prob": ({}, 0.9, 0.3),
     "memory": ({"partner": "previous_batch"}, 16, 8),
@@ -237,7 +269,7 @@ COLUMNS = {"group": torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]), "domain": torch.tens
 
 def effect_of(values):
     """Partners, lambdas, targets, logits and losses of four batches, in one row of numbers."""
-    config, model = MixupConfig(**values), cached_toy_model("bert")
+    config, model = plain_config(**values), cached_toy_model("bert")
     if config.partner == "lisa":
         collator = MixupCollator(lambda features: TEXTS | COLUMNS | {"labels": LABELS}, config, 3)
         return torch.cat([torch.cat([b["mixup_partner"], b["mixup_lam"]]) for b in (collator([0]) for _ in range(4))])
@@ -297,7 +329,7 @@ def test_every_word_means_something_else(name):
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_moments_survive_a_file(tmp_path, suffix):
-    config = MixupConfig(alpha={0: 0.1, 2.5: 0.4}, schedule={0: 0, 0.1: 1}, ramp="cosine")
+    config = plain_config(alpha={0: 0.1, 2.5: 0.4}, schedule={0: 0, 0.1: 1}, ramp="cosine")
     config.save(tmp_path / f"mixup.{suffix}")
     read = MixupConfig.from_file(tmp_path / f"mixup.{suffix}")
     assert read == config and read.alpha == {0.0: 0.1, 2.5: 0.4} and read.schedule == {0.0: 0.0, 0.1: 1.0}
@@ -309,8 +341,8 @@ def test_moments_may_be_text_in_any_order():
 
 
 def test_the_group_column_has_a_name_of_its_own():
-    assert MixupConfig(partner="lisa").group_column == "group"
-    assert MixupConfig(partner="lisa", group="domain").group_column == "domain"
+    assert plain_config(partner="lisa").group_column == "group"
+    assert plain_config(partner="lisa", group="domain").group_column == "domain"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +359,7 @@ def test_the_group_column_has_a_name_of_its_own():
 )
 def test_what_a_plan_lacks_is_named(values, message):
     with pytest.raises(ValueError, match=message):
-        Mixup(cached_toy_model("bert"), values).draw(TEXTS)
+        Mixup(cached_toy_model("bert"), PLAIN | values).draw(TEXTS)
 
 
 def test_what_the_labels_do_not_allow_is_named():
@@ -336,16 +368,16 @@ def test_what_the_labels_do_not_allow_is_named():
         ValueError,
         match=r"groups: partner='lisa' needs each example's group, and the batch has no column 'group'",
     ):
-        Mixup(model, LISA).draw(TEXTS, labels=LABELS)
+        Mixup(model, PLAIN | LISA).draw(TEXTS, labels=LABELS)
     with pytest.raises(ValueError, match="class_counts: label_rule='remix' needs the number of training examples"):
-        Mixup(model, {"label_rule": "remix"}).draw(TEXTS, labels=LABELS)
+        Mixup(model, PLAIN | {"label_rule": "remix"}).draw(TEXTS, labels=LABELS)
     scores = cached_toy_model("bert", num_labels=1)
     with pytest.raises(ValueError, match="partner='balanced' needs classes; for scores there is 'near_label'"):
-        Mixup(scores, {"partner": "balanced"})
+        Mixup(scores, PLAIN | {"partner": "balanced"})
     with pytest.raises(ValueError, match="label_rule='remix' needs single_label_classification, not multi_label"):
-        Mixup(model, REMIX).draw(TEXTS, labels=torch.eye(3)[LABELS])
+        Mixup(model, PLAIN | REMIX).draw(TEXTS, labels=torch.eye(3)[LABELS])
     with pytest.raises(ValueError, match="clean_weight=0.5: loss needs clean_logits, those of the same batch unmixed"):
-        mixup = Mixup(model, {"clean_weight": 0.5})
+        mixup = Mixup(model, PLAIN | {"clean_weight": 0.5})
         plan = mixup.draw(TEXTS)
         with mixup.apply(plan, TEXTS):
             logits = model(**TEXTS).logits
@@ -353,7 +385,7 @@ def test_what_the_labels_do_not_allow_is_named():
 
 
 def test_layers_in_a_list_may_be_text():
-    assert MixupConfig(site="hidden", layers=["0", "1"]).layers == [0, 1]
+    assert plain_config(site="hidden", layers=["0", "1"]).layers == [0, 1]
 
 
 @pytest.mark.parametrize("values", [{"tau": 0.0}, {"same_label_prob": 0.0}])
@@ -362,15 +394,15 @@ def test_a_zero_that_means_nothing_is_refused(values):
         MixupConfig(**values)
 
 
-@pytest.mark.parametrize("values", [{"dominant": True}, {"lam": 0.3}, {"mode": "batch"}, {"beta": 2.0}])
+@pytest.mark.parametrize("values", [{"lam": 0.3}, {"mode": "batch"}, {"beta": 2.0}])
 def test_what_similarity_leaves_without_a_meaning_is_refused(values):
     with pytest.raises(ValueError, match="similarity"):
-        MixupConfig(similarity=1.0, **values)
+        plain_config(**{"alpha": 2.0, "similarity": 1.0} | values)
 
 
 def test_class_counts_of_another_number_of_classes_are_named():
     with pytest.raises(ValueError, match="class_counts: 2 .* num_labels=3"):
-        Mixup(cached_toy_model("bert"), REMIX | {"class_counts": [1.0, 2.0]}).draw(TEXTS, labels=LABELS)
+        Mixup(cached_toy_model("bert"), PLAIN | REMIX | {"class_counts": [1.0, 2.0]}).draw(TEXTS, labels=LABELS)
 
 
 @pytest.mark.parametrize("recipe", ["span_mix", "ssmix", "aum_guided"])
@@ -384,4 +416,4 @@ def test_a_method_for_tokens_names_the_tokens_that_are_missing(recipe):
 def test_labels_and_groups_of_another_batch_are_named(name, number):
     given = {"labels": LABELS, "groups": COLUMNS["group"]}
     with pytest.raises(ValueError, match=name):
-        Mixup(cached_toy_model("bert"), LISA).draw(TEXTS, **(given | {name: given[name][:number]}))
+        Mixup(cached_toy_model("bert"), PLAIN | LISA).draw(TEXTS, **(given | {name: given[name][:number]}))

@@ -13,6 +13,7 @@ import pytest
 
 from hf_mixup.cli.main import main
 from hf_mixup.config.recipes import recipe_names
+from tests.plain_config import PLAIN
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared/data"
@@ -44,7 +45,7 @@ for name in recipe_names():
     ]
     options = {"max_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
     args = TrainingArguments(tempfile.mkdtemp(), label_names=["labels"], **options)
-    mixup = {"label_rule": "remix", "class_counts": [3, 3, 2]} if name == "remix" else name
+    mixup = {"recipe": "remix", "class_counts": [3, 3, 2]} if name == "remix" else name
     trainer = MixupTrainer(model=vit() if is_image else toy_model("bert"), args=args, train_dataset=rows, mixup=mixup)
     trainer.train()
     print(name)
@@ -138,7 +139,7 @@ def test_groups_of_lisa_are_a_column_of_the_file(toy_config, tmp_path, capsys, c
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    mixup = {"partner": "lisa", "group": column}
+    mixup = PLAIN | {"partner": "lisa", "group": column}
     status = main(["train", toy_config(train_file=str(tmp_path / "groups.csv"), mixup=mixup)])
     assert status == (2 if error else 0)
     assert error in capsys.readouterr().err

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_mixup import Mixup, MixupPlan
+from tests.plain_config import PLAIN
 from tests.toy_runs import PAD
 from tests.zoo import toy_batch, toy_model
 
@@ -15,10 +16,10 @@ DROPOUTS = (
     "dropout_rate pooler_dropout"
 )
 SITES = {
-    "word_embeddings": {"site": "word_embeddings"},
-    "embeddings": {"site": "embeddings"},
-    "hidden": {"site": "hidden", "layers": [1]},
-    "pooled": {"site": "pooled"},
+    "word_embeddings": PLAIN | {"site": "word_embeddings"},
+    "embeddings": PLAIN | {"site": "embeddings"},
+    "hidden": PLAIN | {"site": "hidden", "layers": [1]},
+    "pooled": PLAIN | {"site": "pooled"},
 }
 
 

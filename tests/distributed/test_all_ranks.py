@@ -11,8 +11,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from tests.distributed.launch import WORLD, on_two_ranks
+from tests.plain_config import PLAIN, plain_config
 from tests.zoo import toy_batch, toy_model
 
 LENGTHS = ((16, 10, 7), (5, 9, 12))
@@ -70,7 +71,7 @@ def whole_gradient(parameter):
 
 
 def config(site):
-    return MixupConfig(site=site, alpha=1.0, partner="all_ranks")
+    return plain_config(site=site, alpha=1.0, partner="all_ranks")
 
 
 def step(model, mixup, inputs, labels, plan):
@@ -110,7 +111,7 @@ def on_uneven_batches():
     if rank:
         inputs, labels = {name: value[:1] for name, value in inputs.items()}, labels[:1]
     model = without_dropout("bert")
-    mixup = Mixup(model, MixupConfig(site="hidden", layers=[1], partner="all_ranks", lam=0.0), rank=rank)
+    mixup = Mixup(model, plain_config(site="hidden", layers=[1], partner="all_ranks", lam=0.0), rank=rank)
     plan = mixup.draw(inputs, labels=labels)
     with mixup.apply(plan, inputs), torch.no_grad():
         logits = model(**inputs).logits
@@ -145,7 +146,7 @@ def uneven():
 @pytest.mark.parametrize(("family", "site", "way"), CASES)
 def test_gradients_are_those_of_one_process_with_the_global_batch(ranks, family, site, way):
     model, (inputs, labels) = without_dropout(family), whole()
-    mixup = Mixup(model, MixupConfig(site=site, alpha=1.0), seed=3)
+    mixup = Mixup(model, plain_config(site=site, alpha=1.0), seed=3)
     for number in range(STEPS):
         plan = mixup.draw(inputs)
         one, other = (found[family, site, way][number] for found in ranks)
@@ -162,7 +163,7 @@ def test_gradients_are_those_of_one_process_with_the_global_batch(ranks, family,
 
 def test_some_partners_are_on_the_other_rank(ranks):
     model, (inputs, _) = without_dropout("bert"), whole()
-    partner = Mixup(model, MixupConfig(site="embeddings", alpha=1.0), seed=3).draw(inputs).partner
+    partner = Mixup(model, plain_config(site="embeddings", alpha=1.0), seed=3).draw(inputs).partner
     assert any((partner[:3] >= 3).tolist()) and any((partner[3:] < 3).tolist())
     assert isinstance(ranks, list) and len(ranks) == WORLD
 
@@ -188,7 +189,7 @@ def test_other_inputs_are_refused_on_every_rank():
 def test_one_process_alone_mixes_its_own_batch():
     model, (inputs, labels) = toy_model("bert"), whole()
     plans = [
-        Mixup(model, {"site": "embeddings", "partner": partner}, seed=3).draw(inputs, labels=labels)
+        Mixup(model, PLAIN | {"site": "embeddings", "partner": partner}, seed=3).draw(inputs, labels=labels)
         for partner in ("random", "all_ranks")
     ]
     assert torch.equal(plans[0].partner, plans[1].partner) and torch.equal(plans[0].lam, plans[1].lam)

@@ -23,10 +23,11 @@ from tests.distributed.halves import (
     whole_batch,
 )
 from tests.distributed.launch import on_two_ranks
+from tests.plain_config import PLAIN
 
 FAMILIES = ("bert", "llama", "bart")
 CASES = list(product(FAMILIES, SITES))
-RANDOM_LAYERS = {"site": "hidden", "layers": [0, 1, 2]}
+RANDOM_LAYERS = PLAIN | {"site": "hidden", "layers": [0, 1, 2]}
 STEPS = 6
 
 

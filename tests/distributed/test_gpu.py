@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hf_mixup import Mixup, MixupConfig
+from hf_mixup import Mixup
 from hf_mixup.cli.train.demo import model_path
+from tests.plain_config import plain_config
 from tests.zoo import toy_batch, toy_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -30,7 +31,7 @@ def test_the_text_before_is_exact_at_both_ends(family, site, dtype, bound):
     # Every layer has a memory of its own, so only one is drawn.
     layers = [1] if site == "hidden" else None
     for lam in (0.0, 1.0):
-        mixup = Mixup(model, MixupConfig(site=site, layers=layers, partner="previous_batch", lam=lam, memory=1))
+        mixup = Mixup(model, plain_config(site=site, layers=layers, partner="previous_batch", lam=lam, memory=1))
         with torch.no_grad(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
             mixed_logits(mixup, model, texts[0], labels)
             for before, text in zip(texts, texts[1:], strict=False):

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.plain_config import PLAIN
 from tests.resume_worker import SAVE_STEPS, train
 
 ROOT = Path(__file__).parents[2]
 # Batches of one, accumulated, read by workers: what large models are trained with.
-MIXUP = {"site": "hidden", "partner": "previous_batch", "memory": 3, "prob": 0.8}
+MIXUP = PLAIN | {"site": "hidden", "partner": "previous_batch", "memory": 3, "prob": 0.8}
 OPTIONS = {"gradient_accumulation_steps": 2, "dataloader_num_workers": 1}
 KILLS = [(1, SAVE_STEPS + 1), (0, SAVE_STEPS + 3), (1, 2 * SAVE_STEPS + 2)]
 

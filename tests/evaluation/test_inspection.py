@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan, inspect_model
+from hf_mixup import Mixup, MixupPlan, inspect_model
 from hf_mixup.cli.inspect.named_model import named_model
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.cli.main import main
@@ -17,6 +17,7 @@ from hf_mixup.forward import interpolation as interpolation_module
 from hf_mixup.forward.anatomy.anatomy import logits_of
 from hf_mixup.forward.anatomy.probe_batch import probe_batch
 from hf_mixup.forward.hooks import Mixing
+from tests.plain_config import plain_config
 
 # Read-out, whether padding counts as text, kinds of masks and stacks of the blocks.
 FACTS = {
@@ -110,7 +111,7 @@ def test_differences_are_those_that_mixup_makes(monkeypatch):
     # What leaves the last block is seen by no mask.
     assert [check.exact for check in found.sites] == [False, False, False, False, True, True]
     assert "more than 2% of their spread" in found.sites[0].reason
-    mixup, batch = Mixup(model, MixupConfig(site="pooled")), probe_batch(model)
+    mixup, batch = Mixup(model, plain_config(site="pooled")), probe_batch(model)
     partner = torch.arange(11).roll(1)
     with torch.no_grad():
         clean = logits_of(model(**batch))

@@ -5,7 +5,8 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
-from hf_mixup import Mixup, MixupConfig
+from hf_mixup import Mixup
+from tests.plain_config import plain_config
 from tests.zoo import DEPTH, toy_batch, toy_model
 
 FAMILIES = ("bert", "roberta", "modernbert", "gpt2", "llama", "t5")
@@ -34,7 +35,7 @@ def test_new_plans_do_not_compile_anew_nor_break_the_graph(family, site):
     clean_breaks, clean_frames = graph_breaks(model, batch)
     torch._dynamo.reset()
     counters.clear()
-    mixup, compiled = Mixup(model, MixupConfig(site=site)), torch.compile(model, backend=counter)
+    mixup, compiled = Mixup(model, plain_config(site=site)), torch.compile(model, backend=counter)
     frames, layers = [], []
     for _ in range(25 if site == "hidden" else 6):
         plan = mixup.draw(batch)
@@ -60,7 +61,7 @@ def test_new_plans_do_not_compile_anew_nor_break_the_graph(family, site):
 def test_a_model_that_was_compiled_without_mixing_is_mixed():
     torch._dynamo.reset()
     model, batch = toy_model("bert"), toy_batch()
-    mixup, compiled = Mixup(model, MixupConfig(site="hidden")), torch.compile(model, backend="eager")
+    mixup, compiled = Mixup(model, plain_config(site="hidden")), torch.compile(model, backend="eager")
     for is_mixed in (False, True, False, True):
         plan = mixup.draw(batch)
         with torch.no_grad():
@@ -77,7 +78,7 @@ def test_a_deep_model_stays_compiled_for_a_mixture_behind_any_layer():
     torch._dynamo.reset()
     depth, counter = 9, CompileCounter()
     model, batch = toy_model("bert", num_hidden_layers=depth), toy_batch()
-    mixup, compiled = Mixup(model, MixupConfig(site="hidden")), torch.compile(model, backend=counter)
+    mixup, compiled = Mixup(model, plain_config(site="hidden")), torch.compile(model, backend=counter)
     layers = set()
     while len(layers) < depth:
         plan = mixup.draw(batch)

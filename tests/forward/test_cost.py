@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan, MixupTrainer
+from hf_mixup import Mixup, MixupPlan, MixupTrainer
+from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments
 from tests.zoo import DEPTH, LENGTHS, WIDTH, toy_batch, toy_model
 
@@ -63,7 +64,7 @@ def added(family, site, depth=DEPTH, **changes):
     if family == "modernbert":
         changes["layer_types"] = ["full_attention", "sliding_attention"] * depth
     model, batch = toy_model(family, **changes), toy_batch()
-    mixup, plan = Mixup(model, MixupConfig(site=site)), plan_at(site, depth)
+    mixup, plan = Mixup(model, plain_config(site=site)), plan_at(site, depth)
     count(model, mixup, plan, batch)  # the check of the first batch
     clean, mixed = count(model, mixup, None, batch), count(model, mixup, plan, batch)
     return mixed.calls - clean.calls, mixed.copies - clean.copies
@@ -85,7 +86,7 @@ def test_a_training_step_gains_a_few_operations_whatever_its_depth(tmp_path, sit
     totals = []
     for depth in (DEPTH, 2 * DEPTH):
         counts = []
-        for mixup in (None, {"site": site, "layers": [1]} if site == "hidden" else {"site": site}):
+        for mixup in (None, PLAIN | {"site": site, "layers": [1]} if site == "hidden" else PLAIN | {"site": site}):
             model = toy_model("bert", attention="eager", num_hidden_layers=depth).train()
             batch = toy_batch() | {"labels": LABELS}
             trainer = MixupTrainer(model=model, args=arguments(tmp_path), mixup=mixup)
@@ -105,7 +106,7 @@ def test_a_training_step_waits_for_no_accelerator(monkeypatch, tmp_path, family,
     # Encoders of transformers fetch one, mixup or not: whether there is any padding.
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *args, **kwargs: False)
     model, batch = toy_model(family, attention="eager"), toy_batch() | {"labels": LABELS}
-    trainer = MixupTrainer(model=model, args=arguments(tmp_path), mixup={"site": site})
+    trainer = MixupTrainer(model=model, args=arguments(tmp_path), mixup=PLAIN | {"site": site})
     model.train()
     trainer.compute_loss(model, batch)  # the first batch is looked at
     model.to("meta")
@@ -123,7 +124,7 @@ def test_a_training_step_waits_for_no_accelerator(monkeypatch, tmp_path, family,
 def test_a_training_step_waits_for_no_gpu(monkeypatch, site):
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *args, **kwargs: False)
     model, batch = toy_model("bert").cuda().train(), {name: value.cuda() for name, value in toy_batch().items()}
-    mixup, labels = Mixup(model, MixupConfig(site=site)), LABELS.cuda()
+    mixup, labels = Mixup(model, plain_config(site=site)), LABELS.cuda()
     try:
         for mode in ("default", "error"):  # the first batch is looked at
             torch.cuda.set_sync_debug_mode(mode)
@@ -141,7 +142,7 @@ def test_texts_of_one_length_are_mixed_without_any_mask(monkeypatch, family, sit
     model, batch = toy_model(family, attention="sdpa"), toy_batch((9, 9, 9, 9))
     if not with_mask:
         del batch["attention_mask"]
-    mixup, masks = Mixup(model, MixupConfig(site=site)), []
+    mixup, masks = Mixup(model, plain_config(site=site)), []
     attention = torch.nn.functional.scaled_dot_product_attention
 
     def record(*args, attn_mask=None, **kwargs):
@@ -158,7 +159,7 @@ def test_texts_of_one_length_are_mixed_without_any_mask(monkeypatch, family, sit
 @pytest.mark.parametrize("site", ["word_embeddings", "embeddings", "hidden"])
 def test_blocks_are_given_the_dtype_of_a_clean_pass(site):
     model, batch = toy_model("bert", attention="sdpa").to(torch.bfloat16), toy_batch()
-    mixup, seen = Mixup(model, MixupConfig(site=site)), []
+    mixup, seen = Mixup(model, plain_config(site=site)), []
     for call in mixup.prepare().calls:
         call.module.register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
     for plan in (None, plan_at(site)):
@@ -171,7 +172,7 @@ def test_blocks_are_given_the_dtype_of_a_clean_pass(site):
 def test_no_hidden_states_are_kept_for_the_backward_pass(family, site):
     """Interpolation is linear: its gradient needs the weights, not what was interpolated."""
     model, batch = toy_model(family).train(), toy_batch()
-    mixup = Mixup(model, MixupConfig(site=site))
+    mixup = Mixup(model, plain_config(site=site))
     kept = []
     for plan in (None, plan_at(site)):
         saved = {}

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_model
 from tests.architectures import PARTNER, differences, layers_of
+from tests.plain_config import PLAIN, plain_config
 from tests.zoo import toy_batch
 
 LENGTHS = (16, 10, 7, 13)
@@ -61,7 +62,7 @@ def test_extra_inputs_go_with_their_example(model_type, without):
     with torch.no_grad():
         plain, told = model(**batch).logits, model(**batch, **extra).logits
     assert (plain - told).abs().max() > 1e-3 * plain.abs().max(), "the extra input says nothing"
-    mixup = Mixup(model, MixupConfig(site="pooled"))
+    mixup = Mixup(model, plain_config(site="pooled"))
     batch |= {} if without else extra
     for site in ("embeddings", "hidden"):
         for layer in layers_of(mixup.prepare(), site):
@@ -88,7 +89,7 @@ def test_an_argument_that_the_probe_did_not_see_is_refused():
 def test_every_module_runs_as_often_as_in_a_clean_step(model_type, site):
     """So routers count each batch once, caches are written once and recurrent states advance once."""
     model, batch = toy_model(model_type), toy_batch(LENGTHS)
-    mixup = Mixup(model, MixupConfig(site=site))
+    mixup = Mixup(model, plain_config(site=site))
     runs = {}
 
     def count(module, args, output):
@@ -129,7 +130,7 @@ def test_images_enter_behind_the_token_lookup():
 def test_what_stands_at_padding_does_not_leak_into_a_mixture(model_type):
     # Longformer and Reformer pad these to 16 themselves.
     model, batch = toy_model(model_type), toy_batch((13, 10, 7, 12))
-    mixup = Mixup(model, MixupConfig(site="pooled"))
+    mixup = Mixup(model, plain_config(site="pooled"))
     plans = [MixupPlan(PARTNER, torch.full((4,), 0.3), "embeddings")]
     plans += [MixupPlan(PARTNER, torch.full((4,), 0.3), "hidden", 0)]
 
@@ -158,7 +159,7 @@ def test_other_outputs_of_a_head_that_reads_both_texts_have_one_row_an_example()
 
 def test_short_texts_for_sparse_attention_are_named():
     model, batch = toy_model("big_bird"), toy_batch(LENGTHS)
-    mixup = Mixup(model, {"site": "embeddings"})
+    mixup = Mixup(model, PLAIN | {"site": "embeddings"})
     with pytest.raises(ValueError, match="set attention_type='original_full'"), mixup.apply(mixup.draw(batch), batch):
         model(**batch)
 

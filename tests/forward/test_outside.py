@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTConfig, ViTForImageClassification
 
-from hf_mixup import Mixup, MixupConfig, MixupModel, MixupPlan, MixupTrainer
+from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.cli.train.demo import load_dataset, model_path
+from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments, examples, make_trainer, steady_bert, training_inputs
 from tests.zoo import FAMILIES, toy_batch, toy_model
 
@@ -29,7 +30,7 @@ def texts_one_by_one(side="right"):
 
 def remembering(model, site, lam=None, layer=None, **fields):
     layers = None if layer is None else [layer]
-    return Mixup(model, MixupConfig(site=site, layers=layers, partner="previous_batch", lam=lam, **fields))
+    return Mixup(model, plain_config(site=site, layers=layers, partner="previous_batch", lam=lam, **fields))
 
 
 def run(mixup, model, inputs, label=0):
@@ -45,7 +46,7 @@ def clean(model, inputs):
 
 
 def layers_of(model, site):
-    return range(Mixup(model, {"site": "pooled"}).prepare().depth) if site == "hidden" else [None]
+    return range(Mixup(model, PLAIN | {"site": "pooled"}).prepare().depth) if site == "hidden" else [None]
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -156,7 +157,7 @@ def test_labels_are_mixed_with_those_of_the_text_before():
 
 def test_the_oldest_are_forgotten_and_every_layer_has_a_memory_of_its_own():
     model, texts = toy_model("bert"), texts_one_by_one()
-    mixup = Mixup(model, MixupConfig(site="hidden", layers=[0, 2], partner="previous_batch", memory=2))
+    mixup = Mixup(model, plain_config(site="hidden", layers=[0, 2], partner="previous_batch", memory=2))
     for text in texts * 5:
         run(mixup, model, text)
     places = mixup.drawing.memory.places
@@ -211,7 +212,7 @@ def test_a_copy_of_the_memory_goes_on_alike():
 
 
 def test_a_wrapped_model_remembers_too():
-    model = MixupModel(steady_bert(), {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
+    model = MixupModel(steady_bert(), PLAIN | {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
     inputs = training_inputs(examples(1))
     losses = [model(**inputs).loss.item() for _ in range(2)]
     assert len(model.mixup.drawing.memory.places["hidden 1"]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -233,7 +234,7 @@ def test_gradients_are_those_without_checkpointing():
 
 
 def test_trainer_mixes_batches_of_one_with_accumulation(tmp_path):
-    mixup = {"site": "hidden", "partner": "previous_batch", "memory": 3}
+    mixup = PLAIN | {"site": "hidden", "partner": "previous_batch", "memory": 3}
     options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 6}
     trainer = make_trainer(tmp_path, mixup=mixup, **options)
     trainer.train()
@@ -324,7 +325,7 @@ def test_one_plan_is_for_one_forward_pass():
 
 
 def test_a_model_that_remembers_can_be_pickled():
-    model = MixupModel(steady_bert(), {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
+    model = MixupModel(steady_bert(), PLAIN | {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
     inputs = training_inputs(examples(1))
     for _ in range(2):
         model(**inputs)
@@ -343,7 +344,7 @@ def test_a_real_model_learns_real_texts_one_by_one(tmp_path):
         arguments(tmp_path, learning_rate=2e-4, **options),
         train_dataset=rows,
         processing_class=tokenizer,
-        mixup={"site": "hidden", "partner": "previous_batch", "alpha": 0.4},
+        mixup=PLAIN | {"site": "hidden", "partner": "previous_batch", "alpha": 0.4},
     )
     before = trainer.evaluate(rows)["eval_loss"]
     trainer.train()
@@ -365,13 +366,13 @@ def test_a_real_model_learns_real_texts_one_by_one(tmp_path):
 )
 def test_what_cannot_work_is_refused(fields, message):
     with pytest.raises(ValueError, match=message.replace("(", "\\(")):
-        MixupConfig(**fields)
+        plain_config(**fields)
 
 
 @pytest.mark.parametrize("family", ["fnet", "funnel", "canine", "reformer", "layoutlmv3"])
 def test_models_in_which_it_would_not_be_exact_are_refused(family):
     with pytest.raises(ValueError, match="partner='previous_batch'"):
-        Mixup(any_toy_model(family), {"partner": "previous_batch"})
+        Mixup(any_toy_model(family), PLAIN | {"partner": "previous_batch"})
 
 
 def test_labels_do_not_belong_in_the_forward_pass():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_mixup import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.plan.lambdas import alpha_at, draw_lambda, label_lambda, schedule_at
 from hf_mixup.plan.mixup_plan import PlanStream
 from hf_mixup.plan.partners import Examples
+from tests.plain_config import plain_config
 
 SCHEDULE = {0.2: 0.0, 0.4: 1.0, 0.8: 0.5}
 
@@ -33,40 +33,42 @@ SCHEDULE = {0.2: 0.0, 0.4: 1.0, 0.8: 0.5}
 )
 def test_strength_goes_from_point_to_point(ramp, progress, linear, cosine, step):
     expected = {"linear": linear, "cosine": cosine, "step": step}[ramp]
-    assert schedule_at(MixupConfig(schedule=SCHEDULE, ramp=ramp), progress) == pytest.approx(expected, abs=1e-9)
+    assert schedule_at(plain_config(schedule=SCHEDULE, ramp=ramp), progress) == pytest.approx(expected, abs=1e-9)
 
 
 def test_before_the_first_point_its_value_holds():
-    assert schedule_at(MixupConfig(schedule={0.5: 0.3, 1.0: 1.0}), 0.1) == 0.3
+    assert schedule_at(plain_config(schedule={0.5: 0.3, 1.0: 1.0}), 0.1) == 0.3
     assert (
-        schedule_at(MixupConfig(schedule={0.5: 0.3}), 0.1) == schedule_at(MixupConfig(schedule={0.5: 0.3}), 0.9) == 0.3
+        schedule_at(plain_config(schedule={0.5: 0.3}), 0.1)
+        == schedule_at(plain_config(schedule={0.5: 0.3}), 0.9)
+        == 0.3
     )
 
 
 def test_points_may_come_in_any_order_and_as_text():
-    config = MixupConfig(schedule={"0.8": "0.5", 0.4: 1, "0.2": 0})
+    config = plain_config(schedule={"0.8": "0.5", 0.4: 1, "0.2": 0})
     assert config.schedule == SCHEDULE and list(config.schedule) == [0.2, 0.4, 0.8]
 
 
 def test_without_a_schedule_the_strength_is_whole():
-    assert schedule_at(MixupConfig(), None) == 1.0
+    assert schedule_at(plain_config(), None) == 1.0
 
 
 def test_a_schedule_needs_the_progress():
     with pytest.raises(ValueError, match=r"schedule=\{0.0: 1.0\} needs the progress of training: .*progress="):
-        schedule_at(MixupConfig(schedule={0: 1}), None)
+        schedule_at(plain_config(schedule={0: 1}), None)
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_strength_is_the_share_of_the_partners_weight(strength):
-    full = PlanStream(0).draw(MixupConfig(alpha=1.0), 64, []).lam
-    weak = PlanStream(0).draw(MixupConfig(alpha=1.0, schedule={0: strength}), 64, [], progress=0.5).lam
+    full = PlanStream(0).draw(plain_config(alpha=1.0), 64, []).lam
+    weak = PlanStream(0).draw(plain_config(alpha=1.0, schedule={0: strength}), 64, [], progress=0.5).lam
     torch.testing.assert_close(1 - weak, strength * (1 - full))
 
 
 def test_strength_0_is_a_clean_batch_that_draws_nothing():
     stream, other = PlanStream(0), PlanStream(0)
-    plan = stream.draw(MixupConfig(schedule={0: 0, 1: 1}), 4, [], progress=0.0)
+    plan = stream.draw(plain_config(schedule={0: 0, 1: 1}), 4, [], progress=0.0)
     assert not plan.active and plan.lam.tolist() == [1.0] * 4
     assert stream.generator.bit_generator.state == other.generator.bit_generator.state
 
@@ -74,8 +76,8 @@ def test_strength_0_is_a_clean_batch_that_draws_nothing():
 def test_a_warm_up_grows_from_batch_to_batch_and_multiplies_the_schedule():
     warm, full = PlanStream(0), PlanStream(0)
     for share in (0.25, 0.5, 0.75, 1.0, 1.0):
-        weak = warm.draw(MixupConfig(alpha=1.0, warmup_batches=4, schedule={0: 0.5}), 64, [], progress=0.5)
-        torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(MixupConfig(alpha=1.0), 64, []).lam))
+        weak = warm.draw(plain_config(alpha=1.0, warmup_batches=4, schedule={0: 0.5}), 64, [], progress=0.5)
+        torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(plain_config(alpha=1.0), 64, []).lam))
 
 
 def test_the_default_warms_up_over_a_hundred_batches():
@@ -85,7 +87,7 @@ def test_the_default_warms_up_over_a_hundred_batches():
 
 
 def test_a_warm_up_goes_on_where_it_was_saved():
-    config, stream, other = MixupConfig(alpha=1.0, warmup_batches=10), PlanStream(0), PlanStream(1)
+    config, stream, other = plain_config(alpha=1.0, warmup_batches=10), PlanStream(0), PlanStream(1)
     for _ in range(3):
         stream.draw(config, 64, [])
     other.load_state_dict(json.loads(json.dumps(stream.state_dict())))
@@ -94,21 +96,21 @@ def test_a_warm_up_goes_on_where_it_was_saved():
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0.0, 0.1), (1.99, 0.1), (2.0, 0.4), (2.5, 0.4), (5, 2.0), (9, 2.0)])
 def test_alpha_is_that_of_the_latest_epoch_that_has_begun(epoch, expected):
-    assert alpha_at(MixupConfig(alpha={5: 2.0, 0: 0.1, "2": 0.4}), epoch) == expected
+    assert alpha_at(plain_config(alpha={5: 2.0, 0: 0.1, "2": 0.4}), epoch) == expected
 
 
 def test_before_its_first_epoch_alpha_is_the_first_one():
-    assert alpha_at(MixupConfig(alpha={3: 2.0, 1: 0.5}), 0.0) == 0.5
+    assert alpha_at(plain_config(alpha={3: 2.0, 1: 0.5}), 0.0) == 0.5
 
 
 def test_alpha_by_epoch_needs_the_epoch():
     with pytest.raises(ValueError, match=r"alpha=\{0.0: 0.1\} needs the progress of training: .*epoch="):
-        PlanStream(0).draw(MixupConfig(alpha={0: 0.1}), 4, [])
+        PlanStream(0).draw(plain_config(alpha={0: 0.1}), 4, [])
 
 
 @pytest.mark.parametrize(("epoch", "alpha"), [(0.5, 0.1), (3.0, 8.0)])
 def test_lambda_is_drawn_from_the_alpha_of_the_epoch(epoch, alpha):
-    config = MixupConfig(alpha={0: 0.1, 1: 8.0})
+    config = plain_config(alpha={0: 0.1, 1: 8.0})
     lam = draw_lambda(np.random.default_rng(0), 2000, config, epoch)
     assert stats.kstest(lam[lam < 1], stats.beta(alpha, alpha).cdf).pvalue > 1e-3 or alpha < 1
     assert abs(lam - 0.5).mean() == pytest.approx(
@@ -117,18 +119,18 @@ def test_lambda_is_drawn_from_the_alpha_of_the_epoch(epoch, alpha):
 
 
 def test_beta_stays_while_alpha_changes():
-    lam = draw_lambda(np.random.default_rng(0), 3000, MixupConfig(alpha={0: 1.0, 1: 4.0}, beta=2.0), 1.0)
+    lam = draw_lambda(np.random.default_rng(0), 3000, plain_config(alpha={0: 1.0, 1: 4.0}, beta=2.0), 1.0)
     assert stats.kstest(lam, stats.beta(4.0, 2.0).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(("lam", "expected"), [(0.3, 0.7), (0.7, 0.7), (0.0, 1.0)])
 def test_a_fixed_lambda_may_dominate(lam, expected):
-    drawn = draw_lambda(np.random.default_rng(0), 3, MixupConfig(lam=lam, dominant=True))
+    drawn = draw_lambda(np.random.default_rng(0), 3, plain_config(lam=lam, dominant=True))
     np.testing.assert_allclose(drawn, expected, rtol=1e-6)
 
 
 def test_a_lambda_for_each_dimension_weakens_and_dominates_alike():
-    config = MixupConfig(interpolation="dimensions", alpha=1.0, dominant=True, schedule={0: 0.5})
+    config = plain_config(interpolation="dimensions", alpha=1.0, dominant=True, schedule={0: 0.5})
     plan = PlanStream(0).draw(config, 5, [], progress=0.0, width=lambda layer: 40)
     assert plan.dimension_lam.shape == (5, 40) and plan.dimension_lam.min() >= 0.75
     torch.testing.assert_close(plan.lam, plan.dimension_lam.mean(1))
@@ -139,11 +141,11 @@ LAM, PARTNER = torch.tensor([0.2, 0.5, 0.6, 0.9]), torch.tensor([1, 0, 3, 2])
 
 @pytest.mark.parametrize(("rule", "expected"), [("own", [1, 1, 1, 1]), ("larger", [0, 1, 1, 1])])
 def test_label_rules_that_need_no_labels(rule, expected):
-    assert label_lambda(MixupConfig(label_rule=rule), LAM, PARTNER, None).tolist() == expected
+    assert label_lambda(plain_config(label_rule=rule), LAM, PARTNER, None).tolist() == expected
 
 
 def remixed(counts, lam, labels=(0, 1), **fields):
-    config = MixupConfig(label_rule="remix", class_counts=counts, **fields)
+    config = plain_config(label_rule="remix", class_counts=counts, **fields)
     examples = Examples(targets=torch.eye(2)[list(labels)], counts=torch.tensor(counts))
     return label_lambda(config, torch.tensor(lam), torch.tensor([1, 0]), examples).tolist()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mixup import Mixup, MixupConfig
+from hf_mixup import Mixup
 from hf_mixup.plan.margins import Margins
+from tests.plain_config import plain_config
 from tests.zoo import cached_toy_model, toy_batch
 
-CONFIG = MixupConfig(site="pooled", partner="margin", clean_weight=0.5)
+CONFIG = plain_config(site="pooled", partner="margin", clean_weight=0.5)
 TARGETS = torch.eye(3)[[0, 2, 1, 1]]
 
 

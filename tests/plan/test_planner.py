@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_mixup import MixupConfig, MixupPlan
+from hf_mixup import MixupPlan
 from hf_mixup.plan.mixup_plan import PlanStream, draw_lambda, draw_partner
+from tests.plain_config import plain_config
 
 
 def draw_many(config, size, count=400, seed=0):
@@ -16,23 +17,23 @@ def draw_many(config, size, count=400, seed=0):
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.4, None), (1.0, None), (2.0, 5.0)])
 def test_lambda_follows_the_beta_distribution(alpha, beta):
-    config = MixupConfig(alpha=alpha, beta=beta)
+    config = plain_config(alpha=alpha, beta=beta)
     lam = draw_lambda(np.random.default_rng(0), 5000, config)
     assert stats.kstest(lam, stats.beta(alpha, beta or alpha).cdf).pvalue > 0.01
     assert lam.dtype == np.float32 and lam.min() >= 0 and lam.max() <= 1
 
 
 def test_a_batch_shares_one_lambda_in_batch_mode_only():
-    batch = draw_lambda(np.random.default_rng(0), 32, MixupConfig(mode="batch"))
-    elem = draw_lambda(np.random.default_rng(0), 32, MixupConfig(mode="elem"))
+    batch = draw_lambda(np.random.default_rng(0), 32, plain_config(mode="batch"))
+    elem = draw_lambda(np.random.default_rng(0), 32, plain_config(mode="elem"))
     assert np.unique(batch).size == 1 and np.unique(elem).size == 32
 
 
 def test_dominant_keeps_the_larger_half_and_fixed_is_fixed():
-    plain = draw_lambda(np.random.default_rng(0), 500, MixupConfig(alpha=1.0))
-    dominant = draw_lambda(np.random.default_rng(0), 500, MixupConfig(alpha=1.0, dominant=True))
+    plain = draw_lambda(np.random.default_rng(0), 500, plain_config(alpha=1.0))
+    dominant = draw_lambda(np.random.default_rng(0), 500, plain_config(alpha=1.0, dominant=True))
     np.testing.assert_allclose(dominant, np.maximum(plain, 1 - plain), rtol=1e-6)
-    assert (draw_lambda(np.random.default_rng(0), 5, MixupConfig(lam=0.3)) == np.float32(0.3)).all()
+    assert (draw_lambda(np.random.default_rng(0), 5, plain_config(lam=0.3)) == np.float32(0.3)).all()
 
 
 @pytest.mark.parametrize("size", [2, 3, 8, 33])
@@ -57,7 +58,7 @@ def test_partners_are_uniform_without_self_pairs():
 
 def test_seed_and_rank_decide_the_plan():
     def first(seed, rank):
-        plan = PlanStream(seed, rank).draw(MixupConfig(), 16, [])
+        plan = PlanStream(seed, rank).draw(plain_config(), 16, [])
         return plan.partner.tolist(), plan.lam.tolist()
 
     assert first(0, 0) == first(0, 0)
@@ -66,17 +67,17 @@ def test_seed_and_rank_decide_the_plan():
 
 def test_the_stream_belongs_to_nobody_else():
     torch.manual_seed(0)
-    expected = PlanStream(5).draw(MixupConfig(), 8, [])
+    expected = PlanStream(5).draw(plain_config(), 8, [])
     np.random.seed(1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    plan = PlanStream(5).draw(MixupConfig(), 8, [])
+    plan = PlanStream(5).draw(plain_config(), 8, [])
     assert torch.equal(plan.lam, expected.lam) and torch.equal(torch.get_rng_state(), state)
 
 
 def test_one_layer_is_drawn_a_batch():
     stream = PlanStream(0)
-    config = MixupConfig(site="hidden")
+    config = plain_config(site="hidden")
     layers = [stream.draw(config, 4, [1, 4, 5]).layer for _ in range(300)]
     assert set(layers) == {1, 4, 5}
     assert stats.chisquare(np.bincount(layers)[[1, 4, 5]]).pvalue > 0.01
@@ -84,22 +85,22 @@ def test_one_layer_is_drawn_a_batch():
 
 @pytest.mark.parametrize(("prob", "low", "high"), [(0.0, 0, 0), (0.3, 0.2, 0.4), (1.0, 1, 1)])
 def test_prob_is_the_share_of_mixed_batches(prob, low, high):
-    share = np.mean([plan.active for plan in draw_many(MixupConfig(prob=prob), 4)])
+    share = np.mean([plan.active for plan in draw_many(plain_config(prob=prob), 4)])
     assert low <= share <= high
 
 
 def test_a_clean_plan_pairs_everybody_with_themselves():
-    plan = draw_many(MixupConfig(prob=0.0), 5, count=1)[0]
+    plan = draw_many(plain_config(prob=0.0), 5, count=1)[0]
     assert not plan.active and plan.partner.tolist() == list(range(5)) and plan.lam.tolist() == [1.0] * 5
 
 
 def test_a_batch_of_one_is_clean_and_an_odd_one_is_mixed():
-    assert not any(plan.active for plan in draw_many(MixupConfig(), 1, count=20))
-    assert all(plan.active for plan in draw_many(MixupConfig(), 7, count=20))
+    assert not any(plan.active for plan in draw_many(plain_config(), 1, count=20))
+    assert all(plan.active for plan in draw_many(plain_config(), 7, count=20))
 
 
 def test_mixing_stops_at_off_epoch():
-    stream, config = PlanStream(0), MixupConfig(off_epoch=2.5)
+    stream, config = PlanStream(0), plain_config(off_epoch=2.5)
     assert [stream.draw(config, 4, [], epoch).active for epoch in (0.0, 2.49, 2.5, 3.0)] == [True, True, False, False]
     with pytest.raises(ValueError, match=r"off_epoch=2.5 needs the progress of training: give draw\(batch, epoch"):
         stream.draw(config, 4, [])

@@ -7,6 +7,7 @@ from scipy import stats
 
 from hf_mixup import Mixup, MixupCollator
 from hf_mixup.plan.spans import plan_spans, swap_tokens
+from tests.plain_config import PLAIN
 from tests.zoo import cached_toy_model, toy_batch
 
 SWAP = torch.tensor([1, 0])
@@ -188,7 +189,7 @@ def test_texts_of_a_pair_without_types_are_told_apart_by_their_separators(family
     batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == 2, 9)
     batch["input_ids"][:, [*separators, length - 1]] = 2
     batch["input_ids"][:, 0] = begins
-    mixup = Mixup(model, {"site": "input", "interpolation": "span", "alpha": 1.0, "self_pairs": False})
+    mixup = Mixup(model, PLAIN | {"site": "input", "interpolation": "span", "alpha": 1.0, "self_pairs": False})
     first, second = set(range(separators[0])), set(range(separators[-1] + 1, length - 1))
     taken = set()
     for _ in range(100):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from hf_mixup.training.checkpoints import check_output_dir, problem_of
+from tests.plain_config import PLAIN
 from tests.toy_runs import arguments, examples, make_trainer
 from tests.zoo import toy_model
 
-MIXUP = {"site": "hidden", "partner": "previous_batch", "memory": 2}
+MIXUP = PLAIN | {"site": "hidden", "partner": "previous_batch", "memory": 2}
 
 
 def trainer_in(folder, model=None, mixup=MIXUP, **options):

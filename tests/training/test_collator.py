@@ -14,12 +14,13 @@ from hf_mixup import Mixup, MixupCollator, MixupConfig, MixupPlan
 from hf_mixup.config.recipes import recipe_names
 from hf_mixup.plan.planner import Drawing
 from hf_mixup.training.collator_callback import collators_in
+from tests.plain_config import PLAIN
 from tests.toy_runs import CLASSES, arguments, collate, examples, one_hot, same_weights, steady_bert, two_term
 from tests.zoo import WIDTH
 
-SPANS = {"site": "input", "interpolation": "span", "alpha": 2.0, "mode": "batch", "self_pairs": False}
-VECTORS = {"site": "input", "alpha": 1.0, "self_pairs": False}
-PLANS = {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
+SPANS = PLAIN | {"site": "input", "interpolation": "span", "alpha": 2.0, "mode": "batch", "self_pairs": False}
+VECTORS = PLAIN | {"site": "input", "alpha": 1.0, "self_pairs": False}
+PLANS = PLAIN | {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
 PROBABILITIES = {"problem_type": "single_label_classification"}
 SEVERAL = {"problem_type": "multi_label_classification"}
 
@@ -638,7 +639,7 @@ def test_a_trainer_cannot_mix_inside_the_model(tmp_path):
         {"site": "word_embeddings", "interpolation": "dimensions"},
         {"site": "input", "interpolation": "salient_span"},
         {"partner": "margin", "clean_weight": 0.5},
-        {"similarity": 1.0},
+        {"alpha": 2.0, "similarity": 1.0},
         {"clean_weight": 0.5},
         {"add_noise": 0.1},
         {"mult_noise": 0.1},
@@ -648,7 +649,7 @@ def test_a_config_that_needs_a_model_is_refused(config):
     name = {"margin": "partner", "dimensions": "interpolation", "salient_span": "interpolation"}
     field = next((name[value] for value in config.values() if value in tuple(name)), [*config][-1])
     with pytest.raises(ValueError, match=f"^{field}=.*needs a model"):
-        MixupCollator(collate, config, CLASSES)
+        MixupCollator(collate, PLAIN | config, CLASSES)
 
 
 @pytest.mark.parametrize(

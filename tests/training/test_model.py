@@ -9,7 +9,8 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import Trainer
 
-from hf_mixup import MixupConfig, MixupModel, MixupTrainer
+from hf_mixup import MixupModel, MixupTrainer
+from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import (
     CLASSES,
     a_plan,
@@ -28,7 +29,7 @@ from tests.toy_runs import (
 )
 from tests.zoo import VOCAB, toy_batch, toy_model
 
-MIXED = {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
+MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
 
 
 def mixing(model=None, plan=None, config=MIXED):
@@ -197,7 +198,7 @@ def test_checkpointed_gradients_are_the_same(family):
     inputs = toy_batch() | {"labels": torch.tensor([0, 1, 2, 0])}
     gradients = []
     for checkpointing in (False, True):
-        model = mixing(toy_model(family), a_plan(4), {"site": "embeddings"}).train()
+        model = mixing(toy_model(family), a_plan(4), PLAIN | {"site": "embeddings"}).train()
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -328,7 +329,7 @@ def test_a_peft_model_inside_has_the_mixed_loss():
 
 
 def test_configs_of_every_kind_are_taken(tmp_path):
-    config = MixupConfig(site="pooled", alpha=0.3)
+    config = plain_config(site="pooled", alpha=0.3)
     config.save(tmp_path / "own.yaml")
     for spec in (config, config.to_dict(), str(tmp_path / "own.yaml")):
         assert MixupModel(steady_bert(), spec).mixup.config == config
@@ -343,7 +344,7 @@ def test_what_cannot_be_mixed_is_refused():
     with pytest.raises(ValueError, match="Did you mean 'manifold'"):
         MixupModel(steady_bert(), "manifol")
     with pytest.raises(ValueError, match="layer 7 is out of range"):
-        MixupModel(steady_bert(), {"site": "hidden", "layers": [7]})
+        MixupModel(steady_bert(), PLAIN | {"site": "hidden", "layers": [7]})
 
 
 def test_processes_draw_different_plans_before_their_group_exists(monkeypatch):

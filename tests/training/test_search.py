@@ -13,12 +13,13 @@ from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.evaluation import compute_metrics_for
 from hf_mixup.training.search import split_hyperparameters, trial_config
 from hf_mixup.training.search_objective import check_direction, choose_objective
+from tests.plain_config import PLAIN
 from tests.toy_runs import arguments, collate, examples, make_trainer, steady_bert
 from tests.zoo import toy_model
 
 pytest.importorskip("optuna")
 
-MIXED = {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
+MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
 METRICS = compute_metrics_for("single_label_classification")
 
 
@@ -103,7 +104,7 @@ def test_recipes_and_none_are_the_base_of_a_trial_and_fields_change_it(tmp_path,
     )
     assert settings.configs == [
         resolve_config("tmix"),
-        MixupConfig(site="pooled", alpha=0.5),
+        MixupConfig(site="pooled", alpha=0.5, dominant=False, warmup_batches=0),
         None,
         None,
         MixupConfig(site="pooled", prob=0.5, alpha=3.0),
@@ -234,14 +235,19 @@ def test_a_site_over_any_recipe_resets_only_what_does_not_apply(recipe, site):
 @pytest.mark.parametrize(
     ("recipe", "chosen", "reset"),
     [
-        ("tmix", {"site": "pooled"}, {"layers": None}),
+        ("tmix", {"site": "pooled"}, {}),
+        ("manifold", {"site": "pooled"}, {"layers": ["7/12", "9/12", "12/12"]}),
         ("tmix", {"site": "hidden"}, {}),
-        ("tmix", {"site": "pooled", "alpha": 0.2}, {"layers": None}),
-        ("tmix", {"similarity": 1.0}, {"alpha": 0.4, "dominant": False, "mode": "elem"}),
-        ("warped", {"site": "pooled"}, {"similarity": None, "similarity_width": None}),
+        ("manifold", {"site": "pooled", "alpha": 0.2}, {"layers": ["7/12", "9/12", "12/12"]}),
+        ("embed_mix", {"similarity": 1.0}, {"alpha": 2.0, "mode": "elem"}),
+        (
+            {"recipe": "warped", "similarity_width": 0.2},
+            {"site": "pooled"},
+            {"similarity": None, "similarity_width": 0.5},
+        ),
         ("ssmix", {"partner": "same_class"}, {"self_pairs": True}),
-        ("c_mixup", {"partner": "random"}, {"bandwidth": None}),
-        ("remix", {"label_rule": "lambda"}, {"kappa": None, "tau": None}),
+        ({"recipe": "c_mixup", "bandwidth": 0.3}, {"partner": "random"}, {"bandwidth": 1.0}),
+        ({"recipe": "remix", "kappa": 2.0, "tau": 0.1}, {"label_rule": "lambda"}, {"kappa": 3.0, "tau": 0.5}),
         ("mixup_transformer", {"schedule": None}, {"ramp": "linear"}),
     ],
 )
@@ -255,7 +261,7 @@ def test_fields_that_a_choice_makes_inapplicable_fall_back_to_their_defaults(rec
     [
         ({"site": "pooled", "layers": [1]}, r"layers=\[1\] needs site='hidden'"),
         ({"site": "hiden"}, "site='hiden'.*Did you mean 'hidden'"),
-        ({"kappa": 3.0}, "kappa=3.0 needs label_rule='remix'"),
+        ({"kappa": 2.0}, "kappa=2.0 needs label_rule='remix'"),
     ],
 )
 def test_chosen_fields_do_not_fall_back(chosen, message):

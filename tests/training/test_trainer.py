@@ -6,8 +6,9 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hf_mixup import MixupCollator, MixupConfig, MixupModel, MixupTrainer
+from hf_mixup import MixupCollator, MixupModel, MixupTrainer
 from hf_mixup.config.recipes import resolve_config
+from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import (
     CLASSES,
     a_plan,
@@ -27,7 +28,7 @@ from tests.toy_runs import (
 )
 from tests.zoo import toy_model
 
-MIXED = {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
+MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
 
 
 def mixed_step(trainer, inputs, plan):
@@ -113,7 +114,7 @@ def test_training_leaves_the_models_config_as_it_was(tmp_path):
 
 def test_a_last_batch_of_one_is_trained_clean(tmp_path):
     plans = []
-    trainer = make_trainer(tmp_path, mixup={"lam": 0.5}, rows=examples(9), max_steps=-1, num_train_epochs=1)
+    trainer = make_trainer(tmp_path, mixup=PLAIN | {"lam": 0.5}, rows=examples(9), max_steps=-1, num_train_epochs=1)
     draw = trainer.mixup.draw
     trainer.mixup.draw = lambda *args, **kwargs: plans.append(draw(*args, **kwargs)) or plans[-1]
     losses = train_losses(trainer)
@@ -252,7 +253,7 @@ def test_accumulated_multi_label_batches_are_normalised_by_their_examples(tmp_pa
     assert_same_step(*(accumulated_step(tmp_path, size, **options) for size in (8, 2)))
 
 
-@pytest.mark.parametrize("mixup", [{"lam": 1.0}, None], ids=["mixed", "off"])
+@pytest.mark.parametrize("mixup", [PLAIN | {"lam": 1.0}, None], ids=["mixed", "off"])
 @pytest.mark.parametrize(
     "options",
     [{}, {"label_smoothing_factor": 0.2}, {"compute_loss_func": summed_loss}],
@@ -398,7 +399,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, family, reent
             tmp_path,
             toy_model(family, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
             draw=lambda *args, **kwargs: plan,
-            mixup={"site": site},
+            mixup=PLAIN | {"site": site},
             **options,
         )
         for options in (
@@ -443,7 +444,9 @@ def test_neftune_noise_comes_before_the_mixture(tmp_path, site):
             self.seen = plan, own, other, mixed
 
     inputs, probe = training_inputs(), Probe()
-    trainer = make_trainer(tmp_path, mixup={"site": site}, neftune_noise_alpha=5.0, callbacks=[probe], max_steps=1)
+    trainer = make_trainer(
+        tmp_path, mixup=PLAIN | {"site": site}, neftune_noise_alpha=5.0, callbacks=[probe], max_steps=1
+    )
     trainer.train()
     plan, own, other, mixed = probe.seen
     assert (own - clean_logits(steady_bert(), inputs)).abs().max() > 0.05
@@ -459,7 +462,7 @@ def test_a_lora_adapter_is_trained_and_its_base_is_not(tmp_path, site):
     )
     model = peft.get_peft_model(steady_bert(), lora)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    trainer = make_trainer(tmp_path, model, mixup={"site": site}, max_steps=3)
+    trainer = make_trainer(tmp_path, model, mixup=PLAIN | {"site": site}, max_steps=3)
     trainer.train()
     moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -478,7 +481,7 @@ def test_the_logs_hold_the_mean_lambda_the_site_and_the_accuracy_on_the_mixed_ta
     inputs = training_inputs()
     trainer = make_trainer(
         tmp_path,
-        mixup={"site": "hidden", "layers": [1]},
+        mixup=PLAIN | {"site": "hidden", "layers": [1]},
         rows=examples(8),
         max_steps=2,
         logging_steps=2,
@@ -510,7 +513,7 @@ def test_no_accuracy_is_logged_where_it_has_no_meaning(tmp_path):
 
 
 def test_the_config_lies_beside_every_checkpoint_and_in_the_model_card(tmp_path):
-    config = MixupConfig(site="hidden", layers=[0, "2/3"], alpha=0.7, class_weights=[1.0, 2.0, 0.5])
+    config = plain_config(site="hidden", layers=[0, "2/3"], alpha=0.7, class_weights=[1.0, 2.0, 0.5])
     trainer = make_trainer(tmp_path, mixup=config, save_strategy="steps", save_steps=1)
     trainer.train()
     trainer.save_model()
@@ -534,7 +537,7 @@ def test_without_mixup_no_mixup_files_are_written(tmp_path):
 
 
 def test_mixup_may_be_a_config_a_name_a_mapping_a_file_or_nothing(tmp_path):
-    config = MixupConfig(site="hidden", layers=[1], alpha=0.3)
+    config = plain_config(site="hidden", layers=[1], alpha=0.3)
     config.save(tmp_path / "own.yaml")
     for spec in (config, config.to_dict(), str(tmp_path / "own.yaml"), tmp_path / "own.yaml"):
         assert make_trainer(tmp_path, mixup=spec).mixup.config == config
@@ -548,7 +551,7 @@ def test_mixup_may_be_a_config_a_name_a_mapping_a_file_or_nothing(tmp_path):
         ("manifol", "manifol.*Did you mean 'manifold'"),
         ({"alhpa": 0.4}, "alhpa.*Did you mean 'alpha'"),
         ({"site": "embedings"}, "site='embedings'.*Did you mean 'embeddings'"),
-        ({"site": "hidden", "layers": [3]}, "layer 3 is out of range.*3 blocks"),
+        (PLAIN | {"site": "hidden", "layers": [3]}, "layer 3 is out of range.*3 blocks"),
         ({"alpha": 0.0}, "alpha=0.0"),
         ({"class_weights": [1.0, 2.0]}, "class_weights: 2 weights for num_labels=3"),
     ],
@@ -646,7 +649,7 @@ def test_a_short_last_batch_of_an_accumulated_step_weighs_what_its_examples_weig
     whole = {"per_device_train_batch_size": 9}
     parts = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
     expected = first_step(tmp_path, rows=examples(9), **whole)
-    for mixup in (None, {"prob": 0.0}):
+    for mixup in (None, PLAIN | {"prob": 0.0}):
         assert_same_step(first_step(tmp_path, rows=examples(9), mixup=mixup, **parts), expected)
 
 

@@ -12,6 +12,7 @@ from transformers import Trainer, default_data_collator
 
 from hf_mixup import MixupTrainer
 from hf_mixup.evaluation import compute_metrics_for
+from tests.plain_config import PLAIN
 from tests.toy_runs import (
     CLASSES,
     arguments,
@@ -28,7 +29,7 @@ from tests.toy_runs import (
     training_inputs,
 )
 
-MIXED = {"site": "embeddings", "alpha": 1.0}
+MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0}
 WEIGHTS = [1.0, 2.0, 5.0]
 
 

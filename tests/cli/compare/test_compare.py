@@ -17,10 +17,11 @@ from filelock import FileLock
 from hf_mixup.cli.compare.compare import visible_gpus
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.main import main
+from tests.plain_config import PLAIN
 from tests.toy_text import save_toy_model, write_reviews
 
 # Trained on the labels of others: lambda 0 gives the text of the partner, the label stays the example's own.
-BROKEN = {"mixup": {"lam": 0.0, "label_rule": "own", "self_pairs": False}}
+BROKEN = {"mixup": PLAIN | {"lam": 0.0, "label_rule": "own", "self_pairs": False}}
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_variants_are_picked_by_the_development_split(toy_comparison, tmp_path):
 
 
 def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
-    rising = {"mixup": {"alpha": 0.4, "schedule": {0: 0, 1: 1}}}
+    rising = {"mixup": PLAIN | {"alpha": 0.4, "schedule": {0: 0, 1: 1}}}
     few = {"methods": {"none": None, "rising": rising}, "seeds": [0], "max_steps": 4}
     assert main(["compare", toy_comparison(**few)]) == 0
     before = finished(tmp_path / "out")

@@ -13,9 +13,10 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward import interpolation as interpolation_module
 from hf_mixup.forward.anatomy.probe import trace
+from tests.plain_config import PLAIN, plain_config
 from tests.zoo import COMMON, DEPTH, FAMILIES, NO_SDPA, cached_toy_model, toy_batch, toy_model
 
 SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
@@ -33,7 +34,7 @@ def logits_of(model, batch):
 
 def mixed_logits(model, batch, site, layer, lam):
     plan = MixupPlan(PARTNER, torch.as_tensor(lam).expand(4).float(), site, layer)
-    with Mixup(model, MixupConfig(site=site)).apply(plan, batch):
+    with Mixup(model, plain_config(site=site)).apply(plan, batch):
         return logits_of(model, batch)
 
 
@@ -82,7 +83,7 @@ def test_gradients_are_finite_and_reach_every_part(family, site):
     model = toy_model(family)
     batch = toy_batch()
     plan = MixupPlan(PARTNER, torch.full((4,), 0.3), site, 1 if site == "hidden" else None)
-    with Mixup(model, MixupConfig(site=site)).apply(plan, batch):
+    with Mixup(model, plain_config(site=site)).apply(plan, batch):
         model(**batch).logits.square().sum().backward()
     anatomy = trace(model)
     for index in (0, 1, anatomy.depth - 1):
@@ -148,7 +149,7 @@ def test_exactness_needs_the_masks_and_the_read_out(monkeypatch, broken):
     monkeypatch.setattr(interpolation_module, broken, unmixed[broken])
     model = cached_toy_model("llama", "eager" if broken == "mix_bias" else "sdpa")
     with pytest.raises(ValueError, match="site='hidden 0': in LlamaForSequenceClassification the logits .* differ"):
-        Mixup(model, MixupConfig(site="hidden"))
+        Mixup(model, plain_config(site="hidden"))
     monkeypatch.setattr("hf_mixup.mixup.check_endpoints", lambda *args: None)
     batch = toy_batch()
     clean = logits_of(model, batch)
@@ -199,7 +200,7 @@ def test_adapters_on_the_embedding_are_mixed_with_it(family):
 @pytest.mark.parametrize(("before", "after"), [("sdpa", "eager"), ("eager", "sdpa")])
 def test_an_attention_kernel_may_change_later(before, after):
     model, batch = toy_model("bert", before), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="hidden"))
+    mixup = Mixup(model, plain_config(site="hidden"))
     model.set_attn_implementation(after)
     with mixup.apply(MixupPlan(PARTNER, torch.zeros(4), "hidden", 0), batch):
         mixed = logits_of(model, batch)
@@ -242,7 +243,7 @@ def test_quantised_weights_of_a_head_stay_as_they_are(site):
         weight.any()
     model.classifier.weight = weight
     clean = logits_of(model, batch)
-    assert Mixup(model, MixupConfig(site=site)).prepare().readout == "first"
+    assert Mixup(model, plain_config(site=site)).prepare().readout == "first"
     layer = 0 if site == "hidden" else None
     assert relative_difference(mixed_logits(model, batch, site, layer, 0.0), clean[PARTNER]) < 1e-4
     assert model.classifier.weight is weight
@@ -251,7 +252,7 @@ def test_quantised_weights_of_a_head_stay_as_they_are(site):
 def test_the_last_encoder_block_is_mixed_before_the_norm_behind_it():
     model, batch, seen = cached_toy_model("t5"), toy_batch((9, 9, 9, 9)), {}
     blocks = model.transformer.encoder.block
-    with Mixup(model, MixupConfig(site="hidden")).apply(
+    with Mixup(model, plain_config(site="hidden")).apply(
         plan := MixupPlan(PARTNER, torch.full((4,), 0.3), "hidden", 2), batch
     ):
         handles = [
@@ -305,7 +306,7 @@ def test_deberta_with_its_convolution_is_mixed_above_it_and_refused_below():
         [p.normal_(0, 0.2, generator=torch.Generator().manual_seed(0)) for p in model.parameters() if p.dim() > 1]
     message = "site='embeddings': in DebertaV2.* exact. Mix at 'hidden' or 'pooled', exact in this model."
     with pytest.raises(ValueError, match=message):
-        Mixup(model, {"site": "embeddings"})
+        Mixup(model, PLAIN | {"site": "embeddings"})
     batch = toy_batch()
     clean = logits_of(model, batch)
     for layer in range(DEPTH):
@@ -323,16 +324,16 @@ class ReadsEveryLayer(BertForSequenceClassification):
 def test_a_site_that_is_not_exact_is_refused_with_those_that_are():
     model = ReadsEveryLayer(AutoConfig.for_model("bert", **COMMON, **FAMILIES["bert"])).eval()
     with pytest.raises(ValueError, match="site='hidden 0'.* Mix at 'embeddings' or 'pooled', exact in this model."):
-        Mixup(model, {"site": "hidden"})
+        Mixup(model, PLAIN | {"site": "hidden"})
     for site in ("embeddings", "pooled"):
-        Mixup(model, {"site": site})
+        Mixup(model, PLAIN | {"site": site})
 
 
 BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "encoder_layerdrop": 0.5}
 
 
 def test_layerdrop_is_refused_where_it_acts():
-    model, config = toy_model("bart", **BART), MixupConfig(site="hidden", layers=[1])
+    model, config = toy_model("bart", **BART), plain_config(site="hidden", layers=[1])
     name = "model.model.encoder.layerdrop"
     message = f"{name}=0.5: a dropped block may hold the site; set {name} = 0.0 .the config is only read"
     for rate in (0.5, 0.0):
@@ -347,7 +348,7 @@ def test_layerdrop_is_refused_where_it_acts():
 def test_after_layerdrop_is_set_to_zero_every_step_is_exact():
     model, batch = toy_model("bart", **BART), toy_batch()
     model.model.encoder.layerdrop = 0.0
-    mixup = Mixup(model, MixupConfig(site="hidden", layers=[1]))
+    mixup = Mixup(model, plain_config(site="hidden", layers=[1]))
     assert model.config.encoder_layerdrop == 0.5
     model.train()
     for seed in range(20):
@@ -369,7 +370,7 @@ def test_layerdrop_that_the_config_decides_is_refused():
 
 def test_a_layer_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"layer 3 is out of range, the model has 3 blocks \(allowed: 0 to 2"):
-        Mixup(toy_model("bert"), MixupConfig(site="hidden", layers=[3]))
+        Mixup(toy_model("bert"), plain_config(site="hidden", layers=[3]))
 
 
 def test_a_model_that_cannot_run_the_probe_is_refused():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_config, toy_model
 from hf_mixup.forward.anatomy.architectures import PECULIARITIES
 from tests.architectures import (
@@ -25,6 +25,7 @@ from tests.architectures import (
     measure,
     row,
 )
+from tests.plain_config import plain_config
 from tests.zoo import toy_batch
 
 BUILT = [model_type for model_type in TYPES if model_type not in NOT_BUILT]
@@ -51,7 +52,7 @@ def test_every_site_is_exact_and_continuous(model_type):
 @pytest.mark.parametrize("model_type", BUILT)
 def test_gradients_are_finite_and_reach_both_sides_of_the_site(model_type):
     model = build(model_type)
-    mixup, batch = Mixup(model, MixupConfig(site="pooled")), batch_of(model_type)
+    mixup, batch = Mixup(model, plain_config(site="pooled")), batch_of(model_type)
     anatomy = mixup.prepare()
     model.train()
     for site, layer in (("embeddings", None), ("hidden", anatomy.depth // 2 - (anatomy.depth < 2)), ("pooled", None)):
@@ -107,7 +108,7 @@ def test_checkpointed_blocks_are_mixed_once(model_type):
             model.gradient_checkpointing_enable()
         return
     model.train()
-    mixup, batch = Mixup(model, MixupConfig(site="pooled")), batch_of(model_type)
+    mixup, batch = Mixup(model, plain_config(site="pooled")), batch_of(model_type)
     plans = [MixupPlan(PARTNER, torch.tensor([0.3, 0.9, 0.5, 0.0]), site, layer) for site, layer in sites_of(mixup)]
     plain = [gradients(model, mixup, batch, plan) for plan in plans]
     model.gradient_checkpointing_enable()
@@ -117,7 +118,7 @@ def test_checkpointed_blocks_are_mixed_once(model_type):
 
 
 def check(model, model_type, at_the_end, near_it):
-    mixup = Mixup(model, MixupConfig(site="pooled"))
+    mixup = Mixup(model, plain_config(site="pooled"))
     for site, layer in sites_of(mixup):
         ends, near, _ = differences(mixup, model, batch_of(model_type), site, layer)
         assert ends < at_the_end and near < near_it, (site, layer)
@@ -190,10 +191,10 @@ def test_a_model_of_ones_own_is_told_by_module_paths():
     with pytest.raises(ValueError, match="OwnModel: no list of blocks.*in the config's field blocks"):
         Mixup(model)
     paths = ["body.lower", "body.upper"]
-    mixup = Mixup(model, MixupConfig(site="pooled", blocks=paths))
+    mixup = Mixup(model, plain_config(site="pooled", blocks=paths))
     clean = model(**toy_batch())["logits"]
     for site, layer in sites_of(mixup):
-        mixup = Mixup(model, MixupConfig(site=site, blocks=paths))
+        mixup = Mixup(model, plain_config(site=site, blocks=paths))
         for lam, expected in ((1.0, clean), (0.0, clean[PARTNER])):
             with mixup.apply(MixupPlan(PARTNER, torch.full((4,), lam), site, layer), toy_batch()):
                 torch.testing.assert_close(model(**toy_batch())["logits"], expected)
@@ -202,10 +203,10 @@ def test_a_model_of_ones_own_is_told_by_module_paths():
 
 def test_a_path_that_is_no_module_is_refused():
     with pytest.raises(ValueError, match=r"blocks: 'body.lover' is not a module of OwnModel.*body.lower"):
-        Mixup(own_model(), MixupConfig(blocks=["body.lover", "body.upper"]))
+        Mixup(own_model(), plain_config(blocks=["body.lover", "body.upper"]))
 
 
 @pytest.mark.parametrize("blocks", [[], "", [3], {"a": 1}])
 def test_blocks_are_module_paths(blocks):
     with pytest.raises(ValueError, match="blocks=.*expected module paths"):
-        MixupConfig(blocks=blocks)
+        plain_config(blocks=blocks)

@@ -31,7 +31,8 @@ from transformers import (
     WhisperForAudioClassification,
 )
 
-from hf_mixup import Mixup, MixupConfig, MixupModel, MixupPlan, MixupTrainer
+from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
+from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments, clean_logits, same_weights, steady_bert, two_term
 
 LABELS = 3
@@ -110,7 +111,7 @@ def toy(name):
 
 @cache
 def mixup_of(name):
-    return Mixup(toy(name), MixupConfig(site="pooled"))
+    return Mixup(toy(name), plain_config(site="pooled"))
 
 
 def batch_of(name, is_padded=False):
@@ -174,7 +175,7 @@ def test_padded_sounds_need_the_masks_and_the_read_out(monkeypatch, rule):
     without = {"mix_keep": lambda keep, *rest: keep, "read_both_texts": lambda *rest: []}
     monkeypatch.setattr(rule, without[rule.rpartition(".")[2]])
     with pytest.raises(ValueError, match="in Wav2Vec2ForSequenceClassification the logits .* differ"):
-        Mixup(toy("wav2vec2"), MixupConfig(site="hidden", layers=0))
+        Mixup(toy("wav2vec2"), plain_config(site="hidden", layers=0))
 
 
 def test_padded_sounds_are_not_mixed_at_the_input():
@@ -264,4 +265,4 @@ def test_a_mixup_model_of_images_returns_the_mixed_loss():
 def test_a_lambda_for_each_dimension_is_for_texts():
     kind, config, sizes = MODELS["vit"]
     with pytest.raises(ValueError, match="interpolation='dimensions': ViT.* no tokens"):
-        Mixup(kind(config(**sizes)), {"interpolation": "dimensions"})
+        Mixup(kind(config(**sizes)), PLAIN | {"interpolation": "dimensions"})
