@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_mixup.config.mixup_config import MixupConfig
-    from hf_mixup.evaluation.inspection import Inspection, inspect_model
+    from hf_mixup.evaluation.inspection import inspect_model
+    from hf_mixup.evaluation.inspection_report import Inspection
     from hf_mixup.mixup import Mixup
     from hf_mixup.plan.mixup_plan import MixupPlan
     from hf_mixup.training.collator import MixupCollator
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 
 # Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
 _MODULES = {
-    "Inspection": "evaluation.inspection",
+    "Inspection": "evaluation.inspection_report",
     "Mixup": "mixup",
     "MixupCollator": "training.collator",
     "MixupConfig": "config.mixup_config",

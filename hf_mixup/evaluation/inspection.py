@@ -1,9 +1,9 @@
-"""Where a model can be mixed, and how exact a mixture is there: the check behind `hf-mixup inspect`."""
+"""Where a model can be mixed, and how exact a mixture is there: the check of `hf-mixup inspect`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.evaluation.inspection_report import report
+from hf_mixup.evaluation.inspection_report import Inspection
+from hf_mixup.evaluation.site_checks import Mask, SiteCheck
 from hf_mixup.forward.anatomy.anatomy import Anatomy, bind, logits_of, map_tensors, model_config, transformers_model
 from hf_mixup.forward.anatomy.endpoints import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE, check_site
 from hf_mixup.forward.anatomy.probe_batch import probe_batch, undisturbed
@@ -25,110 +26,6 @@ LAMBDAS = (0.0, 1.0, 1e-3, 1 - 1e-3, 1e-6, 1 - 1e-6)
 KINDS = {"bias": "additive bias", "mask": "zeros and ones"}
 INEXACT = f"at lambda 0 or 1 the logits are off the clean ones by more than {SPREAD_TOLERANCE:.0%} of their spread."
 JUMPS = "exact at lambda 0 and 1, but 1e-6 off them the logits are elsewhere: they jump, or are too steep to tell."
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A mask that the model is given.
-
-    Args:
-        argument (`str`): name of the argument.
-        kind (`str`): `"additive bias"`, `"boolean"`, `"zeros and ones"`, or `"compared"`: a bias that the kernel asks
-            where it is zero.
-        blocks (`list[int]`): the blocks that are given it.
-        module (`str`, *optional*): the embedding module that multiplies by it, where it is no block.
-    """
-
-    argument: str
-    kind: str
-    blocks: list[int]
-    module: str | None = None
-
-
-@dataclass(frozen=True)
-class SiteCheck:
-    """One site of a model, as measured.
-
-    The differences are the largest over eleven pairs of texts, as a share of the largest difference between the clean
-    logits of a pair; `None` where nothing could be measured.
-
-    Args:
-        site (`str`): as `MixupConfig.site`.
-        modules (`list[str]`): module paths of the lookups, of the first block of each stack, or of the block after
-            which is mixed; empty for `"pooled"`, which is mixed behind the last layer.
-        layer (`int`, *optional*): the number of that block, as in `MixupConfig.layers`.
-        stack (`str`, *optional*): its stack, where there are several: `"encoder"`, `"decoder"`, or `"stack 0"`.
-        run (`int`, defaults to 1): which of its runs this is, for a block that runs several times.
-        runs (`int`, defaults to 1): how often it runs.
-        at_0, at_1 (`float`, *optional*): difference at lambda 0 from the partner's logits, at lambda 1 from the text's.
-        near, nearer (`float`, *optional*): difference 1e-3 and 1e-6 away from either end, but for pairs in which a head
-            that reads one position whatever is there finds padding.
-        exact (`bool`): whether both ends are the clean logits, up to rounding and what training does not notice.
-        continuous (`bool`): whether the mixture also comes close to them as lambda does.
-        reason (`str`, *optional*): why the site is not available, not exact or not continuous.
-    """
-
-    site: str
-    modules: list[str]
-    layer: int | None = None
-    stack: str | None = None
-    run: int = 1
-    runs: int = 1
-    at_0: float | None = None
-    at_1: float | None = None
-    near: float | None = None
-    nearer: float | None = None
-    exact: bool = False
-    continuous: bool = False
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What is known of mixing a model; `str()` is the report.
-
-    Args:
-        model_class (`str`): class of the model.
-        model_type (`str`, *optional*): its type, as transformers names it.
-        parameters (`int`): how many it has.
-        dtype (`str`): their type.
-        attention (`str`, *optional*): the attention kernel.
-        source (`str`, *optional*): what the model was made from, where it was given by name.
-        reason (`str`, *optional*): why it cannot be mixed at all; the fields below are empty then.
-        depth (`int`): number of blocks that run.
-        readout (`str`, *optional*): where the head reads, as `Anatomy.readout`.
-        read_at (`str`, *optional*): module path of what it reads.
-        padding_is_text (`bool`, *optional*): whether what stands at padding positions changes the logits;
-            `None` where there is no padding.
-        masks (`list[Mask]`): the masks that the model is given.
-        sites (`list[SiteCheck]`): every site, `"hidden"` once for every block.
-    """
-
-    model_class: str
-    model_type: str | None
-    parameters: int
-    dtype: str
-    attention: str | None
-    source: str | None = None
-    reason: str | None = None
-    depth: int = 0
-    readout: str | None = None
-    read_at: str | None = None
-    padding_is_text: bool | None = None
-    masks: list[Mask] = field(default_factory=list)
-    sites: list[SiteCheck] = field(default_factory=list)
-
-    @property
-    def usable(self) -> bool:
-        """Whether a site other than `"pooled"`, which every classifier has, is exact."""
-        return any(check.exact for check in self.sites if check.site != "pooled")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field and `usable`, as plain Python values."""
-        return asdict(self) | {"usable": self.usable}
-
-    def __str__(self) -> str:
-        return report(self)
 
 
 def inspect_model(model: nn.Module, blocks: Sequence[str] = ()) -> Inspection:

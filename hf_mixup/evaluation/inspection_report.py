@@ -1,16 +1,16 @@
-"""An `Inspection` as text, to be read at a glance. Imports no torch."""
+"""What is known of mixing a model, and its text, to be read at a glance. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from textwrap import fill, wrap
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from hf_mixup.evaluation.inspection import Inspection, Mask, SiteCheck
+from hf_mixup.evaluation.site_checks import Mask, SiteCheck
 
 WIDTH, FACT, WHERE, NUMBER = 116, 18, 45, 10
 # Blocks of a kind beyond this number share a row.
@@ -38,11 +38,6 @@ LEGEND = (
     "lambda 0, lambda 1: how far the mixed logits are at most from the clean ones of the partner, of the text itself; "
     "1e-3 off, 1e-6 off: the same that far from either end. 1 would be the distance between two clean texts."
 )
-
-
-def report(inspection: Inspection) -> str:
-    """The text of `hf-mixup inspect`."""
-    return "\n".join(line.rstrip() for line in [*_facts(inspection), *_table(inspection.sites)])
 
 
 def _facts(inspection: Inspection) -> Iterator[str]:
@@ -154,3 +149,51 @@ def _reasons(sites: Sequence[SiteCheck]) -> Iterator[str]:
     for reason in reasons:
         names = _sites(check for check in sites if check.reason == reason)
         yield fill(f"{names}: {reason}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of mixing a model; `str()` is the report.
+
+    Args:
+        model_class (`str`): class of the model.
+        model_type (`str`, *optional*): its type, as transformers names it.
+        parameters (`int`): how many it has.
+        dtype (`str`): their type.
+        attention (`str`, *optional*): the attention kernel.
+        source (`str`, *optional*): what the model was made from, if it was given by name.
+        reason (`str`, *optional*): why it cannot be mixed at all; the fields below are empty then.
+        depth (`int`): number of blocks that run.
+        readout (`str`, *optional*): where the head reads, as `Anatomy.readout`.
+        read_at (`str`, *optional*): module path of what it reads.
+        padding_is_text (`bool`, *optional*): whether what stands at padding positions changes the logits;
+            `None` if there is no padding.
+        masks (`list[Mask]`): the masks that the model is given.
+        sites (`list[SiteCheck]`): every site, `"hidden"` once for every block.
+    """
+
+    model_class: str
+    model_type: str | None
+    parameters: int
+    dtype: str
+    attention: str | None
+    source: str | None = None
+    reason: str | None = None
+    depth: int = 0
+    readout: str | None = None
+    read_at: str | None = None
+    padding_is_text: bool | None = None
+    masks: list[Mask] = field(default_factory=list)
+    sites: list[SiteCheck] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a site other than `"pooled"`, which every classifier has, is exact."""
+        return any(check.exact for check in self.sites if check.site != "pooled")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and `usable`, as plain Python values."""
+        return asdict(self) | {"usable": self.usable}
+
+    def __str__(self) -> str:
+        return "\n".join(line.rstrip() for line in [*_facts(self), *_table(self.sites)])
