@@ -19,9 +19,9 @@ from hf_mixup.cli.train.files import FileFormat
 from hf_mixup.cli.train.training_dry_run import construction_errors
 from hf_mixup.cli.train.training_options import check_options, field_name
 from hf_mixup.config.checks import choice, nearest
+from hf_mixup.config.files import load_yaml, read_mapping
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.config.yaml_file import load_yaml, read_mapping
 from hf_mixup.training.loss_watch import POLICIES
 
 # How Python writes that there is no value.

@@ -14,7 +14,7 @@ import yaml
 
 from hf_mixup.config import checks
 from hf_mixup.config.checks import Check, nearest
-from hf_mixup.config.yaml_file import read_mapping
+from hf_mixup.config.files import read_mapping
 
 SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
 # Partners that are not in the batch.

@@ -1,15 +1,15 @@
-"""What of mixup goes into a checkpoint: one file for each process, and one more where examples are remembered."""
+"""What of mixup goes into a checkpoint: one file for each process, and one more if examples are remembered."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.mixup import Mixup
 
@@ -19,7 +19,7 @@ CONFIG_NAME = "mixup_config.yaml"
 
 
 def state_file(folder: str | Path, rank: int) -> Path:
-    """Where the plans of a process go on."""
+    """From where the plans of a process resume."""
     return Path(folder) / f"mixup_state_{rank}.json"
 
 
@@ -39,19 +39,15 @@ def save_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
     state = mixup.state_dict()
     memory = state.pop("memory", None)
     if memory is not None:
-        _at_once(memory_file(folder, rank), lambda path: torch.save(memory, path))
+        with write_whole(memory_file(folder, rank)) as part:
+            torch.save(memory, part)
     text = json.dumps({"ranks": ranks, "has_memory": memory is not None, "plans": state})
-    _at_once(state_file(folder, rank), lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _at_once(path: Path, write: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    os.replace(part, path)
+    with write_whole(state_file(folder, rank)) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
-    """Continue where `save_state` left off; with a warning, anew where the checkpoint was saved without mixup or by
+    """Continue where `save_state` left off; with a warning, anew if the checkpoint was saved without mixup or by
     another number of processes.
 
     Raises:
@@ -76,7 +72,7 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
 
 
 def read_ranks(folder: str | Path) -> int | None:
-    """The number of processes that saved a checkpoint; `None` where it holds nothing of mixup."""
+    """The number of processes that saved a checkpoint; `None` if it holds nothing of mixup."""
     path = next(Path(folder).glob("mixup_state_*.json"), None)
     if path is None:
         return None

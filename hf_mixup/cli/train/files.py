@@ -7,12 +7,10 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import datasets
 import pyarrow as pa
@@ -22,6 +20,7 @@ from datasets import Dataset, Features
 from hf_mixup.cli.train.delimited import DELIMITERS, QUOTINGS, read_delimited
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest
+from hf_mixup.config.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -231,10 +230,8 @@ def _kind(value: Any) -> str:
 def _keep(table: pa.Table, path: Path) -> None:
     """Write rows for `Dataset.from_file`; whole or not at all, as other processes may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+    with write_whole(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=ROWS_AT_A_TIME)
-    os.replace(part, path)
 
 
 def _left_out(path: Path) -> dict[str, str]:

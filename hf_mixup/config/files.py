@@ -1,10 +1,13 @@
-"""YAML files that users write. Imports no torch."""
+"""Files that are read and written: YAML of users, and results that appear whole. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -20,7 +23,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """What YAML text says. Raises `ValueError` where it is not YAML, or a mapping holds a key twice."""
+    """What YAML text says. Raises `ValueError` if it is not YAML, or a mapping holds a key twice."""
     try:
         return yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError) as error:
@@ -28,7 +31,7 @@ def load_yaml(text: str) -> Any:
 
 
 def read_mapping(path: str | Path, of_what: str) -> dict[str, Any]:
-    """The mapping in a file. Raises `ValueError` where it is not YAML, or not a mapping of `of_what`."""
+    """The mapping in a file. Raises `ValueError` if it is not YAML, or not a mapping of `of_what`."""
     try:
         values = load_yaml(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -36,3 +39,21 @@ def read_mapping(path: str | Path, of_what: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise ValueError(f"{path}: expected a mapping of {of_what}, got {type(values).__name__}.")
     return {str(name): value for name, value in values.items()}
+
+
+@contextmanager
+def write_whole(path: str | Path) -> Iterator[Path]:
+    """Make a file appear whole or not at all.
+
+    Args:
+        path (`str` or `Path`): the file; one that is there is replaced. Its folder is there.
+
+    Yields:
+        `Path`: the file to write in the block, which takes the place of `path` after it, and is deleted on an error.
+    """
+    part = Path(path).with_name(f"{Path(path).name}.{uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
