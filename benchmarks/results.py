@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from hf_mixup.cli.compare.canvas import panels, titled
 from hf_mixup.cli.compare.findings import metric_name
 from hf_mixup.cli.compare.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
-from hf_mixup.evaluation.metrics import higher_is_better
+from hf_mixup.training.metric_names import higher_is_better
 
 ROOT = Path(__file__).parents[1]
 KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"

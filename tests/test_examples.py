@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from hf_mixup.evaluation.metrics import METRIC_NAMES
+from hf_mixup.training.metric_names import METRIC_NAMES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
-from hf_mixup import __version__
 from hf_mixup.cli.mixup_help import mixup_help
 from hf_mixup.cli.terminal import SHOW_TRACEBACK, interruptible, one_line_errors
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fine-tune text classifiers with mixup.",
         epilog="With --debug every command shows the traceback of an error.",
     )
-    parser.add_argument("--version", action="version", version=f"hf-mixup {__version__}")
+    parser.add_argument("--version", action="version", version=f"hf-mixup {version('hf_mixup')}")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser(
         "train",

@@ -1,4 +1,4 @@
-"""What a run says at its end, or where it ends early. Imports no torch."""
+"""What a run says at its end, or when it ends early. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from textwrap import shorten
 from typing import Any
+
+from hf_mixup.config.extras import install_advice
 
 # Whether `--debug` was given.
 SHOW_TRACEBACK: ContextVar[bool] = ContextVar("show_traceback", default=False)
@@ -36,14 +38,15 @@ def one_line_errors(after_interruption: str = "") -> Iterator[None]:
         except Exception as error:
             if SHOW_TRACEBACK.get():
                 traceback.print_exc()
-            _say(f"error: {in_one_line(error)}", is_shared=isinstance(error, ValueError))
+            _say(f"error: {in_one_line(error)}", is_shared=isinstance(error, (ValueError, ImportError)))
             raise SystemExit(2) from error
 
 
 def in_one_line(error: BaseException) -> str:
     """What an error says, with its type if it is not one that names the field."""
-    words = shorten(" ".join(str(error).split()), LONGEST_LINE, placeholder=" ...")
-    if isinstance(error, EXPECTED) and words:
+    advice = install_advice(error) if isinstance(error, ModuleNotFoundError) else None
+    words = advice or shorten(" ".join(str(error).split()), LONGEST_LINE, placeholder=" ...")
+    if words == advice or (isinstance(error, EXPECTED) and words):
         return words
     if type(error).__name__ == "OutOfMemoryError":
         return f"per_device_train_batch_size: out of memory; lower it, or raise gradient_accumulation_steps. {words}"
@@ -52,14 +55,14 @@ def in_one_line(error: BaseException) -> str:
 
 @contextmanager
 def interruptible(output_dir: str | None = None, advice: str = "") -> Iterator[None]:
-    """Ctrl-C ends the process with status 130 and a line; it says how to go on where `output_dir` allows it."""
+    """Ctrl-C ends the process with status 130 and a line, which says how to resume if `output_dir` allows it."""
     try:
         yield
     except KeyboardInterrupt as error:
-        from hf_mixup.training.checkpoints import last_checkpoint
+        if output_dir is not None:
+            from hf_mixup.training.checkpoints import last_checkpoint
 
-        if output_dir is not None and last_checkpoint(output_dir):
-            advice = "continue with --resume_from_checkpoint true"
+            advice = "continue with --resume_from_checkpoint true" if last_checkpoint(output_dir) else advice
         _say("interrupted" + (f"; {advice}" if advice else ""))
         raise SystemExit(130) from error
 

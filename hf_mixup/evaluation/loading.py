@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import evaluate
 
 from hf_mixup.config.checks import choice
-
-if TYPE_CHECKING:
-    import evaluate
 
 FOLDER = Path(__file__).parent / "modules"
 MODULES = ("classification", "calibration", "multilabel", "regression")
@@ -29,6 +28,4 @@ def load(name: str, **options: Any) -> evaluate.EvaluationModule:
         ValueError: for another name.
     """
     choice(*MODULES)("name", name)
-    import evaluate
-
     return evaluate.load(str(FOLDER / name), **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,7 @@ from transformers import EvalPrediction
 from hf_mixup.config.checks import nearest
 from hf_mixup.evaluation.calibration import adaptive_ece, binary_ece, ece
 from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
-
-METRIC_NAMES = {
-    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"),
-    "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier", "label_ece"),
-    "regression": ("pearson", "spearman", "rmse"),
-}
+from hf_mixup.training.metric_names import METRIC_NAMES
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -131,53 +125,6 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
     "multi_label_classification": multilabel_metrics,
     "regression": regression_metrics,
 }
-
-
-# What tells a better model, for names after `dev_` or `eval_` is taken off.
-HIGHER_IS_BETTER = {
-    "accuracy*": True,
-    "*f1": True,
-    "subset_accuracy": True,
-    "lrap*": True,
-    "pearson*": True,
-    "spearman*": True,
-    "ood_auroc_*": True,
-    "loss": False,
-    "test_loss": False,
-    "path_loss": False,
-    "nll*": False,
-    "brier*": False,
-    "*ece*": False,
-    "rmse": False,
-    "flips_*": False,
-    "ood_fpr95_*": False,
-    "memorised": False,
-    "gradient_norm": False,
-}
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """The direction of a metric.
-
-    Args:
-        metric (`str`): a name, such as `"nll_scaled"`, `"accuracy_dropout_0.1"` or `"eval_nll"`; `dev_` or `eval_` in
-            front changes nothing.
-
-    Returns:
-        `bool | None`: None for what is neither good nor bad by itself, such as `temperature` or `train_loss`.
-    """
-    name = metric.removeprefix("dev_").removeprefix("eval_")
-    return next((up for pattern, up in HIGHER_IS_BETTER.items() if fnmatchcase(name, pattern)), None)
-
-
-def check_metric_name(problem_type: str, name: str, field: str = "metric_for_best_model") -> None:
-    """Raises `ValueError` where `name`, with or without `eval_`, is not what an evaluation returns."""
-    names = ("loss", *METRIC_NAMES[problem_type])
-    if name.removeprefix("eval_") not in names:
-        raise ValueError(
-            f"{field}={name!r}: no such metric of {problem_type.replace('_', ' ')}."
-            f"{nearest(name.removeprefix('eval_'), names)} Metrics: {', '.join(names)}."
-        )
 
 
 def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:

@@ -12,8 +12,9 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 from hf_mixup.config.checks import nearest, number
-from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.predictions import CHECKS, diverged
+from hf_mixup.training.metric_names import METRIC_NAMES
 
 LOWEST, HIGHEST = 0.05, 20.0
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import default_compute_objective
 
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest
+from hf_mixup.training.metric_names import higher_is_better
 
 DIRECTIONS = {True: "maximize", False: "minimize"}
 # Ends of the names of times, which are no metrics.
@@ -44,8 +45,6 @@ def _names_in(metrics: Iterable[str]) -> list[str]:
 
 def check_direction(names: Iterable[str], direction: str | None) -> None:
     """Raise `ValueError` if metrics, as far as they are known, are better in different directions, or not in this."""
-    from hf_mixup.evaluation.metrics import higher_is_better
-
     by_direction: dict[str, list[str]] = {}
     for name in names:
         up = higher_is_better(name)
@@ -120,8 +119,6 @@ def choose_objective(
 
 
 def _direction_of(name: str, args: TrainingArguments) -> str:
-    from hf_mixup.evaluation.metrics import higher_is_better
-
     known = higher_is_better(name)
     return DIRECTIONS[bool(args.greater_is_better) if known is None else known]
 

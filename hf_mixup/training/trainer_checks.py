@@ -13,6 +13,7 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.anatomy import model_config
 from hf_mixup.training.collator import MixupCollator
 from hf_mixup.training.groups import check_groups
+from hf_mixup.training.metric_names import METRIC_NAMES, higher_is_better
 from hf_mixup.training.model import MixupModel
 
 logger = logging.get_logger(__name__)
@@ -65,9 +66,6 @@ def follow_metric(trainer: Any) -> None:
     args, name = trainer.args, metric_name(trainer)
     if not args.greater_is_better or name is None:
         return
-    # Imported here: the metrics take a second, and most trainings select by none of them.
-    from hf_mixup.evaluation.metrics import METRIC_NAMES, higher_is_better
-
     if higher_is_better(name) is False and any(name in names for names in METRIC_NAMES.values()):
         args.greater_is_better = False
         logger.warning(

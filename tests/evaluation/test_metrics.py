@@ -12,7 +12,7 @@ from hf_mixup.evaluation import (
     regression_metrics,
     reliability,
 )
-from hf_mixup.evaluation.metrics import METRIC_NAMES
+from hf_mixup.training.metric_names import METRIC_NAMES
 
 
 def softmax(logits):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,11 +114,10 @@ def bounds_of(metric: str) -> tuple[float, float]:
 
 def panels(rows: int, columns: int, width: float, height: float, **shared: Any) -> tuple[Figure, np.ndarray]:
     """A figure with rows and columns of axes of a size in inches."""
-    try:
-        figures = import_module("matplotlib.figure")
-    except ImportError as error:
-        raise ImportError('The pictures need matplotlib: pip install "hf_mixup[plots]"') from error
-    figure = figures.Figure(figsize=(max(width * columns, 5) + 0.8, height * rows + 1.1), layout="constrained")
+    # Imported here: matplotlib comes with an extra of its own.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(width * columns, 5) + 0.8, height * rows + 1.1), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **shared)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,24 +17,28 @@ import numpy as np
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from hf_mixup import Mixup, MixupTrainer
 from hf_mixup.cli.arguments import mixup_errors, parse_fields
-from hf_mixup.cli.compare.grid import Cell, Comparison
+from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.measures import further_metrics, predict
 from hf_mixup.cli.compare.rows import read_data, training_data
+from hf_mixup.cli.compare.runs import RESULT, Cell
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode
 from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.config.files import write_whole
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.calibration import reliability
-from hf_mixup.evaluation.metrics import METRICS, check_metric_name, higher_is_better
+from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
+from hf_mixup.mixup import Mixup
 from hf_mixup.training.groups import number_groups
+from hf_mixup.training.metric_names import check_metric_name, higher_is_better
+from hf_mixup.training.trainer import MixupTrainer
 
 logger = logging.getLogger(__name__)
 
 # Losses are measured at this many moments of a training, on this many rows.
 MOMENTS, CURVE_ROWS = 5, 64
-RESULT, PREDICTIONS = "result.json", "predictions.npz"
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass
@@ -87,9 +90,8 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     result |= {"metrics": known_to_json(metrics | more), "curves": known_to_json(curves)}
     result["train"] = {"steps": best.trainer.state.global_step, "seconds": round(time.perf_counter() - start, 1)}
     np.savez_compressed(folder / PREDICTIONS, **predictions)  # type: ignore[arg-type]
-    written = folder / f"{RESULT}.part"
-    written.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    os.replace(written, folder / RESULT)
+    with write_whole(folder / RESULT) as part:
+        part.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 

@@ -27,13 +27,15 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_mixup.cli.arguments import parse_fields
-from hf_mixup.cli.compare.cell import RESULT, check_runs, run_cell
-from hf_mixup.cli.compare.grid import Cell, Comparison
+from hf_mixup.cli.compare.cell import check_runs, run_cell
+from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import digest
+from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, is_finished
+from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 
-ASKED, LOCK = "comparison.yaml", ".lock"
+LOCK = ".lock"
 # What may differ when a comparison goes on: more of the grid, and how it is run.
 MAY_GROW = ("methods", "seeds", "train_sizes", "label_noise", "workers", "output_dir")
 MOST_WORKERS = 8
@@ -67,17 +69,11 @@ def compare(comparison: Comparison) -> list[Cell]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            written = folder / f"{ASKED}.part"
-            written.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
-            os.replace(written, folder / ASKED)
+            with write_whole(folder / ASKED) as part:
+                part.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
             return run_missing(comparison, missing, folder)
     except Timeout as error:
         raise ValueError(f"output_dir={str(folder)!r}: another comparison is running in it.") from error
-
-
-def is_finished(folder: Path, cell: Cell) -> bool:
-    """Whether a run has left its result."""
-    return (folder / "runs" / cell.name / RESULT).is_file()
 
 
 def read_before(folder: Path) -> dict[str, Any] | None:

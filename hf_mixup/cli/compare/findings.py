@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from hf_mixup.cli.compare.table import BETTER, SAME, TOO_FEW, WORSE, number, verdict_of
-from hf_mixup.evaluation.metrics import higher_is_better
+from hf_mixup.training.metric_names import higher_is_better
 
 NAMES = {
     "macro_f1": "macro F1",

@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any
 
 from hf_mixup.cli.arguments import DataArguments, read_yaml
+from hf_mixup.cli.compare.runs import DERIVED, Cell
 from hf_mixup.cli.train.training_options import refused_in_comparison
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest
@@ -29,29 +30,6 @@ SHARED = (
     *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
 )
 EXAMPLES = {"seeds": "[0, 1, 2]", "train_sizes": "[20, 200]", "label_noise": "[0, 0.2]", "measures": "[boundary]"}
-DERIVED = "temperature_scaling"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the grid.
-
-    Args:
-        method (`str`): its name in `Comparison.methods`.
-        train_size (`int`): see `Comparison.train_sizes`.
-        label_noise (`float`): share of the training labels that are replaced by another one.
-        seed (`int`): of the training rows, the new head, dropout, the order of batches, and mixup.
-    """
-
-    method: str
-    train_size: int
-    label_noise: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return f"{self.method}-size{self.train_size}-noise{self.label_noise:g}-seed{self.seed}"
 
 
 @dataclass

@@ -20,9 +20,9 @@ from hf_mixup.cli.compare.canvas import (
     titled,
 )
 from hf_mixup.cli.compare.findings import finding, metric_name, overview, select, setting_name
-from hf_mixup.cli.compare.grid import DERIVED
+from hf_mixup.cli.compare.runs import DERIVED
 from hf_mixup.cli.compare.table import BETTER, DIVERGED, SETTING, WORSE, verdict_of
-from hf_mixup.evaluation.metrics import higher_is_better
+from hf_mixup.training.metric_names import higher_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from html import escape
 from pathlib import Path
 from string import Template
@@ -16,19 +15,18 @@ import yaml
 from hf_mixup.cli.compare.canvas import Pictured
 from hf_mixup.cli.compare.findings import finding, metric_name, select, setting_name, verdicts
 from hf_mixup.cli.compare.plots import MOST_DIAGRAMS, MOST_LINES, figures
+from hf_mixup.cli.compare.runs import asked_cells, load_runs, read_asked
 from hf_mixup.cli.compare.table import (
     BETTER,
     DIVERGED,
     SAME,
     SETTING,
     WORSE,
-    asked_cells,
-    load_runs,
     number,
-    read_asked,
     verdict_of,
     write_tables,
 )
+from hf_mixup.config.files import write_whole
 
 DIFFERENCES = (
     "Mean differences to {baseline} over seeds, with their 95 % t intervals. A filled circle: better. A filled cross: "
@@ -119,9 +117,8 @@ def write_report(folder: str | Path) -> Path:
     ]
     title = f"{len(asked['methods'])} methods compared with each other"
     page = PAGE.substitute(title=escape(title), body="\n".join(parts))
-    written = target / "report.html.part"
-    written.write_text(page, encoding="utf-8")
-    os.replace(written, target / "report.html")
+    with write_whole(target / "report.html") as part:
+        part.write_text(page, encoding="utf-8")
     return target / "report.html"
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy import stats
 
-from hf_mixup.cli.compare.cell import RESULT
-from hf_mixup.cli.compare.compare import ASKED
-from hf_mixup.cli.compare.grid import DERIVED, Cell
-from hf_mixup.evaluation.metrics import higher_is_better
+from hf_mixup.cli.compare.runs import DERIVED, load_runs, read_asked
+from hf_mixup.config.files import write_whole
+from hf_mixup.training.metric_names import higher_is_better
 
 BETTER, SAME, WORSE, TOO_FEW, DIVERGED = "better", "no difference seen", "worse", "too few seeds", "diverged"
 MAIN_METRICS = {
@@ -37,44 +32,6 @@ SETTING = ["train_size", "label_noise"]
 # What a temperature leaves as it is: it changes no ranking of the classes.
 UNSCALED = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised")
 WIDTH = 119
-
-
-def read_asked(folder: str | Path) -> dict[str, Any]:
-    """What was asked for: the fields in `comparison.yaml`.
-
-    Args:
-        folder (`str` or `Path`): the output folder of a comparison.
-
-    Raises:
-        FileNotFoundError: where the folder holds no comparison.
-    """
-    path = Path(folder) / ASKED
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} holds no comparison: there is no {ASKED} in it.")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def asked_cells(asked: dict[str, Any]) -> list[Cell]:
-    """Every run that was asked for, finished or not; the methods in their order."""
-    grid = itertools.product(asked["methods"], asked["train_sizes"], asked["label_noise"], asked["seeds"])
-    return [Cell(*values) for values in grid]
-
-
-def load_runs(folder: str | Path) -> list[dict[str, Any]]:
-    """The results of the finished runs.
-
-    Args:
-        folder (`str` or `Path`): the output folder of a comparison.
-
-    Returns:
-        `list[dict]`: what the runs wrote into `result.json`, by method, size, label noise and seed as they were asked
-            for. Missing and unfinished runs are absent, and so are runs that are not asked for any more.
-
-    Raises:
-        FileNotFoundError: where the folder holds no comparison.
-    """
-    paths = [Path(folder) / "runs" / cell.name / RESULT for cell in asked_cells(read_asked(folder))]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
@@ -222,9 +179,8 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise ValueError(f"{str(folder)!r} holds no finished run yet.")
     summary = summarise(results, next(iter(read_asked(folder)["methods"])))
     for name, table in (("results.csv", results), ("summary.csv", summary)):
-        written = Path(folder) / f"{name}.part"
-        table.to_csv(written, index=False)
-        os.replace(written, Path(folder) / name)
+        with write_whole(Path(folder) / name) as part:
+            table.to_csv(part, index=False)
     return results, summary
 
 

@@ -21,17 +21,17 @@ from transformers import (
 )
 from transformers.utils.logging import set_verbosity_error
 
-from hf_mixup import MixupTrainer
 from hf_mixup.cli.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.cli.terminal import DIVERGED, format_table
 from hf_mixup.cli.train.data import TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.evaluation.metrics import check_metric_name, first_output
+from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
 from hf_mixup.training.checkpoints import check_output_dir
 from hf_mixup.training.groups import number_groups
+from hf_mixup.training.metric_names import check_metric_name
+from hf_mixup.training.trainer import MixupTrainer
 
 logger = logging.getLogger(__name__)
 

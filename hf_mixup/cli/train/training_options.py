@@ -12,7 +12,7 @@ from transformers.trainer_utils import SchedulerType
 
 from hf_mixup.cli.train.training_dry_run import check_accelerator, check_optimizer, check_reporting, check_torch
 from hf_mixup.cli.train.training_option_table import FOLLOW_A_METRIC, OPTIONS
-from hf_mixup.evaluation.metrics import higher_is_better
+from hf_mixup.training.metric_names import higher_is_better
 
 # Values that say what a comparison does anyway; YAML reads an unquoted no as false.
 IN_COMPARISON: dict[str, tuple[Any, ...]] = {

@@ -9,9 +9,11 @@ import pytest
 
 from hf_mixup.cli.arguments import parse_fields
 from hf_mixup.cli.compare.cell import Trained, better, run_cell
-from hf_mixup.cli.compare.grid import Cell, Comparison
+from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import draw_rows, flip_labels, read_data, training_data
-from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+from hf_mixup.cli.compare.runs import Cell
+from hf_mixup.evaluation.metrics import METRICS
+from hf_mixup.training.metric_names import METRIC_NAMES
 from tests.toy_text import reviews, save_toy_model, write_csv, write_reviews
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from hf_mixup.cli.compare.grid import Cell, Comparison
+from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.compare.runs import Cell
 
 BASE = {"output_dir": "out", "methods": ["none", "label_smoothing", "tmix"], "train_sizes": [20]}
 

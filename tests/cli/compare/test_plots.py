@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ pytest.importorskip("matplotlib", reason="needs the plots extra")
 from hf_mixup.cli.compare.canvas import Pictured, mean_and_half, mean_and_interval
 from hf_mixup.cli.compare.findings import finding, overview
 from hf_mixup.cli.compare.plots import PICTURES, figures
-from hf_mixup.cli.compare.table import collect, load_runs, summarise
+from hf_mixup.cli.compare.runs import load_runs
+from hf_mixup.cli.compare.table import collect, summarise
 from tests.toy_comparison import change_run, write_comparison
 
 
@@ -173,9 +173,3 @@ def test_a_ninth_method_looks_like_no_other(tmp_path):
         str({name: look for name, look in data.style(method).items() if name != "label"}) for method in data.methods
     }
     assert len(looks) == 12
-
-
-def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'pip install "hf_mixup\[plots\]"'):
-        figures(pictured(write_comparison(tmp_path)))

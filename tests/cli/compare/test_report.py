@@ -1,5 +1,7 @@
 import base64
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +74,15 @@ def test_few_runs(tmp_path):
     assert "Too few seeds for a verdict on Pearson correlation" in page and "From up to 1 seed;" in page
     with pytest.raises(FileNotFoundError, match="comparison.yaml"):
         write_report(tmp_path / "nowhere")
+
+
+def test_no_training_stack_is_loaded(tmp_path):
+    folder = write_comparison(tmp_path)
+    code = f"""if True:
+        import sys
+        from hf_mixup.cli.main import main
+        assert main(["report", {str(folder)!r}]) == 0
+        print([name for name in ("torch", "transformers", "datasets", "accelerate", "sklearn") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hf_mixup.cli.compare.table import MAIN_METRICS, collect, format_summary, load_runs, summarise, write_tables
+from hf_mixup.cli.compare.runs import load_runs
+from hf_mixup.cli.compare.table import MAIN_METRICS, collect, format_summary, summarise, write_tables
 from tests.toy_comparison import change_run, write_comparison
 
 

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from hf_mixup.cli.arguments import parse
 from hf_mixup.cli.train.classification import build_model, encode, finish, load_data, prepare
-from hf_mixup.evaluation.metrics import METRIC_NAMES, METRICS
+from hf_mixup.evaluation.metrics import METRICS
+from hf_mixup.training.metric_names import METRIC_NAMES
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "run_classification.py"

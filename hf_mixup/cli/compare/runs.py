@@ -1,0 +1,80 @@
+"""The folder of a comparison: what was asked for, and the runs that are finished. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ASKED, RESULT = "comparison.yaml", "result.json"
+# The baseline with a temperature fitted on development data: a method without runs of its own.
+DERIVED = "temperature_scaling"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Args:
+        method (`str`): its name in `Comparison.methods`.
+        train_size (`int`): see `Comparison.train_sizes`.
+        label_noise (`float`): share of the training labels that are replaced by another one.
+        seed (`int`): of the training rows, the new head, dropout, the order of batches, and mixup.
+    """
+
+    method: str
+    train_size: int
+    label_noise: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.method}-size{self.train_size}-noise{self.label_noise:g}-seed{self.seed}"
+
+
+def read_asked(folder: str | Path) -> dict[str, Any]:
+    """What was asked for: the fields in `comparison.yaml`.
+
+    Args:
+        folder (`str` or `Path`): the output folder of a comparison.
+
+    Raises:
+        FileNotFoundError: if the folder holds no comparison.
+    """
+    path = Path(folder) / ASKED
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} holds no comparison: there is no {ASKED} in it.")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def asked_cells(asked: dict[str, Any]) -> list[Cell]:
+    """Every run that was asked for, finished or not; the methods in their order."""
+    grid = itertools.product(asked["methods"], asked["train_sizes"], asked["label_noise"], asked["seeds"])
+    return [Cell(*values) for values in grid]
+
+
+def load_runs(folder: str | Path) -> list[dict[str, Any]]:
+    """The results of the finished runs.
+
+    Args:
+        folder (`str` or `Path`): the output folder of a comparison.
+
+    Returns:
+        `list[dict]`: what the runs wrote into `result.json`, by method, size, label noise and seed as they were asked
+            for. Missing and unfinished runs are absent, and so are runs that are not asked for any more.
+
+    Raises:
+        FileNotFoundError: if the folder holds no comparison.
+    """
+    paths = [Path(folder) / "runs" / cell.name / RESULT for cell in asked_cells(read_asked(folder))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def is_finished(folder: Path, cell: Cell) -> bool:
+    """Whether a run has left its result."""
+    return (folder / "runs" / cell.name / RESULT).is_file()
