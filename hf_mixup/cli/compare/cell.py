@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.measures import further_metrics, predict
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import RESULT, Cell
-from hf_mixup.cli.train.classification import build_model, build_trainer, encode
-from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
+from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.calibration import reliability
@@ -127,8 +126,8 @@ class LearningCurve(TrainerCallback):
     def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
         self.trainer, self.problem_type = trainer, problem_type
         self.rows = {
-            "train_loss": splits["train"].shuffle(seed=0).select(range(min(CURVE_ROWS, splits["train"].num_rows))),
-            "dev_loss": splits["validation"].select(range(min(CURVE_ROWS, splits["validation"].num_rows))),
+            "train_loss": first_rows(splits["train"].shuffle(seed=0), CURVE_ROWS),
+            "dev_loss": first_rows(splits["validation"], CURVE_ROWS),
         }
         self.learning: dict[str, list[float]] = {"step": [], "train_loss": [], "dev_loss": []}
 
@@ -180,15 +179,6 @@ def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
     """The loss of the problem type, without smoothing or weights."""
     metrics = METRICS[problem_type](logits, labels)
     return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
-
-
-def known_to_json(value: Any) -> Any:
-    """The same with what JSON knows: numbers that are not finite become `None`, at any depth."""
-    if isinstance(value, Mapping):
-        return {name: known_to_json(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [known_to_json(one) for one in value]
-    return None if isinstance(value, Real) and not math.isfinite(value) else value
 
 
 def check_runs(comparison: Comparison) -> TextData:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from hf_mixup.cli.arguments import DataArguments
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.train.classification import encode
-from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths
 from hf_mixup.evaluation.metrics import METRICS, first_output
 from hf_mixup.evaluation.outliers import outlier_metrics
@@ -34,8 +34,7 @@ def further_metrics(
     comparison: Comparison, trainer: Trainer, data: TextData, data_args: DataArguments, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and curves that the comparison asks for, on `measured_samples` texts of the test split."""
-    test = data.splits["test"].shuffle(seed=0)
-    raw = test.select(range(min(comparison.measured_samples, test.num_rows)))
+    raw = first_rows(data.splits["test"].shuffle(seed=0), comparison.measured_samples)
     measured = _Measured(trainer, data, data_args, raw)
     metrics: dict[str, float] = {}
     curves: dict[str, Any] = {}

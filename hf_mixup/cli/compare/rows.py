@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_mixup.cli.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.train.classification import load_data
-from hf_mixup.cli.train.data import TextData, hold_out
+from hf_mixup.cli.train.data import TextData, first_rows, hold_out
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,7 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     if "test" not in data.splits:
         data = with_test_split(data, data_args)
     limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
-    held_out = {
-        name: data.splits[name]
-        .shuffle(seed=0)
-        .select(range(min(limit or len(data.splits[name]), len(data.splits[name]))))
-        for name, limit in limits.items()
-    }
+    held_out = {name: first_rows(data.splits[name].shuffle(seed=0), limit) for name, limit in limits.items()}
     for name, rows in held_out.items():
         if rows.num_rows < FEWEST:
             raise ValueError(

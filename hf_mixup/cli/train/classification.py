@@ -6,7 +6,9 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from hf_mixup.cli.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.cli.terminal import DIVERGED, format_table
 from hf_mixup.cli.train.data import TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
+from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
@@ -138,8 +141,8 @@ def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: 
     training = next((entry for entry in reversed(trainer.state.log_history) if "train_runtime" in entry), {})
     results = {
         "split": split,
-        "metrics": {name.removeprefix(f"{split}_"): _finite(value) for name, value in metrics.items()},
-        "train": {name: _finite(value) for name, value in training.items()},
+        "metrics": {name.removeprefix(f"{split}_"): value for name, value in metrics.items()},
+        "train": training,
         "rows": {name: rows.num_rows for name, rows in splits.items()},
         "dropped_rows": {name: len(rows) for name, rows in data.dropped.items()},
         "problem_type": data.problem_type,
@@ -148,9 +151,11 @@ def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: 
         "seed": trainer.args.seed,
         "diverged": not math.isfinite(metrics[f"{split}_loss"]),
     }
+    results = known_to_json(results)
     if trainer.is_world_process_zero():
         text = json.dumps(results, indent=2, ensure_ascii=False)
-        Path(str(trainer.args.output_dir), "results.json").write_text(text + "\n", encoding="utf-8")
+        with write_whole(Path(str(trainer.args.output_dir), "results.json")) as part:
+            part.write_text(text + "\n", encoding="utf-8")
         print(format_table(results))
         if results["diverged"]:
             print(DIVERGED.format(split=split), file=sys.stderr)
@@ -234,5 +239,10 @@ def encode(
     }
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def known_to_json(value: Any) -> Any:
+    """The same with what JSON knows: numbers that are not finite become `None`, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: known_to_json(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [known_to_json(one) for one in value]
+    return None if isinstance(value, Real) and not math.isfinite(value) else value

@@ -229,6 +229,9 @@ def _limit(splits: dict[str, Dataset], data_args: DataArguments) -> dict[str, Da
     limits["test"] = data_args.max_predict_samples
     if data_args.shuffle_train_dataset:
         splits = {**splits, "train": splits["train"].shuffle(seed=data_args.shuffle_seed)}
-    return {
-        name: split.select(range(min(limits[name] or split.num_rows, split.num_rows))) for name, split in splits.items()
-    }
+    return {name: first_rows(split, limits[name]) for name, split in splits.items()}
+
+
+def first_rows(rows: Dataset, count: int | None) -> Dataset:
+    """The first `count` rows, or all if there are fewer or `count` is `None`."""
+    return rows.select(range(min(count or rows.num_rows, rows.num_rows)))
