@@ -18,7 +18,7 @@ from hf_mixup.cli.train.delimited import DELIMITERS
 from hf_mixup.cli.train.files import FileFormat
 from hf_mixup.cli.train.training_dry_run import construction_errors
 from hf_mixup.cli.train.training_options import check_options, field_name
-from hf_mixup.config.checks import choice, nearest
+from hf_mixup.config.checks import choice, count, nearest
 from hf_mixup.config.files import load_yaml, read_mapping
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
@@ -101,9 +101,8 @@ class DataArguments:
         if self.dataset_name is not None and (self.validation_file or self.test_file):
             raise ValueError("validation_file and test_file go with train_file, not with dataset_name.")
         for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected an integer >= 1.")
+            if getattr(self, name) is not None:
+                count(1)(name, getattr(self, name))
         self._check_file_format()
 
     def _check_file_format(self) -> None:

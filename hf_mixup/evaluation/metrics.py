@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_prec
 from torch.nn import functional as F
 from transformers import EvalPrediction
 
-from hf_mixup.config.checks import nearest
+from hf_mixup.config.checks import choice
 from hf_mixup.evaluation.calibration import adaptive_ece, binary_ece, ece
 from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
 from hf_mixup.training.metric_names import METRIC_NAMES
@@ -136,11 +136,7 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
     Raises:
         ValueError: for another problem type.
     """
-    if problem_type not in METRICS:
-        raise ValueError(
-            f"problem_type={problem_type!r}: expected one of {', '.join(METRICS)}.{nearest(problem_type, METRICS)}"
-        )
-    metrics = METRICS[problem_type]
+    metrics = METRICS[choice(*METRICS)("problem_type", problem_type)]
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         return metrics(first_output(prediction.predictions), np.asarray(prediction.label_ids))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hf_mixup.config.checks import choice, number
+from hf_mixup.config.checks import choice, count, number
 from hf_mixup.evaluation.predictions import diverged
 
 
@@ -92,8 +92,7 @@ def perturb(texts: Sequence[str], kind: str, strength: float, seed: int) -> list
         raise ValueError(f"texts={texts!r}: expected a list of texts.")
     perturbation = PERTURBATIONS[choice(*KINDS)("kind", kind)]
     strength = number(0.0, 1.0)("strength", strength)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected an integer >= 0.")
+    count(0)("seed", seed)
     return [perturbation(text, strength, _generator(text, seed)) for text in texts]
 
 

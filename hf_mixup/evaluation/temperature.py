@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from hf_mixup.config.checks import nearest, number
+from hf_mixup.config.checks import choice, number
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.predictions import CHECKS, diverged
 from hf_mixup.training.metric_names import METRIC_NAMES
@@ -44,7 +44,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -
         ValueError: for another problem type, shapes that do not belong together, labels of other values, or no
             examples.
     """
-    _check_problem_type(problem_type)
+    choice(*LOSSES)("problem_type", problem_type)
     logits, labels = CHECKS[problem_type](logits, labels)
     if diverged(logits):
         return math.nan
@@ -73,16 +73,8 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
     Raises:
         ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.
     """
-    _check_problem_type(problem_type)
+    choice(*LOSSES)("problem_type", problem_type)
     if not (isinstance(temperature, Real) and math.isnan(temperature)):
         temperature = number(open_low=True)("temperature", temperature)
     metrics = METRICS[problem_type](np.asarray(logits, dtype=np.float64) / temperature, labels)
     return {f"{name}_scaled": metrics[name] for name in METRIC_NAMES[problem_type] if name in SCALED}
-
-
-def _check_problem_type(problem_type: str) -> None:
-    if problem_type not in LOSSES:
-        raise ValueError(
-            f"problem_type={problem_type!r}: a temperature needs one of {', '.join(LOSSES)}."
-            f"{nearest(problem_type, LOSSES)}"
-        )

@@ -147,7 +147,7 @@ BAD_FIELDS = [
     ({"model_name_or_path": None}, "model_name_or_path is missing"),
     ({"model_name_or_path": "demo:minilmm"}, "no such demo. Did you mean 'demo:minilm'?"),
     ({"label_column_name": "lable"}, "label_column_name='lable': no such column in the train data."),
-    ({"max_eval_samples": 0}, "max_eval_samples=0: expected an integer >= 1."),
+    ({"max_eval_samples": 0}, "max_eval_samples=0: expected a whole number of 1 or more."),
     ({"resume_from_checkpoint": True}, "resume_from_checkpoint='true': no checkpoint in output_dir"),
     ({"resume_from_checkpoint": "elsewhere"}, "resume_from_checkpoint='elsewhere': no such folder"),
 ]

@@ -147,7 +147,7 @@ def test_flips_of_several_labels_compare_sets():
         (lambda: perturb(["a"], "swap", 0.1, 0), "kind='swap': expected one of .*Did you mean 'swaps'"),
         (lambda: perturb(["a"], "swaps", 1.5, 0), r"strength=1.5: .*<= 1"),
         (lambda: perturb(["a"], "swaps", -0.1, 0), r"strength=-0.1"),
-        (lambda: perturb(["a"], "swaps", 0.1, -1), "seed=-1: expected an integer >= 0"),
+        (lambda: perturb(["a"], "swaps", 0.1, -1), "seed=-1: expected a whole number of 0 or more"),
         (lambda: perturb("a text", "swaps", 0.1, 0), "texts='a text': expected a list"),
         (lambda: flips(np.zeros((2, 2)), np.zeros((3, 2))), "got shapes"),
         (lambda: flips(np.zeros((0, 2)), np.zeros((0, 2))), "got shapes"),

@@ -6,7 +6,6 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Integral
 from typing import Any
 
 from hf_mixup.cli.arguments import DataArguments, read_yaml
@@ -79,9 +78,9 @@ class Comparison:
         self.label_noise = shares
         for measure in _list("measures", self.measures, may_be_empty=True):
             checks.choice(*MEASURES)("measures", measure)
-        (self.measured_samples,) = _whole_numbers("measured_samples", [self.measured_samples], 2)
+        checks.count(2)("measured_samples", self.measured_samples)
         if self.workers is not None:
-            (self.workers,) = _whole_numbers("workers", [self.workers], 1)
+            checks.count(1)("workers", self.workers)
         _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
         refused_in_comparison(self.run)
         for name, variants in self.methods.items():
@@ -158,13 +157,10 @@ def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:
 
 
 def _whole_numbers(name: str, values: Any, low: int) -> list[int]:
-    values = _list(name, values)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-            raise ValueError(f"{name}={values!r}: expected whole numbers >= {low}.")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{name}={values!r}: expected each number once.")
-    return [int(value) for value in values]
+    numbers = [checks.count(low)(name, value) for value in _list(name, values)]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name}={numbers!r}: expected each number once.")
+    return numbers
 
 
 def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:

@@ -269,5 +269,5 @@ def test_split_names(tmp_path, load):
 def test_source_is_exactly_one():
     with pytest.raises(ValueError, match="dataset_name, train_file: give one of the two"):
         DataArguments()
-    with pytest.raises(ValueError, match="max_seq_length=0: expected an integer >= 1"):
+    with pytest.raises(ValueError, match="max_seq_length=0: expected a whole number of 1 or more"):
         DataArguments(train_file="a.csv", max_seq_length=0)
