@@ -191,7 +191,7 @@ def parse_fields(
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` where it is not a mapping."""
+    """The mapping in a YAML file. Raises `FileNotFoundError`, or `ValueError` if it is not a mapping."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the YAML file of a run.")

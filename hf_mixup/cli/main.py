@@ -45,7 +45,7 @@ def without_debug(words: list[str]) -> tuple[list[str], bool]:
 
 
 def _status(command: Callable[[], int]) -> int:
-    """What a command returns, also where it exits."""
+    """What a command returns, also if it exits."""
     try:
         return command()
     except SystemExit as end:
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "                        [--trust_remote_code] [--json]",
         help="show where a model can be mixed, and how exact that is",
         description="Show where a model can be mixed, and measure on a tiny batch, in float32, how exact a mixture is.",
-        epilog="Exit status: 0; 1 where no site but pooled is exact; 2 where the model cannot be loaded.",
+        epilog="Exit status: 0; 1 if no site but pooled is exact; 2 if the model cannot be loaded.",
     )
     inspect.add_argument(
         "model",
@@ -102,7 +102,7 @@ def _add_comparison(commands: Any) -> None:
         "compare",
         help="train with several methods over seeds and sizes, and say what is better",
         description="Train a baseline and other methods over seeds and training-set sizes, with the same number of\n"
-        "updates, and compare them on a test split. What is finished stays: the same command goes on after an\n"
+        "updates, and compare them on a test split. What is finished stays: the same command resumes after an\n"
         "interruption. The YAML file holds the fields of `hf-mixup train` and those of a comparison: methods,\n"
         "train_sizes, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,7 +110,9 @@ def _add_comparison(commands: Any) -> None:
     compare.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the comparison")
     compare.add_argument("--output_dir", help="in place of the one in the file")
     compare.add_argument("--seeds", type=int, nargs="+", help="in place of those in the file")
-    compare.add_argument("--workers", type=int, help="runs at a time; by default one a GPU, else one a core, at most 8")
+    compare.add_argument(
+        "--workers", type=int, help="runs at a time; by default one per GPU or else per core, at most 8"
+    )
     report = commands.add_parser(
         "report",
         help="write the HTML report of a comparison",
@@ -120,7 +122,7 @@ def _add_comparison(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    with one_line_errors("the same command goes on, with the runs that are missing"):
+    with one_line_errors("the same command resumes, with the runs that are missing"):
         from hf_mixup.cli.arguments import read_yaml
         from hf_mixup.cli.compare.compare import compare, quiet
         from hf_mixup.cli.compare.grid import Comparison

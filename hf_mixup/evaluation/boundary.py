@@ -18,7 +18,7 @@ from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.targets import problem_type_of
 
-# A prediction is uncertain where its largest probability is below this.
+# A prediction is uncertain if its largest probability is below this.
 UNCERTAIN_BELOW = 0.75
 
 # The probabilities of each decision: logits (texts, labels) in, (texts, decisions, outcomes) out.
@@ -32,7 +32,7 @@ def paths(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], points: int
     """Confidence and loss on the straight lines between texts, mixed at the embeddings.
 
     Each text of a batch is paired with the next one (the first comes after the last); in single-label tasks with the
-    next one of another label, where the batch has one. A batch of one text is left out. Padding does not matter: at
+    next one of another label, if the batch has one. A batch of one text is left out. Padding does not matter: at
     both ends the outputs are those of the clean texts. The model runs in evaluation mode and is left as it was.
 
     Args:
@@ -196,7 +196,7 @@ def _certainty(confidences: list[Tensor], changes: list[Tensor], t: Tensor) -> d
 
 
 def _split(batches: Iterable[Mapping[str, Tensor]], root: nn.Module) -> Iterator[tuple[dict[str, Tensor], Any]]:
-    """Inputs on the device of the model, and labels as they are (`None` where there are none)."""
+    """Inputs on the device of the model, and labels as they are (`None` if there are none)."""
     device = next(root.parameters()).device
     for batch in batches:
         yield {name: value.to(device) for name, value in batch.items() if name != "labels"}, batch.get("labels")
@@ -209,7 +209,7 @@ def _partners(labels: Tensor, problem_type: str) -> Tensor:
     if problem_type != "single_label_classification":
         return following[:, 0]
     label = (labels.argmax(1) if labels.dtype.is_floating_point else labels.reshape(-1)).cpu()
-    # Of equal values argmax gives the first, also where no label is another.
+    # Of equal values argmax gives the first, also if no label is another.
     nearest = (label[following] != label.unsqueeze(1)).int().argmax(1, keepdim=True)
     return following.gather(1, nearest).squeeze(1)
 

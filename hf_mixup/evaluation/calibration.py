@@ -82,7 +82,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, list[Any]]:
 
     Returns:
         `dict[str, list]`: `confidence` and `accuracy`, the means over the examples of each of 15 equal-width bins from
-        0 to 1 (None where a bin is empty), and `count`, the examples in it. All bins are empty if a logit is not
+        0 to 1 (None if a bin is empty), and `count`, the examples in it. All bins are empty if a logit is not
         finite.
 
     Raises:

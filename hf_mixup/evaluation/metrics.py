@@ -57,7 +57,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of multi-label predictions; a label is predicted where its probability exceeds one half.
+    """Metrics of multi-label predictions; a label is predicted if its probability exceeds one half.
 
     Args:
         logits (`np.ndarray`): scores before the sigmoid, shape (examples, labels).
@@ -96,7 +96,7 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
         labels (`np.ndarray`): shape (examples,) or (examples, 1).
 
     Returns:
-        `dict[str, float]`: `pearson` and `spearman` correlations (nan where either side is constant) and `rmse`, the
+        `dict[str, float]`: `pearson` and `spearman` correlations (nan if either side is constant) and `rmse`, the
         root mean squared error in the unit of the labels. Every metric is nan if a prediction is not finite.
 
     Raises:

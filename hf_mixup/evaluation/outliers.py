@@ -32,7 +32,7 @@ def outlier_metrics(inside_logits: np.ndarray, outside_logits: np.ndarray) -> di
         of the task's. Both 0 to 1. Each is nan if a logit of either side is not finite.
 
     Raises:
-        ValueError: where either side has no examples, or the classes differ in number.
+        ValueError: if either side has no examples, or the classes differ in number.
     """
     inside, outside = (np.asarray(logits, dtype=np.float64) for logits in (inside_logits, outside_logits))
     if inside.ndim != 2 or outside.ndim != 2 or inside.shape[1] != outside.shape[1] or not inside.size * outside.size:

@@ -37,7 +37,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -
         problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
 
     Returns:
-        `float`: from 0.05 to 20; above 1 where the model is too sure. It goes to 0.05 where every prediction is right.
+        `float`: from 0.05 to 20; above 1 if the model is too sure. It goes to 0.05 if every prediction is right.
         nan if a logit is not finite.
 
     Raises:

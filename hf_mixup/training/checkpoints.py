@@ -1,4 +1,4 @@
-"""The output folder before a run: what is there already, and from which checkpoint to go on."""
+"""The output folder before a run: what is there already, and from which checkpoint to resume."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def checkpoint_to_resume(
     is_sharded: bool,
     rank: int | None = None,
 ) -> str | None:
-    """The checkpoint that a training goes on from, checked before anything of it is loaded.
+    """The checkpoint that a training resumes from, checked before anything of it is loaded.
 
     Args:
         given (`str` or `bool`, *optional*): as `Trainer.train` takes it: a folder, or true for the newest whole one.
         output_dir (`str`): the output folder.
-        model (`nn.Module`, *optional*): the model that is to be loaded; `None` where it is made later.
+        model (`nn.Module`, *optional*): the model that is to be loaded; `None` if it is made later.
         is_sharded (`bool`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
-        rank (`int`, *optional*): the only process whose files are looked for, where every node saves its own.
+        rank (`int`, *optional*): the only process whose files are looked for, if every node saves its own.
 
     Raises:
         ValueError: for a checkpoint that is not whole, or does not fit the model.
-        FileNotFoundError: where there is none.
+        FileNotFoundError: if there is none.
     """
     if not given:
         return None
@@ -100,7 +100,7 @@ def check_whole(folder: str | Path, is_sharded: bool = False, rank: int | None =
     Args:
         folder (`str` or `Path`): the checkpoint.
         is_sharded (`bool`, defaults to `False`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
-        rank (`int`, *optional*): the only process whose files are looked for, where every node saves its own.
+        rank (`int`, *optional*): the only process whose files are looked for, if every node saves its own.
 
     Raises:
         ValueError: with what is wrong with it.
@@ -191,7 +191,7 @@ def newest_whole(folder: str | Path, is_sharded: bool = False, rank: int | None 
     """The checkpoint to resume from in an output folder: the newest that is whole.
 
     Raises:
-        FileNotFoundError: where there is none, with what is wrong with those that are there.
+        FileNotFoundError: if there is none, with what is wrong with those that are there.
     """
     skipped: list[str] = []
     for path in _checkpoints(Path(folder)):

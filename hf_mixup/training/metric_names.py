@@ -50,7 +50,7 @@ def higher_is_better(metric: str) -> bool | None:
 
 
 def check_metric_name(problem_type: str, name: str, field: str = "metric_for_best_model") -> None:
-    """Raises `ValueError` where `name`, with or without `eval_`, is not what an evaluation returns."""
+    """Raises `ValueError` if `name`, with or without `eval_`, is not what an evaluation returns."""
     names = ("loss", *METRIC_NAMES[problem_type])
     if name.removeprefix("eval_") not in names:
         raise ValueError(

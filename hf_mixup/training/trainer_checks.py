@@ -102,11 +102,11 @@ def check_mixing(trainer: Any, config: MixupConfig) -> None:
 
 
 def _refuse_hidden_loss(trainer: Any) -> None:
-    """A compute_loss behind MixupTrainer's would be used where mixup is off, and not where it is on."""
+    """A compute_loss after MixupTrainer's would be used if mixup is off, and not if it is on."""
     order = type(trainer).__mro__
     ours = next(place for place, cls in enumerate(order) if cls.__module__ == "hf_mixup.training.trainer")
-    behind = [cls for cls in order[ours + 1 : order.index(Trainer)] if not cls.__module__.startswith("hf_mixup.")]
-    hidden = [cls.__name__ for cls in behind if "compute_loss" in vars(cls)]
+    later = [cls for cls in order[ours + 1 : order.index(Trainer)] if not cls.__module__.startswith("hf_mixup.")]
+    hidden = [cls.__name__ for cls in later if "compute_loss" in vars(cls)]
     if hidden:
         raise ValueError(
             f"compute_loss of {hidden[0]}: MixupTrainer stands before it and would not use it, while mixup=None would. "

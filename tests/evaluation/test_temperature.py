@@ -118,7 +118,7 @@ def test_the_ends_of_the_range():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fit_temperature(np.zeros(3), np.zeros(3), "regression"), "problem_type='regression': expected one of single"),
+        (lambda: fit_temperature(np.zeros(3), np.zeros(3), "regression"), "problem_type='regression': expected one"),
         (lambda: scaled_metrics(np.zeros(3), np.zeros(3), "regression", 1.0), "problem_type='regression'"),
         (lambda: fit_temperature(np.zeros((3, 2)), np.zeros(4, dtype=int), SINGLE), r"got shapes \(3, 2\) and \(4,\)"),
         (lambda: fit_temperature(np.zeros((3, 2)), np.zeros((3, 3)), MULTI), "got shapes"),

@@ -36,7 +36,7 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 
 LOCK = ".lock"
-# What may differ when a comparison goes on: more of the grid, and how it is run.
+# What may differ when a comparison resumes: more of the grid, and how it is run.
 MAY_GROW = ("methods", "seeds", "train_sizes", "label_noise", "workers", "output_dir")
 MOST_WORKERS = 8
 
@@ -77,7 +77,7 @@ def compare(comparison: Comparison) -> list[Cell]:
 
 
 def read_before(folder: Path) -> dict[str, Any] | None:
-    """What was compared in the folder before. Raises `ValueError` where it holds something else."""
+    """What was compared in the folder before. Raises `ValueError` if it holds something else."""
     if not folder.exists() or all(entry.name == LOCK for entry in folder.iterdir()):
         return None
     if not (folder / ASKED).is_file():
@@ -86,7 +86,7 @@ def read_before(folder: Path) -> dict[str, Any] | None:
 
 
 def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Both comparisons in one. Raises `ValueError` where they differ in more than their size."""
+    """Both comparisons in one. Raises `ValueError` if they differ in more than their size."""
     changed = [name for name in now if name not in (*MAY_GROW, "run") and now[name] != before.get(name)]
     names = {**before["run"], **now["run"]}
     changed += [f"run: {name}" for name in names if now["run"].get(name) != before["run"].get(name)]
@@ -97,19 +97,19 @@ def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[s
     if changed:
         raise ValueError(
             f"output_dir={str(folder)!r} holds a comparison that differs in {', '.join(changed)}; choose another. "
-            f"Where it goes on, {', '.join(MAY_GROW[:-1])} may be added and nothing else may change."
+            f"When it resumes, {', '.join(MAY_GROW[:-1])} may be added and nothing else may change."
         )
     lists = {name: [*dict.fromkeys(before[name] + now[name])] for name in ("seeds", "train_sizes", "label_noise")}
     return before | now | lists | {"methods": {**before["methods"], **now["methods"]}}
 
 
 def check_recipes(comparison: Comparison, folder: Path) -> None:
-    """Raise `ValueError` where a run that is finished was made with a recipe that has changed since."""
+    """Raise `ValueError` if a run that is finished was made with a recipe that has changed since."""
     for cell in comparison.cells():
         if not is_finished(folder, cell):
             continue
         result = json.loads((folder / "runs" / cell.name / RESULT).read_text(encoding="utf-8"))
-        # Read back from JSON, where the points of a schedule are strings.
+        # Read back from JSON, in which the points of a schedule are strings.
         if result["variant"] not in json.loads(json.dumps(comparison.methods[cell.method])):
             raise ValueError(f"methods: {cell.method}: {folder / 'runs' / cell.name} was made of {result['variant']}.")
         counted = {"class_counts"} if (result["mixup"] or {}).get("label_rule") == "remix" else set()
@@ -205,12 +205,12 @@ def visible_gpus() -> list[str]:
 
 
 def start_worker(numbers: Any, gpus: list[str], threads: int, parent: int) -> None:
-    """Give a worker its GPU or its share of the cores, and end it where the comparison was killed."""
+    """Give a worker its GPU or its share of the cores, and end it if the comparison was killed."""
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     torch.set_num_threads(threads)
-    # Its own lock between processes would be left behind where the worker is ended.
+    # Its own lock between processes would be left over if the worker is ended.
     std.tqdm.set_lock(threading.RLock())
     quiet()
     # What is said of the data was said once, by the comparison.

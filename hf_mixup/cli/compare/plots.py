@@ -51,7 +51,7 @@ def figures(pictured: Pictured) -> dict[str, Figure]:
         `dict[str, matplotlib.figure.Figure]`: by the name of its file without the ending; see `PICTURES`.
 
     Raises:
-        ImportError: where matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     drawn = {name: draw(pictured) for name, draw in PICTURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}

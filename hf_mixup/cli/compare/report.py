@@ -94,9 +94,9 @@ def write_report(folder: str | Path) -> Path:
         `Path`: `report/report.html` in the folder. It holds its pictures, which also lie beside it as PNG files.
 
     Raises:
-        FileNotFoundError: where the folder holds no comparison.
-        ValueError: where no run is finished.
-        ImportError: where matplotlib is not installed.
+        FileNotFoundError: if the folder holds no comparison.
+        ValueError: if no run is finished.
+        ImportError: if matplotlib is not installed.
     """
     folder = Path(folder)
     asked = read_asked(folder)

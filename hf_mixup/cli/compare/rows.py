@@ -86,7 +86,7 @@ def training_data(data: TextData, cell: Cell) -> tuple[TextData, np.ndarray]:
     """The data with the training rows of the cell's seed and size; and which of their labels were replaced.
 
     Raises:
-        ValueError: where there are not as many rows.
+        ValueError: if there are not as many rows.
     """
     generator = np.random.default_rng([cell.seed, cell.train_size])
     rows = draw_rows(data, cell.train_size, generator)

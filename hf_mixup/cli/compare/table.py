@@ -42,12 +42,12 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
     Returns:
         `pandas.DataFrame`: a row per run and metric: `method`, `train_size`, `label_noise`, `seed`, `metric`, `value`
-            (nan for what could not be computed). The baseline comes first. Behind it is `temperature_scaling`: the
+            (nan for what could not be computed). The baseline comes first. After it comes `temperature_scaling`: the
             baseline with its calibration metrics after scaling, with the metrics that scaling does not change, and
             without those that were not measured after it.
 
     Raises:
-        FileNotFoundError: where the folder holds no comparison.
+        FileNotFoundError: if the folder holds no comparison.
     """
     asked = read_asked(folder)
     baseline = next(iter(asked["methods"]))
@@ -90,7 +90,7 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
             `seeds` (how many) of the method, and `lost`, how many more had no finite value, such as the correlation of
             equal scores; `diverged`, in how many seeds the run diverged: its test loss has no finite value;
             `difference` (method minus baseline), `low` and `high` (its interval), `p` (paired t test) and `verdict`:
-            `"better"` or `"worse"` where the interval excludes 0, else `"no difference seen"`; `"too few seeds"` with
+            `"better"` or `"worse"` if the interval excludes 0, else `"no difference seen"`; `"too few seeds"` with
             less than 3 pairs; `"diverged"`, without a difference, if the method or the baseline diverged in a seed:
             the seeds that are left are not a fair sample. The verdict is empty for the baseline, for metrics that are
             neither good nor bad by themselves, and for those that temperature scaling cannot change.
@@ -123,7 +123,7 @@ def _diverged_runs(results: pd.DataFrame) -> Counter[tuple[int, float, str]]:
 
 
 def _compare(values: pd.DataFrame, method: str, baseline: str, metric: str, diverged: bool) -> list[Any]:
-    """As `_against`, from the values of each seed and method; only a verdict where nothing can be compared."""
+    """As `_against`, from the values of each seed and method; only a verdict if nothing can be compared."""
     nothing = [np.nan] * 4
     if method == baseline or (method == DERIVED and _is_unscaled(metric)):
         return [*nothing, ""]
@@ -171,8 +171,8 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         `tuple[pandas.DataFrame, pandas.DataFrame]`: see `collect` and `summarise`.
 
     Raises:
-        FileNotFoundError: where the folder holds no comparison.
-        ValueError: where no run is finished.
+        FileNotFoundError: if the folder holds no comparison.
+        ValueError: if no run is finished.
     """
     results = collect(folder)
     if results.empty:
@@ -236,7 +236,7 @@ def verdict_of(row: pd.Series) -> str:
 
     Returns:
         `str`: such as `"better"`, `"diverged in 2 of 4 seeds"`, `"baseline diverged"` or `"worse (1 of 4 seeds without
-            a value)"`; empty where there is nothing to say.
+            a value)"`; empty if there is nothing to say.
     """
     runs = row["seeds"] + row["lost"]
     if row["diverged"]:

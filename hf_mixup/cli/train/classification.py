@@ -47,7 +47,7 @@ class Run:
         trainer (`Trainer`): a `MixupTrainer` with model, tokenised data and metrics.
         data (`TextData`): the checked data, as text.
         splits (`dict[str, Dataset]`): the same, tokenised.
-        mixup (`MixupConfig`, *optional*): `None` where mixup is off.
+        mixup (`MixupConfig`, *optional*): `None` if mixup is off.
         checkpoint (`str`, *optional*): the folder to resume from.
     """
 
@@ -170,7 +170,7 @@ def quiet_other_processes(args: TrainingArguments) -> None:
 
 
 def load_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
-    """The checked splits of a run, with class indices in the order of the model's own head where it has one.
+    """The checked splits of a run, with class indices in the order of the model's own head if it has one.
 
     Raises:
         ValueError: for data that cannot be trained on, or a `metric_for_best_model` that they do not have; the message
@@ -212,7 +212,7 @@ def encode(
         group_column (`str`, *optional*): the column of the training rows that stays, numbered, for partners by group.
 
     Raises:
-        ValueError: where the training rows have no such column.
+        ValueError: if the training rows have no such column.
     """
     splits = data.splits
     if group_column is not None:

@@ -23,7 +23,7 @@ from hf_mixup.config.checks import nearest
 logger = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
-# What is taken where no column is named, the first that is there.
+# What is taken if no column is named, the first that is there.
 TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
 
 
@@ -32,7 +32,7 @@ class TextData:
     """Splits that are ready to be tokenised.
 
     Args:
-        splits (`dict[str, Dataset]`): `"train"`, and `"validation"` and `"test"` where there are any; text columns and
+        splits (`dict[str, Dataset]`): `"train"`, and `"validation"` and `"test"` if there are any; text columns and
             `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression).
         text_columns (`list[str]`): one column, or the two of a text pair.
         problem_type (`str`): as in a transformers config.
@@ -61,7 +61,7 @@ def load_splits(
         cache_dir (`str`, *optional*): where the data as read are kept, defaults to the cache of `datasets`.
         token (`str`, *optional*): for private hub datasets.
         known_labels (`Sequence[str]`, *optional*): class names of the model; the data's must be among them.
-        needs_validation (`bool`, defaults to `True`): hold out 10 % of the training rows where there is no validation
+        needs_validation (`bool`, defaults to `True`): hold out 10 % of the training rows if there is no validation
             split. Without any test split they are held out in any case.
 
     Raises:
@@ -109,10 +109,10 @@ def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
 
 
 def texts_of(source: str) -> list[str]:
-    """The texts of a file or dataset, without its labels: of its test split where it has one.
+    """The texts of a file or dataset, without its labels: of its test split if it has one.
 
     Raises:
-        ValueError: where it has no column of texts by one of the usual names.
+        ValueError: if it has no column of texts by one of the usual names.
     """
     if Path(source).suffix.lower() in SUFFIXES:
         rows = read_file("outliers", source, FileFormat())
@@ -203,12 +203,12 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     Args:
         splits (`dict[str, Dataset]`): `"train"`, and others.
         name (`str`): of the new split, `"validation"` or `"test"`.
-        problem_type (`str`): as in a transformers config; with one class a text the classes keep their shares, where
+        problem_type (`str`): as in a transformers config; with one class per text the classes keep their shares, where
             there are rows enough for that.
         seed (`int`): of the draw.
 
     Raises:
-        ValueError: where there is but one row.
+        ValueError: if there is but one row.
     """
     train = splits["train"]
     labels = train["labels"][:] if problem_type == "single_label_classification" else None

@@ -17,7 +17,7 @@ QUOTINGS: dict[str, Literal[0, 3]] = {
     "backslash": csv.QUOTE_MINIMAL,
     "none": csv.QUOTE_NONE,
 }
-# A backslash that is not itself behind one, before a quotation mark.
+# A backslash that is not itself after one, before a quotation mark.
 ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 # The largest that Python takes on every platform; its default is 131,072 characters.
 LONGEST_CELL = 2**31 - 1

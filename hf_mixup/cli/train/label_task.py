@@ -1,4 +1,4 @@
-"""What a column of labels means: classes, several classes a row, or scores; and what could be meant otherwise."""
+"""What a column of labels means: classes, several classes per row, or scores; and what could be meant otherwise."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def task_line(
         line = f"numbers from {min(labels):g} to {max(labels):g}: regression"
         inferred = "" if do_regression else "; --do_regression false makes them classes"
         return f"label column {label!r}: {'decimal ' if inferred else ''}{line}{inferred}"
-    several = ", several a row" if problem_type == "multi_label_classification" else ""
+    several = ", several per row" if problem_type == "multi_label_classification" else ""
     line = f"label column {label!r}: {len(names)} classes{several} ({some(map(repr, names), 10)})"
     could_be_scores = not several and do_regression is None and len(names) > 2 and all(map(WHOLE.fullmatch, names))
     return line + ("; --do_regression true makes them scores" if could_be_scores else "")

@@ -44,7 +44,7 @@ def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int
     """Replace the label column of the split called `name` by float `labels`.
 
     Raises:
-        ValueError: where a label is not a finite number.
+        ValueError: if a label is not a finite number.
     """
     cells = [cell.strip() or None if isinstance(cell, str) else cell for cell in split[label][:]]
     _check_present(label, name, [cell is not None and cell == cell for cell in cells], "a label", dropped)
@@ -172,7 +172,7 @@ def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
 
 
 def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]:
-    """What is in every row: nothing where the label is missing, several values where the cell is a list."""
+    """What is in every row: nothing if the label is missing, several values if the cell is a list."""
     feature = split.features[label]
     absent = (None, "", -1) if isinstance(getattr(feature, "feature", feature), ClassLabel) else (None, "")
     cells = split[label][:]

@@ -24,7 +24,7 @@ def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], row
         problem_type (`str`): as in a transformers config.
 
     Raises:
-        ValueError: where the model has no bias of one value a label that is new, or several (the heads of most decoders
+        ValueError: if the model has no bias of one value per label that is new, or several (the heads of most decoders
             have none); under DeepSpeed ZeRO-3, which shards the head while it is loaded.
     """
     if is_deepspeed_zero3_enabled():

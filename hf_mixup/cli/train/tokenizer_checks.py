@@ -78,7 +78,7 @@ def longest_text(model: PreTrainedModel) -> int | None:
         is_table = isinstance(module, nn.Embedding) and any(word in path.rpartition(".")[2] for word in POSITIONS)
         if not is_table or not isinstance(limit, int) or not limit <= module.num_embeddings <= limit + SPARE:
             continue
-        # RoBERTa and its like count positions from behind the padding, in a table that has a place for it.
+        # RoBERTa and its like count positions from after the padding, in a table that has a place for it.
         is_shifted = module.num_embeddings == limit and module.padding_idx is not None
         return limit - module.padding_idx - 1 if is_shifted else limit
     return None

@@ -113,7 +113,7 @@ def test_ctrl_c_ends_all_of_it_and_says_how_to_go_on(toy_comparison, tmp_path):
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130 and b"Traceback" not in said
-    assert said.decode().splitlines()[-1] == "interrupted; the same command goes on, with the runs that are missing"
+    assert said.decode().splitlines()[-1] == "interrupted; the same command resumes, with the runs that are missing"
     # multiprocessing's resource tracker ends when it sees that the others are gone, a moment after them.
     while children_of(running.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
