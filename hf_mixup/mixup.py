@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations import is_fsdp_enabled
 
+from hf_mixup.config.checks import choice
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.anatomy import Anatomy, changeable_state, check_model, model_config, separators
@@ -22,9 +25,10 @@ from hf_mixup.forward.anatomy.probe_batch import PROBES, is_whole
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
 from hf_mixup.forward.saliency import saliency
 from hf_mixup.forward.state import Mixing, begin
-from hf_mixup.objective import Objective
+from hf_mixup.loss import REDUCTIONS, Task, Term
+from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.plan.planner import Drawing
+from hf_mixup.plan.planner import Planner
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -69,11 +73,12 @@ class Mixup:
         self.model = model
         self.config = resolved
         self._hooks: Hooks | None = None
-        self.objective = Objective(model_config(model), resolved)
-        self.drawing = Drawing(resolved, self.objective, seed, rank, separators(model_config(model)))
+        self.task = Task(model_config(model), resolved)
+        self.planner = Planner(resolved, seed, rank, separators(model_config(model)))
+        self._layers: list[int] = []
         self._checked_batch = False
-        # What became of plans in their forward passes, `None` where nothing did; known as long as a plan is in use.
-        self._settled: WeakKeyDictionary[MixupPlan, MixupPlan | None] = WeakKeyDictionary()
+        # Forward passes that were mixed.
+        self.mixed = 0
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
@@ -93,7 +98,7 @@ class Mixup:
         """
         if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
-            self.config.resolve_layers(anatomy.depth)
+            self._layers = self.config.resolve_layers(anatomy.depth)
             check_site(anatomy, self.config)
             self._hooks = Hooks(anatomy)
             try:
@@ -136,26 +141,27 @@ class Mixup:
         if isinstance(epoch, Tensor):
             raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
         size = _batch_size(batch)
-        layers: list[int] = []
-        if self.config.site == "hidden" and (size > 1 or self.config.partner in OUTSIDE):
-            layers = self.config.resolve_layers(self.prepare().depth)
+        layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
-        return self.drawing.draw(
-            batch,
-            size,
-            layers,
-            lambda layer: site_width(self.prepare(), self.config.site, layer),
-            labels,
-            groups,
-            lambda: self._saliency(batch, labels),
-            epoch,
-            progress,
-        )
+        targets = self.task.targets_to_draw(labels, size, self.needs_labels)
+        saliency = partial(self._saliency, batch, labels)
+        return self.planner.draw(Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency))
+
+    def _layers_to_draw(self, size: int) -> tuple[list[int], dict[int | None, int]]:
+        """The layers that a batch may be mixed after, and the hidden dimensions there, if each has a lambda."""
+        config, layers = self.config, []
+        if config.site == "hidden" and (size > 1 or config.partner in OUTSIDE):
+            self.prepare()
+            layers = self._layers
+        if config.interpolation != "dimensions":
+            return layers, {}
+        anatomy, drawn = self.prepare(), list[int | None](layers) or [None]
+        return layers, {layer: site_width(anatomy, config.site, layer) for layer in drawn}
 
     @property
     def needs_labels(self) -> bool:
         """Whether plans depend on the labels, so that `draw` has to be given them."""
-        return self.drawing.needs_labels
+        return "targets" in self.planner.needs
 
     def needs_clean_pass(self, plan: MixupPlan) -> bool:
         """Whether `loss` has to be given the logits of the same batch, unmixed, as well."""
@@ -179,11 +185,12 @@ class Mixup:
         self.prepare()
         with self._mixing(plan, batch) as mixing:
             yield
-        self.drawing.mixed += 1
-        is_other = mixing.visit is None and mixing.plan is not plan
-        self._settled[plan] = mixing.plan if is_other else None
+        self.mixed += 1
+        plan.record.is_applied = True
         if mixing.visit is not None:
-            self.drawing.remember(plan, batch, mixing.visit.kept)
+            self.planner.remember(plan, batch, mixing.visit.kept)
+        elif mixing.plan is not plan:
+            plan.record.resolved = mixing.plan
 
     @contextmanager
     def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[Mixing]:
@@ -213,6 +220,9 @@ class Mixup:
         plan: MixupPlan | None = None,
         label_smoothing: float = 0.0,
         clean_logits: Tensor | None = None,
+        *,
+        reduction: str = "mean",
+        targets: Tensor | None = None,
     ) -> Tensor:
         """The mixed loss, by transformers' rules for the problem type; the model's config is only read.
 
@@ -224,93 +234,61 @@ class Mixup:
             plan (`MixupPlan`, *optional*): `None` for a clean batch.
             label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
             clean_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): from a forward pass that was not
-                mixed; needed where `needs_clean_pass(plan)`.
+                mixed; needed if `needs_clean_pass(plan)`.
+            reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the batch; `"none"` for one value per
+                example.
+            targets (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): what `targets(labels, plan)` returned,
+                if it was called before.
 
         Returns:
-            `torch.Tensor`: the mean over the batch, in float32.
+            `torch.Tensor`: in float32, a scalar or of shape `(batch,)`.
 
         Raises:
             ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
-                first batch only).
+                first batch only), or another reduction.
         """
-        return self.example_losses(logits, labels, plan, label_smoothing, clean_logits).mean()
+        choice(*REDUCTIONS)("reduction", reduction)
+        if plan is not None and plan.active and not plan.record.is_applied:
+            warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=2)
+        mixed = self.targets(labels, plan, logits.device) if targets is None else targets
+        terms = [Term(1.0, logits, mixed)]
+        if plan is not None and self.needs_clean_pass(plan):
+            terms = self._with_clean_term(terms[0], labels, plan, clean_logits)
+        return REDUCTIONS[reduction](self.task.sum_of_terms(terms, self.task.problem_type(labels), label_smoothing))
 
-    def example_losses(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        plan: MixupPlan | None = None,
-        label_smoothing: float = 0.0,
-        clean_logits: Tensor | None = None,
-    ) -> Tensor:
-        """As `loss`, one value an example: `(batch,)`."""
-        if plan is not None and plan.active and plan not in self._settled:
-            warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=3)
-        mixed = self.targets(labels, plan, logits.device)
-        return self.target_losses(logits, mixed, labels, plan, label_smoothing, clean_logits)
-
-    def target_losses(
-        self,
-        logits: Tensor,
-        mixed: Tensor,
-        labels: Tensor,
-        plan: MixupPlan | None,
-        label_smoothing: float = 0.0,
-        clean_logits: Tensor | None = None,
-    ) -> Tensor:
-        """As `example_losses`, where `mixed`, the targets of the plan, are there already."""
-        problem_type = self.objective.problem_type(labels)
-        losses = self.objective.losses(logits, mixed, problem_type, label_smoothing)
-        if plan is None or not self.needs_clean_pass(plan):
-            return losses
+    def _with_clean_term(self, mixed: Term, labels: Tensor, plan: MixupPlan, clean_logits: Tensor | None) -> list[Term]:
+        weight = self.config.clean_weight
         if clean_logits is None:
-            raise ValueError(
-                f"clean_weight={self.config.clean_weight}: loss needs clean_logits, those of the same batch unmixed."
-            )
-        clean = self.objective.targets(labels, None, clean_logits.device)
-        self.drawing.record(plan, clean_logits.detach(), clean)
-        clean_losses = self.objective.losses(clean_logits, clean, problem_type, label_smoothing)
-        return torch.lerp(losses, clean_losses, self.config.clean_weight)
+            raise ValueError(f"clean_weight={weight}: loss needs clean_logits, those of the same batch unmixed.")
+        clean = self.task.targets(labels, None, clean_logits.device)
+        self.planner.record(plan, clean_logits.detach(), clean)
+        return [replace(mixed, weight=1 - weight), Term(weight, clean_logits, clean)]
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
         """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
-        return self.objective.targets(labels, None if plan is None else self.settled(plan), device)
-
-    def settled(self, plan: MixupPlan) -> MixupPlan:
-        """The plan as its forward pass left it: on the device, with the lambda that was drawn where it was mixed."""
-        if plan in self._settled:
-            return self._settled[plan] or plan
-        if plan.active and plan.similarity is not None:
-            raise ValueError("similarity: lambda is drawn where the plan is applied, so run the forward pass first.")
-        return plan
+        return self.task.targets(labels, None if plan is None else plan.resolved, device)
 
     def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         assert labels is not None
-        problem_type = self.objective.problem_type(labels)
+        problem_type = self.task.problem_type(labels)
 
         def loss_of(logits: Tensor) -> Tensor:
-            return self.objective.losses(logits, self.objective.targets(labels, None, logits.device), problem_type)
+            return self.task.losses(logits, self.task.targets(labels, None, logits.device), problem_type)
 
         return saliency(self.prepare(), batch, loss_of)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which know of no forward pass yet."""
-        return self.__dict__ | {"_settled": {}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _settled=WeakKeyDictionary())
-
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""
-        self.drawing.restart(seed, rank)
+        self.planner.restart(seed, rank)
+        self.mixed = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream and what is remembered, for checkpoints: numbers and strings, and tensors in a memory."""
-        return self.drawing.state_dict()
+        return self.planner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self.drawing.load_state_dict(state, next(self.model.parameters()).device)
+        self.planner.load_state_dict(state, next(self.model.parameters()).device)
 
 
 def _batch_size(batch: Mapping[str, Any]) -> int:

@@ -49,7 +49,7 @@ def model_of(recipe):
 def mixup_of(recipe, seed=0):
     """After the warm-up, where there is one."""
     mixup = Mixup(model_of(recipe), config_of(recipe), seed=seed)
-    mixup.drawing.stream.drawn = mixup.config.warmup_batches
+    mixup.planner.drawn = mixup.config.warmup_batches
     return mixup
 
 
@@ -507,7 +507,7 @@ def test_aum_guided_records_the_mean_margin_of_every_visit():
             visits[i].append(row[labels[i]] - max(row[c] for c in range(CLASSES) if c != labels[i]))
     expected = [np.mean(margins) if margins else 0.0 for margins in visits.values()]
     assert min(len(margins) for margins in visits.values()) >= 1
-    np.testing.assert_allclose(mixup.drawing.margins.of(batch), expected, atol=1e-6)
+    np.testing.assert_allclose(mixup.planner.margins.of(mixup.planner.margins.places(batch)), expected, atol=1e-6)
     half = set(np.argsort(expected)[:3])
     partners = np.stack([draw(mixup, batch, torch.from_numpy(labels)).partner.numpy() for _ in range(300)])
     for i in range(6):
@@ -602,7 +602,7 @@ def test_warped_draws_lambda_from_a_beta_of_the_distance(seed):
     uniform = 1 - torch.rand(2, len(partner), generator=torch.Generator().manual_seed(seed))
     large = replace(plan, partner=partner, lam=torch.ones(len(partner)), uniform=uniform)
     mixed, _ = run(model, many, mixup, large)
-    lam = mixup.settled(large).lam
+    lam = large.resolved.lam
     assert torch.isfinite(lam).all() and (lam >= 0).all() and (lam <= 1).all()
     for drawn, tau, j, i in zip(lam.view(times, SIZE).T, taus, plan.partner.tolist(), range(SIZE), strict=True):
         if i == j:
@@ -636,7 +636,7 @@ def test_warped_hardly_mixes_a_pair_that_is_far_apart():
         uniform = 1 - torch.rand(2, 16, generator=generator)
         plan = replace(drawn, partner=torch.arange(16) ^ 1, uniform=uniform)
         run(model, batch, mixup, plan)
-        lam = mixup.settled(plan).lam
+        lam = plan.resolved.lam
         distances += torch.minimum(lam, 1 - lam)[:2].tolist()
     assert np.isfinite(distances).all() and np.mean(distances) < 0.01
 
@@ -649,7 +649,7 @@ def test_a_schedule_weakens_the_lambda_that_is_drawn_at_the_site():
         plan = draw(mixup, batch, labels)
         torch.manual_seed(0)
         run(mixup.model, batch, mixup, plan)
-        lambdas.append(mixup.settled(plan).lam)
+        lambdas.append(plan.resolved.lam)
     assert lambdas[0].min() < 0.75
     torch.testing.assert_close(1 - lambdas[1], 0.25 * (1 - lambdas[0]))
 
@@ -675,7 +675,7 @@ def test_warped_mixes_everything_by_the_lambda_that_it_reports(family):
         except ValueError as error:
             assert family not in FAMILIES and "similarity" in str(error)
             continue
-        settled = mixup.settled(plan)
+        settled = plan.resolved
         assert (settled.lam != plan.lam).all()
         with torch.no_grad(), mixup.apply(replace(settled, similarity=None), batch):
             torch.testing.assert_close(model(**batch).logits, logits, rtol=1e-4, atol=1e-5)
@@ -694,7 +694,7 @@ def test_similarity_with_a_label_rule_is_refused_or_follows_the_lambda_at_the_si
     for seed in range(5):
         torch.manual_seed(seed)
         run(mixup.model, batch, mixup, plan)
-        settled, name = mixup.settled(plan), {"larger": "mixup_io"}.get(rule, rule)
+        settled, name = plan.resolved, {"larger": "mixup_io"}.get(rule, rule)
         expected = label_lambda_of(name, settled.lam, labels, plan.partner)
         np.testing.assert_allclose(settled.label_lam, expected, atol=1e-6)
 
@@ -708,7 +708,7 @@ def test_similarity_with_dimensions_is_refused_or_mixes_by_both_alike():
     batch, labels, _ = examples_of(0)
     plan = draw(mixup, batch, labels)
     run(mixup.model, batch, mixup, plan)
-    settled = mixup.settled(plan)
+    settled = plan.resolved
     torch.testing.assert_close(settled.dimension_lam.mean(1), settled.lam)
 
 

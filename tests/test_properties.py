@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from hf_mixup.loss import mix_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.interpolation import mix_rows, position_weights
-from hf_mixup.objective import Objective
+from hf_mixup.loss import Task
+from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.margins import Margins
-from hf_mixup.plan.mixup_plan import PlanStream
-from hf_mixup.plan.planner import Drawing
+from hf_mixup.plan.planner import Planner
 from hf_mixup.plan.spans import plan_spans, swap_tokens
-from hf_mixup.targets import mix_targets
 from tests.plain_config import plain_config
 from tests.zoo import VOCAB, cached_toy_model
 
@@ -86,13 +86,13 @@ def configs(draw):
     return fields
 
 
-def drawing_of(fields, classes, seed):
+def planner_and_task(fields, classes, seed):
     if fields["label_rule"] == "remix":
         fields = fields | {"class_counts": [float(3**k) for k in range(classes)]}
     about = PretrainedConfig()
     about.num_labels, about.problem_type = classes, "single_label_classification"
     config = plain_config(**fields)
-    return Drawing(config, Objective(about, config), seed, 0)
+    return Planner(config, seed), Task(about, config)
 
 
 @CORE
@@ -104,13 +104,13 @@ def test_plans_are_weights_and_targets_are_distributions(fields, batch_and_side,
     if not hard:
         labels = torch.from_numpy(generator.dirichlet([0.5] * classes, size)).float()
     groups = torch.from_numpy(generator.integers(0, 2, size))
-    drawing = drawing_of(fields, classes, seed)
-    plan = drawing.draw(batch, size, [], lambda layer: 4, labels, groups, lambda: None, epoch, progress)
+    planner, task = planner_and_task(fields, classes, seed)
+    clean = task.targets(labels)
+    plan = planner.draw(Examples(size, (), {None: 4}, epoch, progress, batch, clean, groups))
     assert plan.partner.shape == (size,) and plan.partner.min() >= 0 and plan.partner.max() < size
     for weights in (plan.lam, plan.label_lam, plan.dimension_lam):
         assert weights is None or (weights >= 0).all() and (weights <= 1).all()
-    clean = drawing.objective.targets(labels)
-    targets = drawing.objective.targets(labels, plan)
+    targets = task.targets(labels, plan)
     assert targets.shape == (size, classes) and targets.min() >= 0 and targets.max() <= 1 + 1e-6
     torch.testing.assert_close(targets.sum(1), torch.ones(size), rtol=0, atol=1e-5)
     if not plan.active or fields["label_rule"] == "own":
@@ -127,7 +127,7 @@ def test_plans_are_weights_and_targets_are_distributions(fields, batch_and_side,
 @CORE
 @given(st.integers(1, 40), seeds, st.booleans())
 def test_random_partners_are_a_permutation(size, seed, self_pairs):
-    plan = PlanStream(seed).draw(plain_config(self_pairs=self_pairs), size, [])
+    plan = Planner(plain_config(self_pairs=self_pairs), seed).draw(Examples(size))
     assert plan.partner.sort().values.tolist() == list(range(size))
     assert self_pairs or size < 2 or (plan.partner != torch.arange(size)).all()
 
@@ -231,9 +231,9 @@ def test_the_order_of_a_batch_is_that_of_its_targets(size, classes, seed):
 def test_margins_know_a_text_whatever_its_padding_and_place(batch_and_side, columns, seed):
     batch, side = batch_and_side
     margins, order = Margins(), torch.randperm(len(batch["input_ids"]), generator=torch.Generator().manual_seed(seed))
-    places = margins._places(batch)
-    assert torch.equal(margins._places(padded(batch, columns, side)), places)
-    assert torch.equal(margins._places({name: value[order] for name, value in batch.items()}), places[order])
+    places = margins.places(batch)
+    assert torch.equal(margins.places(padded(batch, columns, side)), places)
+    assert torch.equal(margins.places({name: value[order] for name, value in batch.items()}), places[order])
     rows = [tuple(row[kept.bool()].tolist()) for row, kept in zip(*batch.values(), strict=True)]
     assert len(set(rows)) == len(places.unique())
 

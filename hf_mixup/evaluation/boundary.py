@@ -14,9 +14,9 @@ from hf_mixup.evaluation.predictions import diverged
 from hf_mixup.forward.anatomy.anatomy import Anatomy, logits_of, model_config
 from hf_mixup.forward.anatomy.probe_batch import undisturbed
 from hf_mixup.forward.saliency import by_text, changed_entry, entry_gradient
+from hf_mixup.loss import problem_type_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.targets import problem_type_of
 
 # A prediction is uncertain if its largest probability is below this.
 UNCERTAIN_BELOW = 0.75
@@ -61,7 +61,7 @@ def paths(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], points: int
     root, losses, confidences, changes = mixup.prepare().root, [], [], []
     with undisturbed(root), torch.no_grad():
         for inputs, labels in _split(batches, root):
-            problem_type = mixup.objective.problem_type(labels)
+            problem_type = mixup.task.problem_type(labels)
             if len(labels) < 2:
                 continue
             logits, loss = _walk(mixup, inputs, labels, _partners(labels, problem_type), t)
@@ -105,7 +105,7 @@ def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> 
         for inputs, labels in _split(batches, anatomy.root):
 
             def loss_of(logits: Tensor, labels: Any = labels) -> Tensor:
-                return mixup.example_losses(logits, labels)
+                return mixup.loss(logits, labels, reduction="none")
 
             gradient = entry_gradient(anatomy, inputs, loss_of)
             kept = _kept(inputs, gradient)
@@ -221,7 +221,7 @@ def _walk(mixup: Mixup, inputs: dict[str, Tensor], labels: Tensor, partner: Tens
         plan = MixupPlan(partner, torch.full(partner.shape, weight), "embeddings")
         with mixup.apply(plan, inputs):
             at = logits_of(mixup.prepare().root(**inputs))
-        losses.append(mixup.example_losses(at, labels, plan).cpu().double())
+        losses.append(mixup.loss(at, labels, plan, reduction="none").cpu().double())
         logits.append(at.cpu().double())
     return torch.stack(logits), torch.stack(losses)
 

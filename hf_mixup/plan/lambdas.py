@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.plan.partners import Examples
+from hf_mixup.plan.examples import Examples
 
 
 def draw_lambda(
@@ -80,7 +80,7 @@ def schedule_at(config: MixupConfig, progress: float | None) -> float:
     return config.schedule[start] + share * (config.schedule[end] - config.schedule[start])
 
 
-def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Examples | None) -> Tensor:
+def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Examples) -> Tensor:
     """The weight of the example's own label: `(batch,)`.
 
     `"own"`: 1. `"larger"`: 1 where lambda >= 1/2, else 0 (Wang et al. 2023). `"remix"`: of a frequent and a rare class,
@@ -90,15 +90,16 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
     Args:
         config (`MixupConfig`): `label_rule`, `kappa` and `tau`.
         lam, partner (`torch.Tensor` of shape `(batch,)`): weight of the example itself, index of its partner.
-        examples (`Examples`): for `"remix"`, the targets and the counts of the classes.
+        examples (`Examples`): for `"remix"`, the targets.
     """
     if config.label_rule == "own":
         return torch.ones_like(lam)
     if config.label_rule == "larger":
         return (lam >= 0.5).to(lam.dtype)
-    assert examples is not None and examples.targets is not None and examples.counts is not None
+    assert examples.targets is not None and config.class_counts is not None
     # Under autocast a matrix product would round the counts.
-    size = (examples.targets * examples.counts).sum(1)
+    counts = torch.tensor(config.class_counts, dtype=torch.float32)
+    size = (examples.targets * counts.to(examples.targets.device, non_blocking=True)).sum(1)
     lam, partner = (tensor.to(size.device, non_blocking=True) for tensor in (lam, partner))
     ratio = size / size[partner]
     rare_partner = (ratio >= config.kappa) & (lam < config.tau)

@@ -24,30 +24,32 @@ class Margins:
         self.sums = torch.zeros(PLACES)
         self.counts = torch.zeros(PLACES)
 
-    def of(self, batch: Mapping[str, Any]) -> Tensor:
-        """The area under the margin of each text so far, 0 for new ones: `(batch,)`."""
-        places = self._places(batch)
+    def of(self, places: Tensor) -> Tensor:
+        """The area under the margin of each text so far, 0 for new ones: `(batch,)`, of its `places`."""
         return self.sums[places] / self.counts[places].clamp_min(1)
 
-    def record(self, batch: Mapping[str, Any], logits: Tensor, targets: Tensor) -> None:
+    def record(self, places: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add the margins of a batch that was not mixed.
 
         Args:
-            batch (`dict`): `input_ids` and, where there is padding, `attention_mask`.
+            places (`torch.Tensor` of shape `(batch,)`): of the texts.
             logits, targets (`torch.Tensor` of shape `(batch, num_labels)`): detached logits, class probabilities.
         """
         label = targets.argmax(-1, keepdim=True)
         logits = logits.detach().float()
         others = logits.scatter(-1, label, -torch.inf).amax(-1)
         margin = logits.gather(-1, label).squeeze(-1) - others
-        places = self._places(batch)
         self.sums.index_add_(0, places, margin)
         self.counts.index_add_(0, places, torch.ones_like(margin))
 
-    def _places(self, batch: Mapping[str, Any]) -> Tensor:
-        """A number from the tokens of each text, whatever its padding."""
-        ids = batch["input_ids"].long()
-        mask = batch.get("attention_mask")
+    def places(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Where the margins of texts are kept: a number from the tokens of each, whatever its padding, `(batch,)`.
+
+        Args:
+            inputs (`dict`): `input_ids` and, if there is padding, `attention_mask`.
+        """
+        ids = inputs["input_ids"].long()
+        mask = inputs.get("attention_mask")
         kept = torch.ones_like(ids) if mask is None else mask.long()
         order = kept.cumsum(1)
         mixed = ((ids + 1) * (order * PRIME % 1_000_003 + 7)) % 2_147_483_647

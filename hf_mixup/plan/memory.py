@@ -22,7 +22,7 @@ class Remembered:
     Args:
         inputs (`dict[str, torch.Tensor]`): what the model was given, one row.
         target (`torch.Tensor` of shape `(num_labels,)`): of its label.
-        states (`list[torch.Tensor]`): its hidden states at the site, one row each, without their graph; none where
+        states (`list[torch.Tensor]`): its hidden states at the site, one row each, without their graph; none if
             embeddings are mixed, which are looked up anew.
     """
 
@@ -42,8 +42,8 @@ class Memory:
         self.size = size
         self.places: dict[str, deque[Remembered]] = {}
 
-    def invite(self, plan: MixupPlan, generator: np.random.Generator) -> MixupPlan:
-        """The plan with partners from the memory; with nothing to mix where there are none yet for its site."""
+    def with_partners(self, plan: MixupPlan, generator: np.random.Generator) -> MixupPlan:
+        """The plan with partners from the memory; with nothing to mix if there are none yet for its site."""
         count, known = plan.lam.shape[0], self.places.get(_place(plan), ())
         if not known:
             dimensions = None if plan.dimension_lam is None else torch.ones_like(plan.dimension_lam)

@@ -1,39 +1,19 @@
-"""Who: partners that depend on the examples, drawn from a matrix of weights. Pure functions of tensors."""
+"""Who: how the partners of each name are found, and what that needs. Pure functions of tensors.
+
+A new partner is a function that gives a matrix of weights, and a row in `PARTNERS`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_mixup.config.mixup_config import MixupConfig
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a plan may look at in the examples of a batch, besides their number. Only what its config asks for is there.
-
-    Args:
-        targets (`torch.Tensor` of shape `(batch, num_labels)`): class probabilities, multi-hot labels or scores.
-        groups (`torch.Tensor` of shape `(batch,)`): the domain of each example, for `"lisa"`.
-        margins (`torch.Tensor` of shape `(batch,)`): area under the margin so far, for `"margin"`.
-        counts (`torch.Tensor` of shape `(num_labels,)`): examples of each class in the training data, for `"remix"`.
-        mask (`torch.Tensor` of shape `(batch, length)`): true where there is a token, for spans.
-        segments (`torch.Tensor` of shape `(batch, length)`): 0 and 1 for the two texts of a pair, for spans.
-        special (`torch.Tensor` of shape `(batch, length)`): true at separators and the like, for spans.
-        saliency (`Callable`): gives that of each token, `(batch, length)`, for `"salient_span"`.
-    """
-
-    targets: Tensor | None = None
-    groups: Tensor | None = None
-    margins: Tensor | None = None
-    counts: Tensor | None = None
-    mask: Tensor | None = None
-    segments: Tensor | None = None
-    special: Tensor | None = None
-    saliency: Callable[[], Tensor] | None = None
+from hf_mixup.plan.examples import Examples
 
 
 def choose_partner(config: MixupConfig, examples: Examples, uniform: Tensor, coin: bool) -> Tensor:
@@ -42,14 +22,15 @@ def choose_partner(config: MixupConfig, examples: Examples, uniform: Tensor, coi
     Args:
         config (`MixupConfig`): `partner` and the fields that go with it.
         examples (`Examples`): of the batch.
-        uniform (`torch.Tensor` of shape `(batch,)`): random numbers in [0, 1), one an example.
-        coin (`bool`): a random bit a batch, true with probability `config.same_label_prob`.
+        uniform (`torch.Tensor` of shape `(batch,)`): random numbers in [0, 1), one per example.
+        coin (`bool`): a random bit per batch, true with probability `config.same_label_prob`.
 
     Returns:
         `torch.LongTensor` of shape `(batch,)`: an example that nobody fits is its own partner, which is no mixing.
     """
-    weights = WEIGHTS[config.partner](config, examples, coin)
-    weights = weights.float().fill_diagonal_(0.0)
+    rule = PARTNERS[config.partner].weights
+    assert rule is not None
+    weights = rule(config, examples, coin).float().fill_diagonal_(0.0)
     return draw_from_rows(weights, uniform.to(weights.device, non_blocking=True))
 
 
@@ -91,7 +72,8 @@ def _lisa(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
     """Same label and other domain, or same domain and other label (LISA, Yao et al. 2022)."""
     assert examples.groups is not None
     same_label = _share_a_label(examples)
-    same_group = examples.groups.unsqueeze(1) == examples.groups
+    groups = examples.groups.reshape(-1)
+    same_group = groups.unsqueeze(1) == groups
     return same_label & ~same_group if coin else same_group & ~same_label
 
 
@@ -126,11 +108,43 @@ def _targets(examples: Examples) -> Tensor:
     return examples.targets
 
 
-WEIGHTS: dict[str, Callable[[MixupConfig, Examples, bool], Tensor]] = {
-    "same_class": _same_class,
-    "other_class": _other_class,
-    "near_label": _near_label,
-    "lisa": _lisa,
-    "balanced": _balanced,
-    "margin": _margin,
+@dataclass(frozen=True)
+class Partner:
+    """How partners are found.
+
+    Args:
+        weights (`Callable`, *optional*): how likely each example is drawn for each other, `(batch, batch)`; `None` for
+            partners that are numbered without looking at the batch.
+        needs (`tuple[str, ...]`): the fields of `Examples` that have to be there.
+        is_by_class (`bool`): whether they are for classes, and not for scores.
+    """
+
+    weights: Callable[[MixupConfig, Examples, bool], Tensor] | None = None
+    needs: tuple[str, ...] = ("targets",)
+    is_by_class: bool = False
+
+
+PARTNERS: dict[str, Partner] = {
+    "random": Partner(needs=()),
+    "same_class": Partner(_same_class, is_by_class=True),
+    "other_class": Partner(_other_class, is_by_class=True),
+    "near_label": Partner(_near_label),
+    "balanced": Partner(_balanced, is_by_class=True),
+    "lisa": Partner(_lisa, ("targets", "groups"), is_by_class=True),
+    "margin": Partner(_margin, ("targets", "input_ids", "margins"), is_by_class=True),
+    "previous_batch": Partner(),
+    "all_ranks": Partner(),
 }
+
+
+def draw_partner(generator: np.random.Generator, batch_size: int, self_pairs: bool = True) -> np.ndarray:
+    """A random partner for each of `batch_size` examples, each example being partner once: int64 of shape (batch,).
+
+    Without `self_pairs` nobody is their own partner: the batch is shuffled into one cycle (Sattolo 1986).
+    """
+    order = generator.permutation(batch_size)
+    if self_pairs:
+        return order
+    partner = np.empty_like(order)
+    partner[order] = np.roll(order, 1)
+    return partner

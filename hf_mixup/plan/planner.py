@@ -1,217 +1,210 @@
-"""Drawing the plan of a batch: what of the examples a config asks for is looked up, and given to the random stream."""
+"""Drawing the plan of a batch, from a random stream of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.objective import Objective
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.plan.margins import Margins
 from hf_mixup.plan.memory import Memory
-from hf_mixup.plan.mixup_plan import MixupPlan, PlanStream
-from hf_mixup.plan.partners import Examples
+from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.plan.partners import PARTNERS, choose_partner, draw_partner
 from hf_mixup.plan.ranks import number_of_ranks, share_of_plan, sizes_of_all
-from hf_mixup.plan.spans import separated
+from hf_mixup.plan.spans import plan_spans, text_parts
 
-BY_CLASS = ("same_class", "other_class", "balanced", "lisa", "margin")
+# What words of a config need of the examples, besides what their partners do.
+NEEDS = {
+    ("label_rule", "remix"): ("targets",),
+    ("interpolation", "span"): ("input_ids",),
+    ("interpolation", "salient_span"): ("targets", "input_ids", "saliency"),
+}
 
 
-class Drawing:
-    """Where the plans of one config come from, and what is remembered from batch to batch.
+def needs_of(config: MixupConfig) -> set[str]:
+    """What the plans of a config look at: fields of `Examples`, and names of model inputs."""
+    needs = set(PARTNERS[config.partner].needs)
+    for (name, word), fields in NEEDS.items():
+        if getattr(config, name) == word:
+            needs.update(fields)
+    return needs
+
+
+class Planner:
+    """Draws the plans of one config, from a stream that belongs to (seed, rank) and to nothing else.
 
     Args:
         config (`MixupConfig`): what is drawn.
-        objective (`Objective`): makes targets of labels.
-        seed (`int`): seed of the plans.
-        rank (`int`): index of this process.
+        seed (`int`, defaults to 0): seed of the run.
+        rank (`int`, defaults to 0): index of this process; processes draw different plans.
         separators (`Collection[int]`): ids of tokens that stand between texts or end them; spans leave them alone.
-
-    Raises:
-        ValueError: for a config that does not fit the problem type.
     """
 
-    def __init__(
-        self, config: MixupConfig, objective: Objective, seed: int, rank: int, separators: Collection[int] = ()
-    ) -> None:
-        self.config, self.objective = config, objective
-        self.separators = None if not separators else torch.tensor(sorted(separators))
-        about = objective.about
-        self._check_problem_type(about.problem_type or ("regression" if about.num_labels == 1 else None))
+    def __init__(self, config: MixupConfig, seed: int = 0, rank: int = 0, separators: Collection[int] = ()) -> None:
+        self.config, self.needs = config, needs_of(config)
+        self.separators = torch.tensor(sorted(separators)) if separators else None
         self.restart(seed, rank)
 
     def restart(self, seed: int, rank: int) -> None:
         """Begin anew, as for a new training."""
         # Ranks that share a plan draw it from one stream.
-        self.stream = PlanStream(seed, 0 if self.config.partner == "all_ranks" else rank)
+        self.generator = np.random.default_rng([seed, 0 if self.config.partner == "all_ranks" else rank])
+        self.drawn = 0
+        self.margins = Margins() if "margins" in self.needs else None
         self.memory = Memory(self.config.memory) if self.config.partner == "previous_batch" else None
-        # Targets of plans whose forward pass is still to come.
-        self._awaited: WeakKeyDictionary[MixupPlan, Tensor] = WeakKeyDictionary()
-        self._counts: Tensor | None = None
-        self.margins = Margins() if self.config.partner == "margin" else None
-        self._last: tuple[MixupPlan, Mapping[str, Any]] | None = None
-        # Plans that were drawn, and forward passes that were mixed.
-        self.drawn = self.mixed = 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, which await no forward pass."""
-        return self.__dict__ | {"_awaited": {}, "_last": None}
+    def draw(self, examples: Examples) -> MixupPlan:
+        """One plan.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _awaited=WeakKeyDictionary())
+        Args:
+            examples (`Examples`): the batch. One example alone is left clean, unless its partners are earlier ones.
 
-    @property
-    def needs_labels(self) -> bool:
-        """Whether plans depend on the labels."""
-        by_label = self.config.partner != "random" or self.config.label_rule == "remix"
-        return by_label or self.config.interpolation == "salient_span"
-
-    def draw(
-        self,
-        batch: Mapping[str, Any],
-        size: int,
-        layers: list[int],
-        width: Callable[[int | None], int] | None,
-        labels: Tensor | None,
-        groups: Tensor | None,
-        saliency: Callable[[], Tensor],
-        epoch: float | None,
-        progress: float | None,
-    ) -> MixupPlan:
-        """The plan of a batch of `size` examples; see `Mixup.draw` and `PlanStream.draw`."""
-        for name, values in (("labels", labels), ("groups", groups)):
-            if values is not None and len(values) != size:
-                raise ValueError(f"{name}: {len(values)} of them for a batch of {size} examples.")
-        examples = self._examples(batch, labels, groups, saliency)
-        if self.config.partner == "all_ranks":
-            assert examples is not None and examples.targets is not None
-            plan = self._draw_for_all(batch, size, layers, epoch, progress, examples.targets, width)
+        Raises:
+            ValueError: if something is needed and not given.
+        """
+        self._check(examples)
+        places = None if self.margins is None else self.margins.places(examples.inputs)
+        if self.margins is not None and places is not None:
+            examples = replace(examples, margins=self.margins.of(places))
+        if self.config.partner == "all_ranks" and number_of_ranks() > 1:
+            plan = self._draw_for_all(examples)
         else:
-            plan = self.stream.draw(self.config, size, layers, epoch, progress, examples, width)
-        self.drawn += 1
+            plan = self._draw(examples)
+        plan.record.places = places
         if self.memory is not None and plan.active:
-            assert examples is not None and examples.targets is not None
-            plan = self.memory.invite(plan, self.stream.generator)
-            self._awaited[plan] = examples.targets
-        self._last = plan, batch
+            plan = self.memory.with_partners(plan, self.generator)
+            plan.record.targets = examples.targets
         return plan
 
-    def _draw_for_all(
-        self,
-        batch: Mapping[str, Any],
-        size: int,
-        layers: list[int],
-        epoch: float | None,
-        progress: float | None,
-        targets: Tensor,
-        width: Callable[[int | None], int] | None,
-    ) -> MixupPlan:
-        config = replace(self.config, partner="random")
-        if number_of_ranks() == 1:
-            return self.stream.draw(config, size, layers, epoch, progress, None, width)
-        sizes = sizes_of_all(batch, size)
-        plan = self.stream.draw(config, sum(count for count, _ in sizes), layers, epoch, progress, None, width)
-        if not plan.active:
-            return replace(plan, partner=torch.arange(size), lam=torch.ones(size))
-        return share_of_plan(plan, batch, targets, sizes)
+    def _check(self, examples: Examples) -> None:
+        config = self.config
+        if "groups" in self.needs and examples.groups is None:
+            raise ValueError(
+                f"groups: partner='lisa' needs each example's group, and the batch has no column "
+                f"{config.group_column!r}. In a loop of your own give draw(batch, groups=...); for MixupModel in a "
+                "Trainer set remove_unused_columns=False."
+            )
+        if "input_ids" in self.needs and examples.inputs.get("input_ids") is None:
+            raise ValueError(
+                f"input_ids: partner={config.partner!r} with interpolation={config.interpolation!r} needs "
+                f"the tokens of each text; this batch has only {', '.join(examples.inputs)}."
+            )
 
-    def remember(self, plan: MixupPlan, inputs: Mapping[str, Any], states: list[Tensor]) -> None:
+    def _draw_for_all(self, examples: Examples) -> MixupPlan:
+        """This rank's part of a plan of the global batch."""
+        assert examples.targets is not None
+        sizes = sizes_of_all(examples.inputs, examples.size)
+        plan = self._draw(replace(examples, size=sum(count for count, _ in sizes), targets=None))
+        if not plan.active:
+            return replace(plan, partner=torch.arange(examples.size), lam=torch.ones(examples.size))
+        return share_of_plan(plan, examples.inputs, examples.targets, sizes)
+
+    def _draw(self, examples: Examples) -> MixupPlan:
+        config, size = self.config, examples.size
+        if config.off_epoch is not None and examples.epoch is None:
+            raise ValueError(
+                f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
+            )
+        strength = strength_at(config, examples.progress, self.drawn)
+        self.drawn += 1
+        if self._stays_clean(examples, strength):
+            return MixupPlan(torch.arange(size), torch.ones(size), config.site, active=False)
+        layer = int(self.generator.choice(examples.layers)) if examples.layers else None
+        partner = self._partner(examples)
+        lam = _weaken(torch.from_numpy(draw_lambda(self.generator, size, config, examples.epoch)), strength)
+        # Layer -1 is what enters the first block.
+        site, block = ("embeddings", None) if layer == -1 else (config.site, layer)
+        plan = MixupPlan(partner, lam, site, block, strength=strength)
+        if config.interpolation == "dimensions":
+            plan = self._with_dimensions(plan, examples, examples.widths[layer])
+        if config.similarity is not None:
+            plan = self._with_similarity(plan, config.similarity)
+        if config.add_noise or config.mult_noise:
+            plan = self._with_noise(plan)
+        if config.interpolation in ("span", "salient_span"):
+            plan = self._with_spans(plan, examples)
+        if config.label_rule != "lambda":
+            plan = replace(plan, label_lam=label_lambda(config, plan.lam, plan.partner, examples))
+        return plan
+
+    def _stays_clean(self, examples: Examples, strength: float) -> bool:
+        config, epoch = self.config, examples.epoch
+        is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
+        fewest = 1 if config.partner == "previous_batch" else 2
+        return is_off or examples.size < fewest or (config.prob < 1 and self.generator.random() >= config.prob)
+
+    def _partner(self, examples: Examples) -> Tensor:
+        config, size = self.config, examples.size
+        if config.partner == "previous_batch":
+            return torch.arange(size, 2 * size)
+        if PARTNERS[config.partner].weights is None:
+            return torch.from_numpy(draw_partner(self.generator, size, config.self_pairs))
+        uniform = torch.from_numpy(self.generator.random(size))
+        coin = self.generator.random() < config.same_label_prob
+        return choose_partner(config, examples, uniform, bool(coin))
+
+    def _with_dimensions(self, plan: MixupPlan, examples: Examples, width: int) -> MixupPlan:
+        drawn = draw_lambda(self.generator, examples.size * width, self.config, examples.epoch)
+        dimension_lam = _weaken(torch.from_numpy(drawn).reshape(-1, width), plan.strength)
+        return replace(plan, dimension_lam=dimension_lam, lam=dimension_lam.mean(1))
+
+    def _with_similarity(self, plan: MixupPlan, similarity: float) -> MixupPlan:
+        # 1 - a number in [0, 1) has a logarithm.
+        uniform = torch.from_numpy(1 - self.generator.random((2, len(plan.lam)), dtype=np.float32))
+        return replace(plan, similarity=(similarity, self.config.similarity_width), uniform=uniform)
+
+    def _with_noise(self, plan: MixupPlan) -> MixupPlan:
+        add, mult = (plan.strength * float(scale) for scale in self.generator.beta(2, 5, size=2))
+        return replace(plan, noise=(self.config.add_noise * add, self.config.mult_noise * mult))
+
+    def _with_spans(self, plan: MixupPlan, examples: Examples) -> MixupPlan:
+        uniform = torch.from_numpy(self.generator.random((2, 2, len(plan.lam))))
+        device = examples.inputs["input_ids"].device
+        if self.separators is not None:
+            self.separators = self.separators.to(device)
+        mask, segments, special = text_parts(examples.inputs, self.separators)
+        saliency = examples.saliency() if "saliency" in self.needs and examples.saliency is not None else None
+        partner = plan.partner.to(device, non_blocking=True)
+        lam, uniform = plan.lam.to(device, non_blocking=True), uniform.to(device, torch.float32, non_blocking=True)
+        source, lam = plan_spans(lam, partner, mask, segments, uniform, saliency, special)
+        return replace(plan, source=source, lam=lam, partner=partner)
+
+    def remember(self, plan: MixupPlan, inputs: Any, states: list[Tensor]) -> None:
         """Keep a batch after its forward pass, as partners of later ones."""
-        targets = self._awaited.pop(plan, None)
-        if self.memory is not None and targets is not None:
-            self.memory.add(plan, inputs, targets, states)
+        if self.memory is not None and plan.record.targets is not None:
+            self.memory.add(plan, inputs, plan.record.targets, states)
+            plan.record.targets = None
 
     def record(self, plan: MixupPlan, clean_logits: Tensor, targets: Tensor) -> None:
-        """Remember how the model did on the unmixed batch of a plan, where partners depend on it."""
-        if self.margins is not None and self._last is not None and self._last[0] is plan:
-            self.margins.record(self._last[1], clean_logits, targets)
-
-    def _examples(
-        self,
-        batch: Mapping[str, Any],
-        labels: Tensor | None,
-        groups: Tensor | None,
-        saliency: Callable[[], Tensor],
-    ) -> Examples | None:
-        config = self.config
-        found: dict[str, Any] = {}
-        if self.needs_labels:
-            if labels is None:
-                words = {name: getattr(config, name) for name in ("partner", "label_rule", "interpolation")}
-                plain = {"partner": "random", "label_rule": "lambda", "interpolation": "line"}
-                cause = ", ".join(f"{name}={word!r}" for name, word in words.items() if word != plain[name])
-                raise ValueError(f"labels: with {cause} a plan depends on them: give draw(batch, labels=labels).")
-            self._check_labels(labels)
-            found["targets"] = self.objective.targets(labels)
-        if config.partner == "lisa":
-            if groups is None:
-                raise ValueError(
-                    f"groups: partner='lisa' needs each example's group, and the batch has no column "
-                    f"{config.group_column!r}. In a loop of your own give draw(batch, groups=...); for MixupModel in a "
-                    "Trainer set remove_unused_columns=False."
-                )
-            found["groups"] = groups.reshape(-1)
-        if self.margins is not None:
-            self._tokens(batch)
-            found["margins"] = self.margins.of(batch)
-        if config.label_rule == "remix":
-            if self._counts is None:
-                self._counts = torch.tensor(config.class_counts, dtype=torch.float32)
-            found["counts"] = self._counts = self._counts.to(found["targets"].device)
-        if config.interpolation in ("span", "salient_span"):
-            ids = self._tokens(batch)
-            mask = batch.get("attention_mask")
-            found["mask"] = torch.ones_like(ids) if mask is None else mask
-            found["segments"] = batch.get("token_type_ids")
-            if self.separators is not None:
-                self.separators = self.separators.to(ids.device)
-                segments, found["special"] = separated(ids, found["mask"], self.separators)
-                if found["segments"] is None:
-                    found["segments"] = segments
-        if config.interpolation == "salient_span":
-            found["saliency"] = saliency
-        return Examples(**found) if found else None
-
-    def _tokens(self, batch: Mapping[str, Any]) -> Tensor:
-        if batch.get("input_ids") is None:
-            raise ValueError(
-                f"input_ids: partner={self.config.partner!r} with interpolation={self.config.interpolation!r} needs "
-                f"the tokens of each text; this batch has only {', '.join(batch)}."
-            )
-        return batch["input_ids"]
-
-    def _check_labels(self, labels: Tensor) -> None:
-        self._check_problem_type(self.objective.problem_type(labels))
-        if self.config.label_rule == "remix" and self.config.class_counts is None:
-            raise ValueError(
-                "class_counts: label_rule='remix' needs the number of training examples of each of the "
-                f"{self.objective.about.num_labels} classes, such as [900, 80, 20]."
-            )
-
-    def _check_problem_type(self, problem_type: str | None) -> None:
-        config = self.config
-        if config.partner in BY_CLASS and problem_type == "regression":
-            raise ValueError(f"partner={config.partner!r} needs classes; for scores there is 'near_label'.")
-        if config.label_rule == "remix" and problem_type not in (None, "single_label_classification"):
-            raise ValueError(f"label_rule='remix' needs single_label_classification, not {problem_type}.")
+        """Note how the model did on the unmixed batch of a plan, if partners depend on it; once per plan."""
+        if self.margins is not None and plan.record.places is not None:
+            self.margins.record(plan.record.places, clean_logits, targets)
+            plan.record.places = None
 
     def state_dict(self) -> dict[str, Any]:
         """The random stream, the margins and the memory: plain numbers and strings, and tensors in the memory."""
-        margins = {} if self.margins is None else {"margins": self.margins.state_dict()}
-        memory = {} if self.memory is None else {"memory": self.memory.state_dict()}
-        return self.stream.state_dict() | margins | memory
+        kept = {"margins": self.margins, "memory": self.memory}
+        states = {name: value.state_dict() for name, value in kept.items() if value is not None}
+        return {**self.generator.bit_generator.state, "drawn": self.drawn, **states}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | None = None) -> None:
         """Continue from `state`, with what is remembered on `device`."""
         state = dict(state)
-        margins, memory = state.pop("margins", None), state.pop("memory", None)
-        self.stream.load_state_dict(state)
+        margins, memory, self.drawn = state.pop("margins", None), state.pop("memory", None), state.pop("drawn", 0)
+        self.generator.bit_generator.state = state
         if self.margins is not None and margins is not None:
             self.margins.load_state_dict(margins)
         if self.memory is not None and memory is not None:
             self.memory.load_state_dict(memory, device)
+
+
+def _weaken(lam: Tensor, strength: float) -> Tensor:
+    """Lambda with only a share of the partner's weight."""
+    return lam if strength == 1 else 1 - strength * (1 - lam)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -83,6 +85,24 @@ def separated(ids: Tensor, mask: Tensor, separators: Tensor) -> tuple[Tensor, Te
     # What begins a text parts nothing.
     parts = (special & (mask.cumsum(1) > 1)).int()
     return (parts.cumsum(1) - parts > 0).long(), special
+
+
+def text_parts(
+    inputs: Mapping[str, Tensor | None], separators: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The mask, the segments and the separators of a batch of texts, as `plan_spans` takes them: `(batch, length)`.
+
+    Args:
+        inputs (`Mapping`): `input_ids`, and if there are any, `attention_mask` and `token_type_ids`.
+        separators (`torch.Tensor` of shape `(n,)`, *optional*): ids of tokens that begin, end or part texts.
+    """
+    ids, mask, segments = (inputs.get(name) for name in ("input_ids", "attention_mask", "token_type_ids"))
+    assert ids is not None
+    mask = torch.ones_like(ids) if mask is None else mask
+    if separators is None:
+        return mask, segments, None
+    parts, special = separated(ids, mask, separators)
+    return mask, parts if segments is None else segments, special
 
 
 def _best_window(values: Tensor, first: Tensor, size: Tensor, width: Tensor) -> Tensor:

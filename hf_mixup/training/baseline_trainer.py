@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor, nn
-from transformers import Trainer
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.anatomy import logits_of, model_config, with_loss
-from hf_mixup.objective import Objective
-from hf_mixup.targets import IGNORED
+from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training.label_columns import (
     as_loss_takes_them,
     by_name,
@@ -24,9 +23,10 @@ from hf_mixup.training.label_columns import (
 )
 from hf_mixup.training.loss_watch import LossWatch
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
+from hf_mixup.training.trainer_seams import TrainerSeams
 
 
-class BaselineTrainer(Trainer):
+class BaselineTrainer(TrainerSeams):
     """Trainer whose losses are means over labelled examples and whose evaluations hold every row.
 
     Args:
@@ -37,10 +37,6 @@ class BaselineTrainer(Trainer):
     Raises:
         ValueError: for what cannot be trained; in `train()`, for labels that cannot be trained on or evaluated.
     """
-
-    # False: a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says True where
-    # it returns the batch's share of the mean over all examples of the step already.
-    loss_is_scaled_for_ga = False
 
     def __init__(
         self, *args: Any, class_weights: Sequence[float] | None = None, nonfinite_loss: str = "warn", **kwargs: Any
@@ -54,7 +50,7 @@ class BaselineTrainer(Trainer):
         weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
         config, self._has_weights = MixupConfig(class_weights=weights), weights is not None
         check_trainer(self, self._has_weights)
-        self._objective = Objective(model_config(self._module), config)
+        self._task = Task(model_config(self._module), config)
 
     @property
     def _module(self) -> nn.Module:
@@ -107,10 +103,11 @@ class BaselineTrainer(Trainer):
             self._loss_watch.see(loss.item(), self.state.global_step + 1)
         return loss
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        # The training arguments are saved as the user gave them.
+    @contextmanager
+    def saving_model(self, folder: Path) -> Iterator[None]:
+        """The training arguments are saved as the user gave them."""
         with changed(self.args, **self._args_before):
-            super()._save(*args, **kwargs)
+            yield
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's."""
@@ -123,7 +120,7 @@ class BaselineTrainer(Trainer):
         if not self._makes_targets and self.compute_loss_func is not None:
             return {}
         evaluated = {} if self.args.eval_strategy == "no" else by_name(self.eval_dataset, "eval_dataset")
-        datasets, config = by_name(self.train_dataset, "train_dataset") | evaluated, self._objective.about
+        datasets, config = by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
         columns = dict(check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
         found = any(has_ignored(labels, config) for labels in columns.values())
         if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
@@ -153,7 +150,7 @@ class BaselineTrainer(Trainer):
         is_users = self.compute_loss_func is not None
         if labels is None or is_users or not (self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
-            is_normalised = is_users or (self.label_smoother is not None and items is not None)
+            is_normalised = is_users or (self.smooths_labels() and items is not None)
             loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
         else:
             loss, outputs = self._own_loss(model, inputs)
@@ -167,12 +164,38 @@ class BaselineTrainer(Trainer):
         """The loss of class probabilities, which transformers' heads would flatten, and of weighted classes."""
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         logits, labels = logits_of(outputs), inputs["labels"]
-        is_lacking = self._count(labels) < len(labels) if model.training else has_ignored(labels, self._objective.about)
+        is_lacking = self._count(labels) < len(labels) if model.training else has_ignored(labels, self._task.about)
         kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
-        mixed = self._objective.targets(labels[kept], None, logits.device)
-        problem_type, smoothing = self._objective.problem_type(labels), self.args.label_smoothing_factor
-        loss = self._objective.losses(logits[kept], mixed, problem_type, smoothing).mean()
+        mixed = self._task.targets(labels[kept], None, logits.device)
+        problem_type, smoothing = self._task.problem_type(labels), self.args.label_smoothing_factor
+        loss = self._task.losses(logits[kept], mixed, problem_type, smoothing).mean()
         return loss, with_loss(outputs, loss)
+
+    def _users_loss(
+        self, outputs: Any, mixed: Tensor | None, labels: Tensor, num_items_in_batch: Tensor | int | None
+    ) -> Tensor:
+        """The user's loss: of the mixed targets, and of the labels themselves where nothing was mixed."""
+        assert self.compute_loss_func is not None
+        if mixed is None:
+            return self._of_all_processes(
+                self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), num_items_in_batch
+            )
+        if mixed.shape[-1] == 1:
+            mixed = mixed.reshape(labels.shape)
+        try:
+            loss = self.compute_loss_func(outputs, mixed, num_items_in_batch=num_items_in_batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"compute_loss_func failed on the mixed targets, floats of shape {tuple(mixed.shape)}: {error}. "
+                "Under mixup it is given class probabilities (multi-hot vectors, scores) in the place of the labels."
+            ) from error
+        return self._of_all_processes(loss, num_items_in_batch)
+
+    def _of_all_processes(self, loss: Tensor, items: Tensor | int | None) -> Tensor:
+        is_share = self.args.average_tokens_across_devices and items is not None
+        return loss * self.accelerator.num_processes if is_share else loss
 
     def _are_probabilities(self, labels: Tensor) -> bool:
         is_single_label = model_config(self._module).problem_type == "single_label_classification"

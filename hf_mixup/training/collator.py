@@ -18,11 +18,11 @@ from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.anatomy import logits_of
 from hf_mixup.forward.interpolation import mix_rows
-from hf_mixup.objective import Objective
+from hf_mixup.loss import PROBLEM_TYPES, Task
+from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.plan.planner import Drawing
+from hf_mixup.plan.planner import Planner
 from hf_mixup.plan.spans import swap_tokens
-from hf_mixup.targets import PROBLEM_TYPES
 from hf_mixup.training.collator_callback import CollatorCallback
 
 FLOAT_INPUTS = ("pixel_values", "pixel_values_videos", "input_values", "input_features", "inputs_embeds")
@@ -100,11 +100,11 @@ class MixupCollator(CollatorCallback):
         by_number = "regression" if num_labels == 1 else "single_label_classification"
         about = PretrainedConfig()
         about.num_labels, about.problem_type = num_labels, problem_type or by_number  # type: ignore[assignment]
-        super().__init__(resolved, Objective(about, resolved), int(os.environ.get("RANK", 0)) if rank is None else rank)
+        super().__init__(resolved, Task(about, resolved), int(os.environ.get("RANK", 0)) if rank is None else rank)
         self._is_single_label_by_default = problem_type is None and num_labels > 1
         # Epoch and share of the training, in memory that the workers see as well.
         self._progress = torch.full((2,), math.nan, dtype=torch.float64).share_memory_()
-        self._drawing: tuple[int | None, Drawing] | None = None
+        self._planner: tuple[int | None, Planner] | None = None
 
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         """The mixed batch of a list of examples; for a Trainer's evaluation or prediction, the batch as it is."""
@@ -120,7 +120,7 @@ class MixupCollator(CollatorCallback):
             batch = _mix_inputs(batch, plan)
         else:
             batch |= {"mixup_partner": plan.partner, "mixup_lam": plan.lam}
-        return batch | {"labels": self.objective.targets(labels, plan)}
+        return batch | {"labels": self.task.targets(labels, plan)}
 
     def loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss against mixed targets, also as the `compute_loss_func` of a plain Trainer.
@@ -151,8 +151,8 @@ class MixupCollator(CollatorCallback):
         if self.has_trainer and torch.is_grad_enabled() and not is_mixed:
             raise ValueError(self._not_mixed())
         logits = logits_of(outputs)
-        targets = self.objective.targets(labels, None, logits.device)
-        losses = self.objective.losses(logits, targets, self.objective.problem_type(labels), self.label_smoothing)
+        targets = self.task.targets(labels, None, logits.device)
+        losses = self.task.losses(logits, targets, self.task.problem_type(labels), self.label_smoothing)
         if num_items_in_batch is None:
             return losses.mean()
         return losses.sum() * (labels.numel() / labels.shape[0]) / num_items_in_batch
@@ -182,11 +182,11 @@ class MixupCollator(CollatorCallback):
     def _draw(self, batch: Mapping[str, Any], labels: Tensor, groups: Tensor | None) -> MixupPlan:
         worker = get_worker_info()
         source = None if worker is None else worker.seed
-        if self._drawing is None or self._drawing[0] != source:
+        if self._planner is None or self._planner[0] != source:
             # PyTorch seeds neighbouring workers with neighbouring numbers.
             words = np.random.SeedSequence([self.seed, source or 0]).generate_state(2, np.uint32)
             seed = self.seed if source is None else int(words[0]) << 32 | int(words[1])
-            self._drawing = source, Drawing(self.config, self.objective, seed, self.rank, self.separators)
+            self._planner = source, Planner(self.config, seed, self.rank, self.separators)
         epoch, progress = (None if math.isnan(value) else value for value in self._progress.tolist())
         for name, is_used, known in (
             ("off_epoch", self.config.off_epoch is not None, epoch),
@@ -198,13 +198,15 @@ class MixupCollator(CollatorCallback):
                     f"{name}={getattr(self.config, name)}: needs the progress of training: give the Trainer "
                     "callbacks=[collator], or call collator.set_progress in a loop of your own."
                 )
-        return self._drawing[1].draw(batch, len(labels), [], None, labels, groups, _no_model, epoch, progress)
+        planner, size = self._planner[1], len(labels)
+        targets = self.task.targets_to_draw(labels, size, "targets" in planner.needs)
+        return planner.draw(Examples(size, (), {}, epoch, progress, batch, targets, groups))
 
     # ---- As a callback ----
 
     def _restart(self, state: Any) -> None:
         """Draw plans anew, for a new training."""
-        self._drawing = None
+        self._planner = None
         self._note(state)
 
     def _note(self, state: Any) -> None:
@@ -230,10 +232,6 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
             f"warmup_batches={config.warmup_batches}: a collator cannot count them, since each worker sees a part of "
             "the batches and begins anew every epoch; set it to 0, or use schedule, such as {0: 0, 0.1: 1}."
         )
-
-
-def _no_model() -> Tensor:
-    raise AssertionError("refused above")
 
 
 def _check_inputs(batch: Mapping[str, Any], interpolation: str) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer import DEFAULT_CALLBACKS
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.objective import Objective
+from hf_mixup.loss import Task
+from hf_mixup.training.trainer_seams import add_default_callback
 
 # Wrappers inside wrappers that are looked into for a collator.
 DEPTH_OF_WRAPPERS = 4
@@ -25,21 +25,20 @@ class CollatorCallback(TrainerCallback, ABC):
 
     Args:
         config (`MixupConfig`): of the collator.
-        objective (`Objective`): of the collator.
+        task (`Task`): of the collator.
         rank (`int`): index of this process.
 
     Raises:
         ValueError: for a Trainer that cannot work.
     """
 
-    def __init__(self, config: MixupConfig, objective: Objective, rank: int) -> None:
-        self.config, self.objective, self.rank = config, objective, rank
+    def __init__(self, config: MixupConfig, task: Task, rank: int) -> None:
+        self.config, self.task, self.rank = config, task, rank
         self.has_trainer = self.is_training_batch = False
         self.label_smoothing = 0.0
         # In memory that the workers see as well.
         self.has_made_batch = torch.zeros((), dtype=torch.bool).share_memory_()
-        if ForgottenCallback not in DEFAULT_CALLBACKS:
-            DEFAULT_CALLBACKS.append(ForgottenCallback)  # type: ignore[arg-type]
+        add_default_callback(ForgottenCallback)
 
     @abstractmethod
     def _restart(self, state: Any) -> None:
@@ -73,7 +72,7 @@ class CollatorCallback(TrainerCallback, ABC):
         if state.is_world_process_zero and not self.has_made_batch:
             raise ValueError(self._not_mixed())
         found = getattr(getattr(kwargs.get("model"), "config", None), "problem_type", None)
-        if found not in (None, self.objective.about.problem_type):
+        if found not in (None, self.task.about.problem_type):
             raise ValueError(
                 "compute_loss_func: the model was given the mixed labels and made its own loss of them "
                 f"(problem_type={found!r}); give the Trainer compute_loss_func=collator.loss as well."
@@ -101,7 +100,7 @@ class CollatorCallback(TrainerCallback, ABC):
                 f"remove_unused_columns: partner='lisa' needs the column {self.config.group_column!r}, which the "
                 "Trainer removes; set it to False."
             )
-        ours, theirs = self.objective.about, getattr(model, "config", None)
+        ours, theirs = self.task.about, getattr(model, "config", None)
         for name in ("num_labels", "problem_type"):
             value = getattr(theirs, name, None)
             if value not in (None, getattr(ours, name)):

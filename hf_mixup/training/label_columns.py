@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_mixup.targets import IGNORED, check_finite, check_labels, problem_type_of
+from hf_mixup.loss import IGNORED, check_finite, check_labels, problem_type_of
 
 NAMES = ("labels", "label")
 

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.targets import mixed_accuracy
 
 
 class MixupLogs:
@@ -23,21 +22,19 @@ class MixupLogs:
         self.accuracy: Tensor | None = None
         self.sites: set[str] = set()
 
-    def add(self, plan: MixupPlan, logits: Tensor, mixed: Tensor, problem_type: str) -> None:
+    def add(self, plan: MixupPlan, accuracy: Tensor | None) -> None:
         """Count a batch.
 
         Args:
             plan (`MixupPlan`): as the forward pass left it.
-            logits, mixed (`torch.Tensor` of shape `(batch, num_labels)`): detached logits, mixed targets.
-            problem_type (`str`): an accuracy is kept for `"single_label_classification"` only.
+            accuracy (`torch.Tensor`, *optional*): `mixed_accuracy` of the batch, for tasks that have one.
         """
         self.batches += 1
         if plan.active:
             self.mixed += 1
             self.weight = self.weight + plan.lam.mean()
             self.sites.add(plan.site if plan.layer is None else f"{plan.site} {plan.layer}")
-        if problem_type == "single_label_classification":
-            accuracy = mixed_accuracy(logits, mixed)
+        if accuracy is not None:
             self.accuracy = accuracy if self.accuracy is None else self.accuracy + accuracy
 
     def drain(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class MixupModel(nn.Module):
         with mixup.apply(plan, inputs):
             outputs = super().__call__(**inputs)
         clean_logits = logits_of(super().__call__(**inputs)) if mixup.needs_clean_pass(plan) else None
-        losses = mixup.example_losses(logits_of(outputs), labels, plan, clean_logits=clean_logits)
+        losses = mixup.loss(logits_of(outputs), labels, plan, clean_logits=clean_logits, reduction="none")
         return with_loss(outputs, _reduce(losses, labels, items))
 
     def _warn_of_labels(self, args: tuple, kwargs: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedModel, enable_full_determinism, set_seed
 from transformers.hyperparameter_search import default_hp_search_backend
@@ -18,9 +18,6 @@ from hf_mixup.config.recipes import resolve_config
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.search_objective import check_best, choose_objective
 from hf_mixup.training.trainer_checks import check_mixing, check_trainer, metric_name
-
-if TYPE_CHECKING:
-    from hf_mixup.training.trainer import MixupTrainer
 
 # How a search space may write the base config of a trial, under "mixup", and each field of `MixupConfig`.
 NAMES = {"mixup": "mixup", "recipe": "mixup", "mixup.recipe": "mixup"} | {
@@ -127,7 +124,7 @@ class Search:
     # The training arguments that trials changed, as they were.
     before: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, trainer: MixupTrainer, trial: Any, own_names: bool = False) -> None:
+    def begin(self, trainer: Any, trial: Any, own_names: bool = False) -> None:
         """Read what a trial chose, and seed everything as it says: its model is made next.
 
         Raises:
@@ -147,16 +144,15 @@ class Search:
         args.seed = int(self.training.get("seed", args.seed))
         (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
 
-    def set_up(self, trainer: MixupTrainer, trial: Any, set_up: Callable[[Any], None]) -> None:
+    def set_up(self, trainer: Any, trial: Any, set_up: Callable[[Any], None]) -> None:
         """Give the training arguments of a trial to Trainer's own `set_up`, and mix with the trial's config."""
         space = trainer.hp_space
         try:
             trainer.hp_space = lambda _: self.training
             set_up(trial if trainer.hp_search_backend == HPSearchBackend.OPTUNA else self.training)
         finally:
-            trainer.hp_space, trainer._trial = space, trial
-        # They may hold the column of groups of the trial before.
-        trainer._signature_columns = None
+            # The columns may hold that of the groups of the trial before.
+            trainer.set_trial(space, trial)
         trainer.mixup = None
         if self.config is not None:
             check_trainer(trainer, self.config.class_weights is not None)
@@ -166,7 +162,7 @@ class Search:
 
 
 def run_search(
-    trainer: MixupTrainer,
+    trainer: Any,
     run: Callable[..., Any],
     compute_objective: Callable[[dict[str, float]], Any] | None,
     direction: str | list[str] | None,
@@ -190,17 +186,17 @@ def run_search(
     return best
 
 
-def _next_search(trainer: MixupTrainer) -> Search:
+def _next_search(trainer: Any) -> Search:
     """A new search of a trainer, which starts as its first one did."""
     if trainer._search is not None:
         return Search(trainer._search.base, trainer._search.class_weights)
-    weights = trainer._objective._class_weights
+    weights = trainer._task._class_weights
     base = None if trainer.mixup is None else replace(trainer.mixup.config)
     return Search(base, None if weights is None else weights.tolist())
 
 
 @contextmanager
-def _trial_models(trainer: MixupTrainer, search: Search) -> Iterator[None]:
+def _trial_models(trainer: Any, search: Search) -> Iterator[None]:
     """Inside the block, a trial begins before its model is made: Trainer would seed it as the trial before."""
     model_init = trainer.model_init
     try:
@@ -212,7 +208,7 @@ def _trial_models(trainer: MixupTrainer, search: Search) -> Iterator[None]:
 
 
 def _trial_model(
-    trainer: MixupTrainer, search: Search, model_init: Callable[..., PreTrainedModel], trial: Any
+    trainer: Any, search: Search, model_init: Callable[..., PreTrainedModel], trial: Any
 ) -> PreTrainedModel:
     takes_trial = number_of_arguments(model_init) == 1
     search.begin(trainer, trial, own_names=takes_trial)

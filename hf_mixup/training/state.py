@@ -61,7 +61,7 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
     if saved != ranks:
         logger.warning("%s was saved by %d processes and is resumed by %d, so plans start anew.", folder, saved, ranks)
         # A warm-up that is over does not begin again.
-        mixup.drawing.stream.drawn = read_json(state_file(folder, 0))["plans"].get("drawn", 0)
+        mixup.planner.drawn = read_json(state_file(folder, 0))["plans"].get("drawn", 0)
         return
     _warn_of_changes(folder, mixup.config)
     saved_state = read_json(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,10 @@ class MixupTrainer(BaselineTrainer):
                 "partner='previous_batch' for that."
             )
 
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
+    def extra_columns(self) -> Sequence[str]:
+        """The column of groups, if partners depend on it."""
         column = None if self.mixup is None else self.mixup.config.group_column
-        if column is not None:
-            assert self._signature_columns is not None
-            self._signature_columns = [*dict.fromkeys([*self._signature_columns, column])]
+        return () if column is None else (column,)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, which the column of groups is not for."""
@@ -117,7 +116,7 @@ class MixupTrainer(BaselineTrainer):
         if inputs.get("labels") is None:
             raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
         # Refuses labels that are no tensor.
-        mixup.objective.problem_type(inputs["labels"])
+        problem_type = mixup.task.problem_type(inputs["labels"])
         count = self._count(inputs["labels"])
         if 0 < count < len(inputs["labels"]):
             inputs, groups = without_ignored(inputs, groups)
@@ -138,36 +137,11 @@ class MixupTrainer(BaselineTrainer):
             loss = self._users_loss(outputs, mixed if plan.active else None, labels, num_items_in_batch)
         else:
             clean_logits = logits_of(model(**inputs)) if mixup.needs_clean_pass(plan) else None
-            losses = mixup.target_losses(logits, mixed, labels, plan, self.args.label_smoothing_factor, clean_logits)
-            loss = self._share_of_step(losses.mean(), count)
-        self._logs.add(mixup.settled(plan), logits.detach(), mixed, mixup.objective.problem_type(labels))
+            smoothing = self.args.label_smoothing_factor
+            loss = mixup.loss(logits, labels, plan, smoothing, clean_logits, targets=mixed)
+            loss = self._share_of_step(loss, count)
+        self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
-
-    def _users_loss(
-        self, outputs: Any, mixed: Tensor | None, labels: Tensor, num_items_in_batch: Tensor | int | None
-    ) -> Tensor:
-        """The user's loss: of the mixed targets, and of the labels themselves where nothing was mixed."""
-        assert self.compute_loss_func is not None
-        if mixed is None:
-            return self._of_all_processes(
-                self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), num_items_in_batch
-            )
-        if mixed.shape[-1] == 1:
-            mixed = mixed.reshape(labels.shape)
-        try:
-            loss = self.compute_loss_func(outputs, mixed, num_items_in_batch=num_items_in_batch)
-        except torch.OutOfMemoryError:
-            raise
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"compute_loss_func failed on the mixed targets, floats of shape {tuple(mixed.shape)}: {error}. "
-                "Under mixup it is given class probabilities (multi-hot vectors, scores) in the place of the labels."
-            ) from error
-        return self._of_all_processes(loss, num_items_in_batch)
-
-    def _of_all_processes(self, loss: Tensor, items: Tensor | int | None) -> Tensor:
-        is_share = self.args.average_tokens_across_devices and items is not None
-        return loss * self.accelerator.num_processes if is_share else loss
 
     def _mixup_of_current_model(self) -> Mixup:
         """The Mixup of the model being trained; `model_init` and sharding replace the model that was given."""
@@ -197,9 +171,13 @@ class MixupTrainer(BaselineTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As Trainer's. Raises `ValueError` if mixup is set and the first step drew no plan."""
+        drawn = None if self.mixup is None else self.mixup.planner.drawn
         loss = super().training_step(*args, **kwargs)
-        if self.mixup is not None and not (self._reached or self.mixup.drawing.drawn or self.mixup.drawing.mixed):
-            raise ValueError(NOTHING_MIXED)
+        if self.mixup is not None and not self._reached:
+            # A compute_loss of the user's own may draw, or apply plans that it made by hand.
+            self._reached = self.mixup.planner.drawn != drawn or self.mixup.mixed > 0
+            if not self._reached:
+                raise ValueError(NOTHING_MIXED)
         return loss
 
     @property
@@ -210,7 +188,7 @@ class MixupTrainer(BaselineTrainer):
         columns = super()._check_labels()
         config = None if self.mixup is None else self.mixup.config
         if config is not None and config.label_rule == "remix" and "train_dataset" in columns:
-            counts = class_counts(columns["train_dataset"], self._objective.about.num_labels)
+            counts = class_counts(columns["train_dataset"], self._task.about.num_labels)
             config.class_counts = config.class_counts or counts
         return columns
 
@@ -250,11 +228,12 @@ class MixupTrainer(BaselineTrainer):
         options = {"hp_space": hp_space, "n_trials": n_trials, "hp_name": hp_name, **kwargs}
         return run_search(self, super().hyperparameter_search, compute_objective, direction, backend, **options)
 
-    def _hp_search_setup(self, trial: Any) -> None:
+    def set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
+        """As Trainer's, with the mixup config of the trial."""
         if trial is None or self._search is None or self.hp_search_backend is None:
-            super()._hp_search_setup(trial)
+            set_up(trial)
         else:
-            self._search.set_up(self, trial, super()._hp_search_setup)
+            self._search.set_up(self, trial, set_up)
 
     # ---- Logs ----
 
@@ -269,23 +248,26 @@ class MixupTrainer(BaselineTrainer):
     @property
     def _has_mixed(self) -> bool:
         """Whether some batch was mixed, so that nothing saved says so of a training in which none was."""
-        return self.mixup is not None and (self._was_mixed or self.mixup.drawing.mixed > 0)
+        return self.mixup is not None and (self._was_mixed or self.mixup.mixed > 0)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+    @contextmanager
+    def saving_model(self, folder: Path) -> Iterator[None]:
+        """The mixup config is saved with a model that was mixed."""
+        with super().saving_model(folder):
+            yield
         if self._has_mixed and self.mixup is not None and self.args.should_save:
-            self.mixup.config.save(Path(output_dir or self.args.output_dir or ".") / CONFIG_NAME)
+            self.mixup.config.save(folder / CONFIG_NAME)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
+    def on_state_saved(self, folder: str) -> None:
+        """The plans resume with the random state."""
         if self.mixup is not None:
-            save_state(output_dir, self.mixup, self.args.process_index, self.args.world_size)
+            save_state(folder, self.mixup, self.args.process_index, self.args.world_size)
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None and self.mixup is not None:
-            load_state(checkpoint, self.mixup, self.args.process_index, self.args.world_size)
-            self._was_mixed = Path(checkpoint, CONFIG_NAME).is_file()
+    def on_state_loaded(self, folder: str) -> None:
+        """The plans resume with the random state."""
+        if self.mixup is not None:
+            load_state(folder, self.mixup, self.args.process_index, self.args.world_size)
+            self._was_mixed = Path(folder, CONFIG_NAME).is_file()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's model card, with the mixup config."""

@@ -14,7 +14,6 @@ from hf_mixup import Mixup, MixupConfig
 from hf_mixup.cli.arguments import parse
 from hf_mixup.config.mixup_config import CHOICES
 from hf_mixup.config.recipes import RECIPE_FILES, recipe_names, resolve_config
-from hf_mixup.plan.mixup_plan import PlanStream
 from hf_mixup.training.collator import MixupCollator
 from tests.plain_config import PLAIN, plain_config
 from tests.zoo import cached_toy_model, toy_batch
@@ -277,15 +276,15 @@ def effect_of(values):
     torch.manual_seed(0)
     with torch.no_grad():
         for step in range(4):
-            mixup.drawing.stream = PlanStream(step)
+            mixup.planner.generator, mixup.planner.drawn = np.random.default_rng(step), 0
             plan = mixup.draw(TEXTS, epoch=step / 2, progress=0.2 + step / 5, labels=LABELS)
             with mixup.apply(plan, TEXTS):
                 logits = model(**TEXTS).logits
             clean = model(**TEXTS).logits if mixup.needs_clean_pass(plan) else None
-            losses = mixup.example_losses(logits, LABELS, plan, clean_logits=clean)
+            losses = mixup.loss(logits, LABELS, plan, clean_logits=clean, reduction="none")
             seen += [
                 plan.partner,
-                mixup.settled(plan).lam,
+                plan.resolved.lam,
                 mixup.targets(LABELS, plan).flatten(),
                 logits.flatten(),
                 losses,

@@ -160,7 +160,7 @@ def test_the_oldest_are_forgotten_and_every_layer_has_a_memory_of_its_own():
     mixup = Mixup(model, plain_config(site="hidden", layers=[0, 2], partner="previous_batch", memory=2))
     for text in texts * 5:
         run(mixup, model, text)
-    places = mixup.drawing.memory.places
+    places = mixup.planner.memory.places
     assert {place: len(rows) for place, rows in places.items()} == {"hidden 0": 2, "hidden 2": 2}
     batch = toy_batch()
     for _ in range(8):
@@ -215,7 +215,7 @@ def test_a_wrapped_model_remembers_too():
     model = MixupModel(steady_bert(), PLAIN | {"partner": "previous_batch", "site": "hidden", "layers": [1]}).train()
     inputs = training_inputs(examples(1))
     losses = [model(**inputs).loss.item() for _ in range(2)]
-    assert len(model.mixup.drawing.memory.places["hidden 1"]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(model.mixup.planner.memory.places["hidden 1"]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_gradients_are_those_without_checkpointing():
@@ -238,7 +238,7 @@ def test_trainer_mixes_batches_of_one_with_accumulation(tmp_path):
     options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "max_steps": 6}
     trainer = make_trainer(tmp_path, mixup=mixup, **options)
     trainer.train()
-    assert all(len(rows) <= 3 for rows in trainer.mixup.drawing.memory.places.values())
+    assert all(len(rows) <= 3 for rows in trainer.mixup.planner.memory.places.values())
     lambdas = [entry["mixup_lambda"] for entry in trainer.state.log_history if "mixup_lambda" in entry]
     assert len(lambdas) == 6 and min(lambdas) < 0.9
 
@@ -310,7 +310,7 @@ def test_plans_may_be_drawn_ahead():
     for plan, text in zip(plans, texts, strict=True):
         with mixup.apply(plan, text):
             model(**text)
-    rows = mixup.drawing.memory.places["embeddings"]
+    rows = mixup.planner.memory.places["embeddings"]
     assert [row.inputs["input_ids"].tolist() for row in rows] == [text["input_ids"].tolist() for text in texts]
 
 
@@ -395,7 +395,7 @@ def test_what_is_forgotten_is_freed():
     known = []
     for text in texts * 3:
         run(mixup, model, text)
-        known.append(weakref.ref(mixup.drawing.memory.places["hidden 1"][0].states[0]))
+        known.append(weakref.ref(mixup.planner.memory.places["hidden 1"][0].states[0]))
     gc.collect()
     # The last text is remembered, and the one before it is its partner in the last plan.
     assert sum(state() is not None for state in known) <= 2

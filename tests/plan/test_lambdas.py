@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import alpha_at, draw_lambda, label_lambda, schedule_at
-from hf_mixup.plan.mixup_plan import PlanStream
-from hf_mixup.plan.partners import Examples
+from hf_mixup.plan.planner import Planner
 from tests.plain_config import plain_config
 
 SCHEDULE = {0.2: 0.0, 0.4: 1.0, 0.8: 0.5}
@@ -61,37 +61,38 @@ def test_a_schedule_needs_the_progress():
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_strength_is_the_share_of_the_partners_weight(strength):
-    full = PlanStream(0).draw(plain_config(alpha=1.0), 64, []).lam
-    weak = PlanStream(0).draw(plain_config(alpha=1.0, schedule={0: strength}), 64, [], progress=0.5).lam
+    full = Planner(plain_config(alpha=1.0), 0).draw(Examples(64)).lam
+    weak = Planner(plain_config(alpha=1.0, schedule={0: strength}), 0).draw(Examples(64, progress=0.5)).lam
     torch.testing.assert_close(1 - weak, strength * (1 - full))
 
 
 def test_strength_0_is_a_clean_batch_that_draws_nothing():
-    stream, other = PlanStream(0), PlanStream(0)
-    plan = stream.draw(plain_config(schedule={0: 0, 1: 1}), 4, [], progress=0.0)
+    planner, other = (Planner(plain_config(schedule={0: 0, 1: 1})) for _ in range(2))
+    plan = planner.draw(Examples(4, progress=0.0))
     assert not plan.active and plan.lam.tolist() == [1.0] * 4
-    assert stream.generator.bit_generator.state == other.generator.bit_generator.state
+    assert planner.generator.bit_generator.state == other.generator.bit_generator.state
 
 
 def test_a_warm_up_grows_from_batch_to_batch_and_multiplies_the_schedule():
-    warm, full = PlanStream(0), PlanStream(0)
+    warm = Planner(plain_config(alpha=1.0, warmup_batches=4, schedule={0: 0.5}))
+    full = Planner(plain_config(alpha=1.0))
     for share in (0.25, 0.5, 0.75, 1.0, 1.0):
-        weak = warm.draw(plain_config(alpha=1.0, warmup_batches=4, schedule={0: 0.5}), 64, [], progress=0.5)
-        torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(plain_config(alpha=1.0), 64, []).lam))
+        weak = warm.draw(Examples(64, progress=0.5))
+        torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(Examples(64)).lam))
 
 
 def test_the_default_warms_up_over_a_hundred_batches():
-    default, stream = resolve_config("default"), PlanStream(0)
-    strengths = [stream.draw(default, 64, [0]).strength for _ in range(102)]
+    planner = Planner(resolve_config("default"))
+    strengths = [planner.draw(Examples(64, [0])).strength for _ in range(102)]
     assert strengths == pytest.approx([number / 100 for number in range(1, 101)] + [1, 1])
 
 
-def test_a_warm_up_goes_on_where_it_was_saved():
-    config, stream, other = plain_config(alpha=1.0, warmup_batches=10), PlanStream(0), PlanStream(1)
+def test_a_warm_up_resumes():
+    planner, other = (Planner(plain_config(alpha=1.0, warmup_batches=10), seed) for seed in (0, 1))
     for _ in range(3):
-        stream.draw(config, 64, [])
-    other.load_state_dict(json.loads(json.dumps(stream.state_dict())))
-    assert torch.equal(other.draw(config, 64, []).lam, stream.draw(config, 64, []).lam)
+        planner.draw(Examples(64))
+    other.load_state_dict(json.loads(json.dumps(planner.state_dict())))
+    assert torch.equal(other.draw(Examples(64)).lam, planner.draw(Examples(64)).lam)
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0.0, 0.1), (1.99, 0.1), (2.0, 0.4), (2.5, 0.4), (5, 2.0), (9, 2.0)])
@@ -105,7 +106,7 @@ def test_before_its_first_epoch_alpha_is_the_first_one():
 
 def test_alpha_by_epoch_needs_the_epoch():
     with pytest.raises(ValueError, match=r"alpha=\{0.0: 0.1\} needs the progress of training: .*epoch="):
-        PlanStream(0).draw(plain_config(alpha={0: 0.1}), 4, [])
+        Planner(plain_config(alpha={0: 0.1}), 0).draw(Examples(4))
 
 
 @pytest.mark.parametrize(("epoch", "alpha"), [(0.5, 0.1), (3.0, 8.0)])
@@ -131,7 +132,7 @@ def test_a_fixed_lambda_may_dominate(lam, expected):
 
 def test_a_lambda_for_each_dimension_weakens_and_dominates_alike():
     config = plain_config(interpolation="dimensions", alpha=1.0, dominant=True, schedule={0: 0.5})
-    plan = PlanStream(0).draw(config, 5, [], progress=0.0, width=lambda layer: 40)
+    plan = Planner(config, 0).draw(Examples(5, progress=0.0, widths={None: 40}))
     assert plan.dimension_lam.shape == (5, 40) and plan.dimension_lam.min() >= 0.75
     torch.testing.assert_close(plan.lam, plan.dimension_lam.mean(1))
 
@@ -146,7 +147,7 @@ def test_label_rules_that_need_no_labels(rule, expected):
 
 def remixed(counts, lam, labels=(0, 1), **fields):
     config = plain_config(label_rule="remix", class_counts=counts, **fields)
-    examples = Examples(targets=torch.eye(2)[list(labels)], counts=torch.tensor(counts))
+    examples = Examples(len(labels), targets=torch.eye(2)[list(labels)])
     return label_lambda(config, torch.tensor(lam), torch.tensor([1, 0]), examples).tolist()
 
 

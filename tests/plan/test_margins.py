@@ -23,19 +23,23 @@ def margins_by_loop(logits, targets):
     return np.array(rows)
 
 
+def area(margins, batch):
+    return margins.of(margins.places(batch))
+
+
 def recorded(visits=3):
     margins, batch = Margins(), toy_batch()
     logits = torch.randn(visits, 4, 3, generator=torch.Generator().manual_seed(0))
     for step in logits:
-        margins.record(batch, step, TARGETS)
+        margins.record(margins.places(batch), step, TARGETS)
     return margins, batch, np.mean([margins_by_loop(step, TARGETS) for step in logits], axis=0)
 
 
 def test_new_texts_have_none_and_seen_ones_the_mean_over_their_visits():
     margins, batch, expected = recorded()
-    np.testing.assert_allclose(margins.of(batch), expected, rtol=1e-5)
-    assert margins.of(toy_batch(seed=9)).tolist() == [0.0] * 4
-    assert Margins().of(batch).tolist() == [0.0] * 4
+    np.testing.assert_allclose(area(margins, batch), expected, rtol=1e-5)
+    assert area(margins, toy_batch(seed=9)).tolist() == [0.0] * 4
+    assert area(Margins(), batch).tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -46,7 +50,7 @@ def test_padding_does_not_matter(side, more):
     widths = (more, 0) if side == "left" else (0, more)
     padded = {name: torch.nn.functional.pad(value, widths, value=9) for name, value in batch.items()}
     padded["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], widths)
-    np.testing.assert_allclose(margins.of(padded), expected, rtol=1e-5)
+    np.testing.assert_allclose(area(margins, padded), expected, rtol=1e-5)
 
 
 def test_a_text_alone_and_without_a_mask_is_the_same_text():
@@ -54,7 +58,7 @@ def test_a_text_alone_and_without_a_mask_is_the_same_text():
     for row in range(4):
         kept = batch["attention_mask"][row].bool()
         alone = {"input_ids": batch["input_ids"][row, kept].unsqueeze(0)}
-        assert margins.of(alone).item() == pytest.approx(expected[row], rel=1e-5)
+        assert area(margins, alone).item() == pytest.approx(expected[row], rel=1e-5)
 
 
 def test_the_order_of_tokens_and_their_number_matter():
@@ -62,38 +66,42 @@ def test_the_order_of_tokens_and_their_number_matter():
     texts = [[5, 6, 7], [7, 6, 5], [5, 6, 7, 7], [5, 6], [6, 5, 7]]
     for k, text in enumerate(texts):
         logits = torch.tensor([[float(k + 1), 0.0]])
-        margins.record({"input_ids": torch.tensor([text])}, logits, torch.tensor([[1.0, 0.0]]))
-    assert [margins.of({"input_ids": torch.tensor([text])}).item() for text in texts] == [1, 2, 3, 4, 5]
+        margins.record(margins.places({"input_ids": torch.tensor([text])}), logits, torch.tensor([[1.0, 0.0]]))
+    assert [area(margins, {"input_ids": torch.tensor([text])}).item() for text in texts] == [1, 2, 3, 4, 5]
 
 
 def test_texts_of_one_word_seldom_share_a_place():
     ids = torch.tensor([[101, word, 102] for word in range(2000, 7000)])
-    places = Margins()._places({"input_ids": ids})
+    places = Margins().places({"input_ids": ids})
     assert len(places.unique()) > 0.99 * len(ids) and places.min() >= 0
 
 
 def test_a_text_twice_in_a_batch_counts_twice():
     margins, ids = Margins(), torch.tensor([[5, 6, 7], [5, 6, 7]])
-    margins.record({"input_ids": ids}, torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0], [1.0, 0]]))
-    assert margins.of({"input_ids": ids}).tolist() == [0.5, 0.5]
+    margins.record(
+        margins.places({"input_ids": ids}), torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0], [1.0, 0]])
+    )
+    assert area(margins, {"input_ids": ids}).tolist() == [0.5, 0.5]
 
 
 def test_half_precision_logits_are_summed_in_full():
     margins, batch = Margins(), toy_batch()
     for _ in range(300):
-        margins.record(batch, torch.full((4, 3), 0.5, dtype=torch.bfloat16) + TARGETS.bfloat16() * 0.25, TARGETS)
-    np.testing.assert_allclose(margins.of(batch), 0.25, rtol=1e-4)
+        margins.record(
+            margins.places(batch), torch.full((4, 3), 0.5, dtype=torch.bfloat16) + TARGETS.bfloat16() * 0.25, TARGETS
+        )
+    np.testing.assert_allclose(area(margins, batch), 0.25, rtol=1e-4)
 
 
 def test_a_state_goes_through_json_and_back():
     margins, batch, expected = recorded()
     other = Margins()
-    other.record(toy_batch(seed=5), torch.randn(4, 3), TARGETS)
+    other.record(other.places(toy_batch(seed=5)), torch.randn(4, 3), TARGETS)
     other.load_state_dict(json.loads(json.dumps(margins.state_dict())))
-    assert torch.equal(other.of(batch), margins.of(batch)) and other.state_dict() == margins.state_dict()
-    assert other.of(toy_batch(seed=5)).tolist() == [0.0] * 4
-    other.record(batch, torch.zeros(4, 3), TARGETS)
-    np.testing.assert_allclose(other.of(batch), expected * 3 / 4, rtol=1e-5)
+    assert torch.equal(area(other, batch), area(margins, batch)) and other.state_dict() == margins.state_dict()
+    assert area(other, toy_batch(seed=5)).tolist() == [0.0] * 4
+    other.record(other.places(batch), torch.zeros(4, 3), TARGETS)
+    np.testing.assert_allclose(area(other, batch), expected * 3 / 4, rtol=1e-5)
 
 
 def step(mixup, batch, labels):
@@ -114,15 +122,15 @@ def test_a_run_continues_from_its_state():
     for seed in (0, 3, 0):
         expected, plan = step(mixup, toy_batch(seed=seed), labels), step(other, toy_batch(seed=seed), labels)
         assert torch.equal(plan.partner, expected.partner) and torch.equal(plan.lam, expected.lam)
-    assert mixup.drawing.state_dict() == other.drawing.state_dict()
+    assert mixup.planner.state_dict() == other.planner.state_dict()
 
 
 def test_a_new_training_forgets():
     mixup, batch = Mixup(cached_toy_model("bert"), CONFIG), toy_batch()
     step(mixup, batch, TARGETS.argmax(1))
-    assert mixup.drawing.margins.of(batch).abs().min() > 0
+    assert area(mixup.planner.margins, batch).abs().min() > 0
     mixup.restart(0, 0)
-    assert mixup.drawing.margins.of(batch).tolist() == [0.0] * 4
+    assert area(mixup.planner.margins, batch).tolist() == [0.0] * 4
 
 
 def test_what_is_recorded_is_the_clean_batch_and_once():
@@ -130,8 +138,8 @@ def test_what_is_recorded_is_the_clean_batch_and_once():
     mixup = Mixup(model, CONFIG)
     step(mixup, batch, labels)
     expected = margins_by_loop(model(**batch).logits, TARGETS)
-    np.testing.assert_allclose(mixup.drawing.margins.of(batch), expected, rtol=1e-4, atol=1e-5)
-    assert mixup.drawing.margins.counts.sum() == 4
+    np.testing.assert_allclose(area(mixup.planner.margins, batch), expected, rtol=1e-4, atol=1e-5)
+    assert mixup.planner.margins.counts.sum() == 4
 
 
 def test_a_clean_loss_records_nothing():
@@ -139,7 +147,7 @@ def test_a_clean_loss_records_nothing():
     mixup = Mixup(model, CONFIG)
     mixup.draw(batch, labels=labels)
     mixup.loss(model(**batch).logits, labels)
-    assert mixup.drawing.margins.counts.sum() == 0
+    assert mixup.planner.margins.counts.sum() == 0
 
 
 def test_an_earlier_plan_is_not_recorded_under_the_last_batch():
@@ -150,7 +158,7 @@ def test_an_earlier_plan_is_not_recorded_under_the_last_batch():
     with mixup.apply(plan, first):
         logits = model(**first).logits
     mixup.loss(logits, labels, plan, clean_logits=torch.randn(4, 3))
-    assert mixup.drawing.margins.of(last).tolist() == [0.0] * 4
+    assert area(mixup.planner.margins, last).tolist() == [0.0] * 4
 
 
 def test_scores_have_no_margins():

@@ -5,10 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_mixup.plan.partners import Examples, choose_partner, draw_from_rows
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.partners import choose_partner, draw_from_rows
 from tests.plain_config import plain_config
 
 ONE_HOT = torch.eye(3)
+
+
+def examples_of(**facts):
+    return Examples(len(next(iter(facts.values()))), **facts)
 
 
 def frequencies(partner, examples, count=3000, coin=True, **fields):
@@ -41,12 +46,12 @@ LABELS = [0, 0, 0, 1, 1, 2]
     ],
 )
 def test_classes_decide_and_who_fits_nobody_is_alone(partner, allowed):
-    assert_uniform(frequencies(partner, Examples(targets=ONE_HOT[LABELS])), allowed)
+    assert_uniform(frequencies(partner, examples_of(targets=ONE_HOT[LABELS])), allowed)
 
 
 @pytest.mark.parametrize("partner", ["other_class", "lisa"])
 def test_a_batch_of_one_class_is_not_mixed_across_classes(partner):
-    examples = Examples(targets=ONE_HOT[[1, 1, 1]], groups=torch.tensor([4, 4, 4]))
+    examples = examples_of(targets=ONE_HOT[[1, 1, 1]], groups=torch.tensor([4, 4, 4]))
     for coin in (False, True):
         chosen = choose_partner(plain_config(partner=partner), examples, torch.rand(3), coin)
         assert chosen.tolist() == [0, 1, 2]
@@ -54,7 +59,7 @@ def test_a_batch_of_one_class_is_not_mixed_across_classes(partner):
 
 def test_texts_of_several_labels_are_alike_where_they_share_one():
     targets = torch.tensor([[1.0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0], [1, 0, 0]])
-    examples = Examples(targets=targets)
+    examples = examples_of(targets=targets)
     assert_uniform(frequencies("same_class", examples), [{1, 4}, {0, 2}, {1}, {3}, {0}])
     assert_uniform(frequencies("other_class", examples), [{2, 3}, {3, 4}, {0, 3, 4}, {0, 1, 2, 4}, {1, 2, 3}])
 
@@ -65,13 +70,13 @@ def test_class_probabilities_count_as_their_most_probable_class(sharp):
     targets = torch.full((4, 3), rest)
     for i, label in enumerate([0, 0, 1, 1]):
         targets[i, label] = sharp
-    assert_uniform(frequencies("same_class", Examples(targets=targets), 50), [{1}, {0}, {3}, {2}])
+    assert_uniform(frequencies("same_class", examples_of(targets=targets), 50), [{1}, {0}, {3}, {2}])
 
 
 @pytest.mark.parametrize("bandwidth", [0.3, 1.0, 10.0])
 def test_near_labels_follow_the_gaussian_kernel_without_oneself(bandwidth):
     scores = torch.tensor([[0.0], [0.4], [1.0], [1.1]])
-    counts = frequencies("near_label", Examples(targets=scores), bandwidth=bandwidth)
+    counts = frequencies("near_label", examples_of(targets=scores), bandwidth=bandwidth)
     for i in range(4):
         distance = (scores[i] - scores[:, 0]).double().numpy()
         kernel = np.exp(-(distance**2) / (2 * bandwidth**2))
@@ -85,24 +90,24 @@ def test_near_labels_follow_the_gaussian_kernel_without_oneself(bandwidth):
 
 def test_near_labels_measure_scores_of_several_dimensions():
     scores = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [3.0, 3.0]])
-    counts = frequencies("near_label", Examples(targets=scores), 200)
+    counts = frequencies("near_label", examples_of(targets=scores), 200)
     assert counts[0, 2] == counts[1, 3] == 200
 
 
 def test_an_outlier_still_finds_its_nearest_label():
     scores = torch.tensor([[0.0], [1.0], [1e4]])
-    assert frequencies("near_label", Examples(targets=scores), 100)[2].tolist() == [0, 100, 0]
+    assert frequencies("near_label", examples_of(targets=scores), 100)[2].tolist() == [0, 100, 0]
 
 
 def test_lisa_crosses_groups_or_labels_and_never_both():
     labels, groups = [0, 0, 0, 1, 1, 2], torch.tensor([0, 0, 1, 0, 1, 5])
-    examples = Examples(targets=ONE_HOT[labels], groups=groups)
+    examples = examples_of(targets=ONE_HOT[labels], groups=groups)
     assert_uniform(frequencies("lisa", examples, coin=True), [{2}, {2}, {0, 1}, {4}, {3}, {5}])
     assert_uniform(frequencies("lisa", examples, coin=False), [{3}, {3}, {4}, {0, 1}, {2}, {5}])
 
 
 def test_balanced_weighs_an_example_of_another_class_by_one_over_its_number():
-    counts = frequencies("balanced", Examples(targets=ONE_HOT[LABELS]), 6000)
+    counts = frequencies("balanced", examples_of(targets=ONE_HOT[LABELS]), 6000)
     # For the only example of class 2 there are three of class 0 and two of class 1.
     assert stats.chisquare([counts[5, :3].sum(), counts[5, 3:5].sum()]).pvalue > 1e-4
     assert stats.chisquare(counts[5, :3]).pvalue > 1e-4
@@ -110,13 +115,13 @@ def test_balanced_weighs_an_example_of_another_class_by_one_over_its_number():
 
 
 def test_balanced_draws_the_own_class_as_often_as_the_others():
-    counts = frequencies("balanced", Examples(targets=ONE_HOT[[0, 0, 1, 1, 2, 2]]), 3000)
+    counts = frequencies("balanced", examples_of(targets=ONE_HOT[[0, 0, 1, 1, 2, 2]]), 3000)
     by_class = counts[0].reshape(3, 2).sum(1)
     assert stats.chisquare(by_class).pvalue > 1e-4
 
 
 def test_balanced_does_not_fail_for_texts_without_a_label():
-    counts = frequencies("balanced", Examples(targets=torch.tensor([[0.0, 0], [1, 0], [1, 1]])), 100)
+    counts = frequencies("balanced", examples_of(targets=torch.tensor([[0.0, 0], [1, 0], [1, 1]])), 100)
     assert (np.diag(counts) == 0).all()
 
 
@@ -128,11 +133,11 @@ def test_balanced_does_not_fail_for_texts_without_a_label():
     ],
 )
 def test_margins_pair_easy_with_hard(margins, allowed):
-    assert_uniform(frequencies("margin", Examples(margins=torch.tensor(margins)), clean_weight=0.5), allowed)
+    assert_uniform(frequencies("margin", examples_of(margins=torch.tensor(margins)), clean_weight=0.5), allowed)
 
 
 def test_texts_that_were_not_seen_yet_find_partners():
-    counts = frequencies("margin", Examples(margins=torch.zeros(6)), 100, clean_weight=0.5)
+    counts = frequencies("margin", examples_of(margins=torch.zeros(6)), 100, clean_weight=0.5)
     assert (np.diag(counts) == 0).all()
 
 

@@ -6,13 +6,16 @@ import torch
 from scipy import stats
 
 from hf_mixup import MixupPlan
-from hf_mixup.plan.mixup_plan import PlanStream, draw_lambda, draw_partner
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.lambdas import draw_lambda
+from hf_mixup.plan.partners import draw_partner
+from hf_mixup.plan.planner import Planner
 from tests.plain_config import plain_config
 
 
 def draw_many(config, size, count=400, seed=0):
-    stream = PlanStream(seed)
-    return [stream.draw(config, size, []) for _ in range(count)]
+    planner = Planner(config, seed)
+    return [planner.draw(Examples(size)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.4, None), (1.0, None), (2.0, 5.0)])
@@ -58,7 +61,7 @@ def test_partners_are_uniform_without_self_pairs():
 
 def test_seed_and_rank_decide_the_plan():
     def first(seed, rank):
-        plan = PlanStream(seed, rank).draw(plain_config(), 16, [])
+        plan = Planner(plain_config(), seed, rank).draw(Examples(16))
         return plan.partner.tolist(), plan.lam.tolist()
 
     assert first(0, 0) == first(0, 0)
@@ -67,18 +70,17 @@ def test_seed_and_rank_decide_the_plan():
 
 def test_the_stream_belongs_to_nobody_else():
     torch.manual_seed(0)
-    expected = PlanStream(5).draw(plain_config(), 8, [])
+    expected = Planner(plain_config(), 5).draw(Examples(8))
     np.random.seed(1)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    plan = PlanStream(5).draw(plain_config(), 8, [])
+    plan = Planner(plain_config(), 5).draw(Examples(8))
     assert torch.equal(plan.lam, expected.lam) and torch.equal(torch.get_rng_state(), state)
 
 
-def test_one_layer_is_drawn_a_batch():
-    stream = PlanStream(0)
-    config = plain_config(site="hidden")
-    layers = [stream.draw(config, 4, [1, 4, 5]).layer for _ in range(300)]
+def test_one_layer_is_drawn_per_batch():
+    planner = Planner(plain_config(site="hidden"))
+    layers = [planner.draw(Examples(4, [1, 4, 5])).layer for _ in range(300)]
     assert set(layers) == {1, 4, 5}
     assert stats.chisquare(np.bincount(layers)[[1, 4, 5]]).pvalue > 0.01
 
@@ -100,10 +102,11 @@ def test_a_batch_of_one_is_clean_and_an_odd_one_is_mixed():
 
 
 def test_mixing_stops_at_off_epoch():
-    stream, config = PlanStream(0), plain_config(off_epoch=2.5)
-    assert [stream.draw(config, 4, [], epoch).active for epoch in (0.0, 2.49, 2.5, 3.0)] == [True, True, False, False]
+    planner = Planner(plain_config(off_epoch=2.5))
+    active = [planner.draw(Examples(4, epoch=epoch)).active for epoch in (0.0, 2.49, 2.5, 3.0)]
+    assert active == [True, True, False, False]
     with pytest.raises(ValueError, match=r"off_epoch=2.5 needs the progress of training: give draw\(batch, epoch"):
-        stream.draw(config, 4, [])
+        planner.draw(Examples(4))
 
 
 def test_partner_and_lambda_have_one_shape():

@@ -146,7 +146,7 @@ def test_another_number_of_processes_is_said(copied, caplog):
         resumed.train(resume_from_checkpoint=True)
     assert "was saved by 2 processes and is resumed by 1, so plans start anew" in caplog.text
     # The batches are counted on, so that a warm-up does not begin again.
-    assert resumed.mixup.drawing.stream.drawn == 5
+    assert resumed.mixup.planner.drawn == 5
 
 
 def test_another_config_is_said(copied, caplog):

@@ -12,7 +12,8 @@ from transformers import Trainer, TrainerCallback
 
 from hf_mixup import Mixup, MixupCollator, MixupConfig, MixupPlan
 from hf_mixup.config.recipes import recipe_names
-from hf_mixup.plan.planner import Drawing
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.planner import Planner
 from hf_mixup.training.collator_callback import collators_in
 from tests.plain_config import PLAIN
 from tests.toy_runs import CLASSES, arguments, collate, examples, one_hot, same_weights, steady_bert, two_term
@@ -521,9 +522,7 @@ def test_float_inputs_are_averaged_with_their_partners(name):
     values, labels = torch.randn(6, 3, 4, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     collator = MixupCollator(lambda rows: {name: values, "labels": labels, "ids": rows}, VECTORS, CLASSES)
     batch = collator([1, 2])
-    plan = Drawing(collator.config, collator.objective, 0, 0).draw(
-        {}, 6, [], 1, labels, None, None, epoch=None, progress=None
-    )
+    plan = Planner(collator.config).draw(Examples(6))
     assert (plan.partner != torch.arange(6)).all() and batch["ids"] == [1, 2]
     for i, (j, lam) in enumerate(zip(plan.partner.tolist(), plan.lam.tolist(), strict=True)):
         torch.testing.assert_close(batch[name][i], lam * values[i] + (1 - lam) * values[j])
@@ -537,9 +536,7 @@ def test_spans_of_tokens_come_from_the_partner():
     rows = examples(12)
     collator = MixupCollator(collate, SPANS, CLASSES)
     clean, batch = collate(rows), collator(rows)
-    plan = Drawing(collator.config, collator.objective, 0, 0).draw(
-        clean, 12, [], 1, clean["labels"], None, None, epoch=None, progress=None
-    )
+    plan = Planner(collator.config).draw(Examples(12, inputs=clean))
     replaced = plan.source >= 0
     assert replaced.any() and torch.equal(batch["attention_mask"], clean["attention_mask"])
     for i, j in enumerate(plan.partner.tolist()):

@@ -34,7 +34,7 @@ class Settings(TrainerCallback):
         self.configs.append(None if mixup is None else mixup.config)
         self.args.append({name: getattr(args, name) for name in ("learning_rate", "seed", "weight_decay")})
         if mixup is not None:
-            self.streams.append(mixup.drawing.stream.generator.bit_generator.state["state"]["state"])
+            self.streams.append(mixup.planner.generator.bit_generator.state["state"]["state"])
 
 
 def searching(folder, mixup=MIXED, **options):
