@@ -122,7 +122,7 @@ def recipe_for_texts(name: str) -> MixupConfig:
     recipe = resolve_config(name)
     assert recipe is not None
     counts = [3.0, 1.0] if recipe.label_rule == "remix" else None
-    return replace(recipe, schedule=None, warmup_batches=0, class_counts=counts)
+    return replace(recipe, schedule=None, ramp="linear", warmup_batches=0, class_counts=counts)
 
 
 def arguments(options: Options) -> TrainingArguments:

@@ -3,6 +3,17 @@
 from typing import Any
 
 from hf_mixup import MixupConfig
+from hf_mixup.config.mixup_config import PARTNERS, SITES
+
+# The fields that are one of a few words.
+CHOICES = {
+    "site": SITES,
+    "partner": PARTNERS,
+    "mode": ("elem", "batch"),
+    "ramp": ("linear", "cosine", "step"),
+    "interpolation": ("line", "dimensions", "span", "salient_span"),
+    "label_rule": ("lambda", "remix", "larger", "own"),
+}
 
 PLAIN: dict[str, Any] = {
     "site": "embeddings",

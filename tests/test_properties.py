@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hf_mixup.loss import mix_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.interpolation import mix_rows, position_weights
-from hf_mixup.loss import Task
+from hf_mixup.loss import Task, mix_targets
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.margins import Margins
 from hf_mixup.plan.planner import Planner

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
 from importlib.resources import files
-from inspect import getdoc
 from textwrap import fill
 
-from hf_mixup.config.mixup_config import CHOICES, MixupConfig
+import yaml
+
+from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import RECIPE_FILES, recipe_names
+from hf_mixup.config.setting import help_by_group
 
 WIDTH = 110
-INDENT = " " * 16
+INDENT = " " * 20
 
 
 def mixup_help() -> str:
-    """The mixup fields, with default and meaning, and the recipes."""
-    meanings = _meanings()
+    """The mixup fields in their groups, with meaning and default, and the recipes."""
     lines = ["mixup fields (--mixup.alpha 0.2, or in the YAML file mixup: {alpha: 0.2}):"]
-    for field in fields(MixupConfig):
-        choices = f" One of {', '.join(CHOICES[field.name])}." if field.name in CHOICES else ""
-        lines.append(_entry(field.name, f"{meanings.get(field.name, '')}{choices} Default: {_yaml(field.default)}."))
+    for group, members in help_by_group(MixupConfig()):
+        lines += ["", f"{group}:"]
+        lines += [_entry(name, f"{text} Default: {_yaml(default)}.") for name, text, default in members]
     lines += ["", "recipes (--mixup tmix, or in the YAML file mixup: tmix; --mixup none turns mixup off):"]
     for name in recipe_names():
         first, _, _ = (files(RECIPE_FILES) / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")
@@ -29,16 +28,9 @@ def mixup_help() -> str:
     return "\n".join(lines)
 
 
-def _meanings() -> dict[str, str]:
-    """The first sentence about each field in the docstring of `MixupConfig`."""
-    entries = re.findall(r"^    (\w+) \(.*?\): (.*?)(?=^    \w|\n\n|\Z)", getdoc(MixupConfig) or "", re.M | re.S)
-    texts = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
-    return {name: re.split(r"(?<=\.)\s+(?=[A-Z\"])", text)[0] for name, text in texts.items()}
-
-
 def _entry(name: str, text: str) -> str:
     return fill(f"{f'  {name} ':<{len(INDENT)}}{text}", WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
 
 
 def _yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower()
+    return yaml.safe_dump(value, default_flow_style=True).partition("\n")[0]

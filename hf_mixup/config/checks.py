@@ -32,6 +32,11 @@ def choice(*allowed: str) -> Check:
     return check
 
 
+def optional(check: Check) -> Check:
+    """`None`, or what `check` takes."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def number(low: float = 0.0, high: float = math.inf, open_low: bool = False) -> Check:
     """A finite number from `low` to `high`."""
 

@@ -1,226 +1,211 @@
-"""What the user says: `MixupConfig`, and the recipes that name one."""
+"""What the user says: `MixupConfig`, every field of which is declared in one place."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hf_mixup.config import checks
-from hf_mixup.config.checks import Check, nearest
+from hf_mixup.config.checks import choice, count, either, nearest, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
+from hf_mixup.config.setting import check_settings, needs, not_with, setting
 
-SITES = ("input", "word_embeddings", "embeddings", "hidden", "pooled")
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
 PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", *OUTSIDE)
-INTERPOLATIONS = ("line", "dimensions", "span", "salient_span")
-LABEL_RULES = ("lambda", "remix", "larger", "own")
-CHOICES = {
-    "site": SITES,
-    "partner": PARTNERS,
-    "mode": ("elem", "batch"),
-    "ramp": ("linear", "cosine", "step"),
-    "interpolation": INTERPOLATIONS,
-    "label_rule": LABEL_RULES,
-}
-LAYERS: list[int | str] = ["7/12", "9/12", "12/12"]
-SHARE = checks.number(high=1)
-POSITIVE = checks.number(open_low=True)
-CHECKS: dict[str, Check] = {name: checks.choice(*words) for name, words in CHOICES.items()} | {
-    "layers": checks.layer_list,
-    "blocks": checks.module_paths,
-    "self_pairs": checks.boolean,
-    "memory": checks.count(1),
-    "bandwidth": POSITIVE,
-    "same_label_prob": SHARE,
-    "group": checks.text,
-    "alpha": checks.either(POSITIVE, checks.points(checks.number(), POSITIVE)),
-    "beta": POSITIVE,
-    "lam": SHARE,
-    "dominant": checks.boolean,
-    "similarity": POSITIVE,
-    "similarity_width": POSITIVE,
-    "prob": SHARE,
-    "off_epoch": checks.number(),
-    "schedule": checks.points(SHARE, SHARE),
-    "warmup_batches": checks.count(0),
-    "add_noise": checks.number(),
-    "mult_noise": checks.number(),
-    "kappa": checks.number(low=1),
-    "tau": SHARE,
-    "clean_weight": SHARE,
-    "class_weights": checks.per_class,
-    "class_counts": checks.per_class,
-}
-# Fields that only mean something where another has one of these values.
-NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "layers": ("site", ("hidden",)),
-    "memory": ("partner", ("previous_batch",)),
-    "bandwidth": ("partner", ("near_label",)),
-    "same_label_prob": ("partner", ("lisa",)),
-    "group": ("partner", ("lisa",)),
-    "kappa": ("label_rule", ("remix",)),
-    "tau": ("label_rule", ("remix",)),
-    "class_counts": ("label_rule", ("remix",)),
-    "similarity": ("site", ("word_embeddings", "embeddings", "hidden")),
-    "add_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
-    "mult_noise": ("site", ("word_embeddings", "embeddings", "hidden")),
-}
-# Fields that say how lambda is drawn, which similarity does by itself.
-OF_LAMBDA = ("alpha", "beta", "lam", "mode")
-INTERPOLATION_SITES = {
-    "dimensions": ("word_embeddings", "embeddings", "hidden"),
-    "span": ("input",),
-    "salient_span": ("input",),
-}
+# What is mixed there has a row for each token or patch.
+STATES = ("word_embeddings", "embeddings", "hidden")
+SITES = ("input", *STATES, "pooled")
+SHARE, POSITIVE = number(high=1), number(open_low=True)
+
+# Each takes default, check, help and conditions of a field.
+who = partial(setting, "who is mixed with whom")
+how_much = partial(setting, "how much")
+where = partial(setting, "where in the network")
+how = partial(setting, "how two become one")
+what = partial(setting, "what label follows")
+
+AT_STATES, WITH_LISA, WITH_REMIX = needs("site", *STATES), needs("partner", "lisa"), needs("label_rule", "remix")
+LAMBDA_IS_DRAWN = not_with("similarity", why="which draws lambda in its place")
+AT_SITE = "which draws lambda where the pair is mixed"
 
 
 @dataclass
 class MixupConfig:
-    """How one training step mixes its batch. Without an argument it is the recipe `"default"`.
+    """How one training step mixes its batch. `MixupConfig()` is the recipe `"default"`; what is given changes it.
 
-    Args:
-        site (`str`, defaults to `"hidden"`): where in the network activations are interpolated.
-            `"input"`: the float input of an image or audio model (mixup, Zhang et al. 2018);
-            `"word_embeddings"`: the token lookup, with the position and segment lookups that go with it;
-            `"embeddings"`: what enters the first block; `"hidden"`: after one of the blocks (manifold mixup,
-            Verma et al. 2019; TMix, Chen et al. 2020); `"pooled"`: what enters the last linear layer
-            (sentence mixup, Guo et al. 2019).
-        layers (`list[int | str]`, defaults to `["7/12", "9/12", "12/12"]`): for site `"hidden"`, the blocks after which
-            to mix; several: one is drawn each batch. Counted from 0, negative from the end. A string such as `"7/12"`
-            means after the 7th of 12 blocks, scaled to the depth of the model; `"0/12"` is what enters the first block.
-            `None`: every block. Decoder blocks follow encoder blocks. A single layer, or text such as `"2,3"`, will do.
-        blocks (`list[str]`, *optional*): module paths of the model's blocks in the order in which they run, or of its
-            lists of blocks, such as `["encoder.layers"]`, for a model in which they are not found by themselves.
-        partner (`str`, defaults to `"random"`): who is mixed with whom. `"random"`: a permutation of the batch;
-            `"same_class"`, `"other_class"`; `"near_label"`: the nearer the label, the likelier (C-Mixup, Yao et al.
-            2022); `"balanced"`: every class as likely; `"lisa"`: same label and other group, or same group and other
-            label (Yao et al. 2022); `"margin"`: easy with hard (Park and Caragea 2022). Nobody who fits: not mixed.
-            `"previous_batch"`: the last examples of this process, by their stored hidden states, also at batch size 1;
-            `"all_ranks"`: a permutation of the global batch, whose states are gathered at the site.
-        self_pairs (`bool`, defaults to `True`): whether the random permutation may pair an example with itself.
-        memory (`int`, defaults to 16): for `"previous_batch"`, how many examples are kept for each layer.
-        bandwidth (`float`, defaults to 1.0): for `"near_label"`, width of the Gaussian kernel, in units of the label.
-        same_label_prob (`float`, defaults to 0.5): for `"lisa"`, share of batches that mix one label across groups.
-        group (`str`, defaults to `"group"`): for `"lisa"`, the column with the number of each example's group.
-        alpha (`float` or `dict`, defaults to 2.0): lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the
-            two. Or from which epoch on which alpha: `{0: 0.1, 2: 0.4}`.
-        beta (`float`, *optional*): second parameter of the Beta distribution, defaults to `alpha`.
-        lam (`float`, *optional*): a fixed lambda in [0, 1] in place of the Beta distribution, whose alpha is not used.
-        dominant (`bool`, defaults to `True`): lambda becomes max(lambda, 1 - lambda), so each example outweighs its
-            partner (MixMatch, Berthelot et al. 2019; TMix).
-        similarity (`float`, *optional*): in place of alpha, lambda ~ Beta(tau, tau) with tau = similarity
-            exp(-(d / mean d - 1) / (2 w^2)), d being the squared distance of a pair where it is mixed: close pairs are
-            mixed evenly, distant ones hardly (Bouniot et al. 2023).
-        similarity_width (`float`, defaults to 0.5): w in that formula.
-        mode (`str`, defaults to `"elem"`): `"elem"` draws one lambda per example, `"batch"` one per batch.
-        prob (`float`, defaults to 1.0): probability of mixing a batch.
-        off_epoch (`float`, *optional*): the epoch from which batches are no longer mixed.
-        schedule (`dict`, *optional*): strength over the training: which share of the partner's weight is used, at which
-            share of all steps: at step k of n that is (k - 1) / n. `{0: 0, 0.1: 1}` warms up,
-            `{0.499: 0, 0.5: 1}` is on in the second half only.
-        warmup_batches (`int`, defaults to 100): over so many batches the share of the partner's weight that is used
-            grows from next to nothing to all: batch k of n uses k / n, times the `schedule`'s share. Counted as they
-            are drawn, each part of an accumulated batch for itself, so it needs not be told how far the training is.
-        ramp (`str`, defaults to `"linear"`): how the schedule goes from point to point: `"linear"`, `"cosine"`,
-            `"step"`.
-        interpolation (`str`, defaults to `"line"`): how two become one. `"line"`; `"dimensions"`: a lambda of its own
-            for each hidden dimension (Guo 2020), the label follows their mean; `"span"`: at site `"input"` of a text,
-            a random span of 1 - lambda of the tokens gives way to one of the partner; `"salient_span"`: the least
-            salient one to the partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass.
-        add_noise (`float`, defaults to 0.0): noise on what was mixed (noisy feature mixup, Lim et al. 2022):
-            z (1 + mult_noise b U) + add_noise rms(z) b' N, with U uniform in [-1, 1], N normal, b and b' ~ Beta(2, 5).
-        mult_noise (`float`, defaults to 0.0): see `add_noise`.
-        label_rule (`str`, defaults to `"lambda"`): what label follows. `"lambda"`: mixed like the examples; `"remix"`:
-            in favour of rare classes (Chou et al. 2020); `"larger"`: of the one that weighs more (Wang et al. 2023);
-            `"own"`: the example's own.
-        kappa (`float`, defaults to 3.0): for `"remix"`, ratio of class sizes from which it applies.
-        tau (`float`, defaults to 0.5): for `"remix"`, the lambda below which it applies.
-        class_counts (`list[float]`, *optional*): for `"remix"`, examples of each class; MixupTrainer counts them.
-        clean_weight (`float`, defaults to 0.0): share of the loss that comes from the same batch unmixed, which takes
-            another pass; 0.5 adds the clean loss to the mixed one in equal parts (RegMixup, Pinto et al. 2022).
-        class_weights (`list[float]`, *optional*): factor of each class in the cross-entropy (single-label only). The
-            loss is the mean over examples, not over weights, so that it accumulates exactly.
+    - Who is mixed with whom: `partner`, and what each kind of partner goes by.
+    - How much: lambda, the weight of the example itself, and how it changes over a training.
+    - Where in the network: `site`, `layers` and, for a model of your own, `blocks`.
+    - How two become one: `interpolation`, and noise on the mixture.
+    - What label follows: `label_rule`, and what the loss is made of.
+
+    ```python
+    config = MixupConfig(site="hidden", layers=[2, 3, 4], alpha=0.4)
+    ```
+
+    What a field means, its default and its check stand in its declaration below; `hf-mixup train --help` prints them.
 
     Raises:
         ValueError: for a value that cannot work; the message names the field, the value and what is allowed.
     """
 
-    site: str = "hidden"
-    layers: list[int | str] | None = field(default_factory=LAYERS.copy)
-    blocks: list[str] | None = None
-    partner: str = "random"
-    self_pairs: bool = True
-    memory: int = 16
-    bandwidth: float = 1.0
-    same_label_prob: float = 0.5
-    group: str = "group"
-    alpha: float | dict[float, float] = 2.0
-    beta: float | None = None
-    lam: float | None = None
-    dominant: bool = True
-    similarity: float | None = None
-    similarity_width: float = 0.5
-    mode: str = "elem"
-    prob: float = 1.0
-    off_epoch: float | None = None
-    schedule: dict[float, float] | None = None
-    warmup_batches: int = 100
-    ramp: str = "linear"
-    interpolation: str = "line"
-    add_noise: float = 0.0
-    mult_noise: float = 0.0
-    label_rule: str = "lambda"
-    kappa: float = 3.0
-    tau: float = 0.5
-    class_counts: list[float] | None = None
-    clean_weight: float = 0.0
-    class_weights: list[float] | None = None
+    partner: str = who(
+        "random",
+        choice(*PARTNERS),
+        "random: a permutation of the batch. same_class, other_class. near_label: the nearer the label, the likelier "
+        "(C-Mixup, Yao et al. 2022). balanced: every class as likely. lisa: same label and other group, or same group "
+        "and other label (Yao et al. 2022). margin: easy with hard (Park and Caragea 2022). An example that nobody "
+        "fits is not mixed. previous_batch: the last examples of this process, by their stored hidden states, also at "
+        "batch size 1. all_ranks: a permutation of the global batch, whose states are gathered at the site.",
+        needs("clean_weight", only=("margin",), why="margins are recorded in the unmixed pass"),
+    )
+    self_pairs: bool = who(
+        True, checks.boolean, "Whether an example may be its own partner.", needs("partner", "random")
+    )
+    memory: int = who(16, count(1), "How many examples are kept for each layer.", needs("partner", "previous_batch"))
+    bandwidth: float = who(
+        1.0, POSITIVE, "Width of the Gaussian kernel, in units of the label.", needs("partner", "near_label")
+    )
+    same_label_prob: float = who(0.5, SHARE, "Share of batches that mix one label across groups.", WITH_LISA)
+    group: str = who("group", checks.text, "The column with the number of each example's group.", WITH_LISA)
+    alpha: float | dict[float, float] = how_much(
+        2.0,
+        either(POSITIVE, points(number(), POSITIVE)),
+        "lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the two. Or from which epoch on which alpha: "
+        "{0: 0.1, 2: 0.4}.",
+        LAMBDA_IS_DRAWN,
+    )
+    beta: float | None = how_much(None, optional(POSITIVE), "The second parameter, null for alpha.", LAMBDA_IS_DRAWN)
+    lam: float | None = how_much(
+        None,
+        optional(SHARE),
+        "A fixed lambda; alpha is not used then.",
+        LAMBDA_IS_DRAWN,
+    )
+    dominant: bool = how_much(
+        True,
+        checks.boolean,
+        "lambda becomes max(lambda, 1 - lambda), so each example outweighs its partner (MixMatch, Berthelot et al. "
+        "2019; TMix). Not used with similarity.",
+    )
+    similarity: float | None = how_much(
+        None,
+        optional(POSITIVE),
+        "In place of alpha, lambda ~ Beta(tau, tau) with tau = similarity exp(-(d / mean d - 1) / (2 w^2)), d being "
+        "the squared distance of a pair where it is mixed: close pairs are mixed evenly, distant ones hardly (Bouniot "
+        "et al. 2023).",
+        AT_STATES,
+        not_with("partner", *OUTSIDE),
+    )
+    similarity_width: float = how_much(0.5, POSITIVE, "w in that formula.", needs("similarity"))
+    mode: str = how_much(
+        "elem",
+        choice("elem", "batch"),
+        "elem: one lambda per example. batch: one per batch.",
+        LAMBDA_IS_DRAWN,
+        not_with("interpolation", "dimensions", why="which draws lambdas for each example"),
+    )
+    prob: float = how_much(1.0, SHARE, "Probability that a batch is mixed.")
+    off_epoch: float | None = how_much(
+        None, optional(number()), "The epoch from which batches are no longer mixed, null for never."
+    )
+    schedule: dict[float, float] | None = how_much(
+        None,
+        optional(points(SHARE, SHARE)),
+        "Strength over the training: which share of the partner's weight is used, at which share of all steps; at "
+        "step k of n that is (k - 1) / n. {0: 0, 0.1: 1} warms up, {0.499: 0, 0.5: 1} is on in the second half only.",
+    )
+    ramp: str = how_much(
+        "linear",
+        choice("linear", "cosine", "step"),
+        "How the strength changes between the points of the schedule: linear, cosine or step.",
+        needs("schedule"),
+    )
+    warmup_batches: int = how_much(
+        100,
+        count(0),
+        "Batch k of the first n uses k / n of the partner's weight, times the share of the schedule. Counted as they "
+        "are drawn, each part of an accumulated batch by itself, so the length of the training need not be known.",
+    )
+    site: str = where(
+        "hidden",
+        choice(*SITES),
+        "Where activations are mixed. input: the float input of an image or audio model (mixup, Zhang et al. 2018). "
+        "word_embeddings: the token lookup, with the position and segment lookups that go with it. embeddings: what "
+        "enters the first block. hidden: after one of the blocks (manifold mixup, Verma et al. 2019; TMix, Chen et "
+        "al. 2020). pooled: what enters the last linear layer (sentence mixup, Guo et al. 2019).",
+    )
+    layers: list[int | str] | None = where(
+        ("7/12", "9/12", "12/12"),
+        optional(checks.layer_list),
+        "The blocks after which to mix, null for every block; of several, one is drawn per batch. "
+        "Counted from 0, negative from the end. 7/12 means after the 7th of 12 blocks, scaled to the depth of the "
+        "model; 0/12 is what enters the first block. Decoder blocks follow encoder blocks.",
+        needs("site", "hidden"),
+    )
+    blocks: list[str] | None = where(
+        None,
+        optional(checks.module_paths),
+        "Module paths of the model's blocks in the order in which they run, or of its lists of blocks, such as "
+        "[encoder.layers], for a model in which they are not found.",
+    )
+    interpolation: str = how(
+        "line",
+        choice("line", "dimensions", "span", "salient_span"),
+        "line: lambda of the example, 1 - lambda of its partner. dimensions: a lambda for each hidden dimension (Guo "
+        "2020), the label follows their mean. span: at site input of a text, a random span of 1 - lambda of the tokens "
+        "gives way to one of the partner. salient_span: the least salient span to the partner's most salient one "
+        "(SSMix, Yoon et al. 2021), which takes another pass.",
+        needs("site", *STATES, only=("dimensions",)),
+        needs("site", "input", only=("span", "salient_span")),
+        not_with("similarity", only=("dimensions",), why=AT_SITE),
+        not_with("partner", *OUTSIDE, only=("span", "salient_span")),
+    )
+    add_noise: float = how(
+        0.0,
+        number(),
+        "Noise on what was mixed (noisy feature mixup, Lim et al. 2022): z (1 + mult_noise b U) + add_noise rms(z) "
+        "b' N, with U uniform in [-1, 1], N normal, b and b' ~ Beta(2, 5).",
+        AT_STATES,
+    )
+    mult_noise: float = how(0.0, number(), "See add_noise.", AT_STATES)
+    label_rule: str = what(
+        "lambda",
+        choice("lambda", "remix", "larger", "own"),
+        "lambda: mixed like the examples. remix: in favor of rare classes (Chou et al. 2020). larger: of the example "
+        "that weighs more (Wang et al. 2023). own: the example's own.",
+        not_with("similarity", only=("remix", "larger"), why=AT_SITE),
+        not_with("partner", *OUTSIDE, only=("remix",)),
+    )
+    kappa: float = what(3.0, number(low=1), "Ratio of class sizes from which it applies.", WITH_REMIX)
+    tau: float = what(0.5, SHARE, "The lambda below which it applies.", WITH_REMIX)
+    class_counts: list[float] | None = what(
+        None, optional(per_class), "Examples of each class; MixupTrainer counts them.", WITH_REMIX
+    )
+    clean_weight: float = what(
+        0.0,
+        SHARE,
+        "Share of the loss that comes from the same batch unmixed, which takes another pass; 0.5 adds the clean loss "
+        "to the mixed one in equal parts (RegMixup, Pinto et al. 2022).",
+    )
+    class_weights: list[float] | None = what(
+        None,
+        optional(per_class),
+        "Factor of each class in the cross-entropy (single-label only). The loss is the mean over examples, not over "
+        "weights, so that it accumulates exactly.",
+    )
 
     def __post_init__(self) -> None:
-        for name in DEFAULTS:
-            value = getattr(self, name)
-            if value is not None or name not in OPTIONAL:
-                setattr(self, name, CHECKS[name](name, value))
-        for name, (other, wanted) in NEEDS.items():
-            self._check_need(name, getattr(self, name), other, wanted)
-        if self.interpolation in INTERPOLATION_SITES:
-            self._check_need("interpolation", self.interpolation, "site", INTERPOLATION_SITES[self.interpolation])
-        if self.similarity_width != DEFAULTS["similarity_width"] and self.similarity is None:
-            raise ValueError(f"similarity_width={self.similarity_width} needs similarity.")
-        for name, word in (("interpolation", "dimensions"), ("label_rule", "larger"), ("label_rule", "remix")):
-            if self.similarity is not None and getattr(self, name) == word:
-                raise ValueError(f"{name}={word!r}: not with similarity, which draws lambda where the pair is mixed.")
-        for name in OF_LAMBDA:
-            if self.similarity is not None and getattr(self, name) != DEFAULTS[name]:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}: not with similarity, which draws lambda in its place."
-                )
-        for name, words in (("interpolation", ("span", "salient_span")), ("label_rule", ("remix",))):
-            if self.partner in OUTSIDE and getattr(self, name) in words:
-                raise ValueError(f"{name}={getattr(self, name)!r}: not with partner={self.partner!r}.")
-        if self.partner in OUTSIDE and self.similarity is not None:
-            raise ValueError(f"similarity={self.similarity}: not with partner={self.partner!r}.")
-        if self.ramp != "linear" and self.schedule is None:
-            raise ValueError(f"ramp={self.ramp!r} needs a schedule.")
-        if not self.self_pairs and self.partner != "random":
-            raise ValueError("self_pairs=False needs partner='random'; other partners are never the example itself.")
-        if self.interpolation == "dimensions" and self.mode == "batch":
-            raise ValueError("mode='batch': not with interpolation='dimensions', which draws lambdas for each example.")
-        if self.partner == "margin" and not self.clean_weight:
-            raise ValueError("partner='margin' needs clean_weight > 0: margins are recorded in the unmixed pass.")
-
-    def _check_need(self, name: str, value: Any, other: str, wanted: tuple[str, ...]) -> None:
-        if value is not None and value != DEFAULTS[name] and getattr(self, other) not in wanted:
-            words = " or ".join(repr(word) for word in wanted)
-            raise ValueError(f"{name}={value!r} needs {other}={words}, got {other}={getattr(self, other)!r}.")
+        check_settings(self)
 
     @property
     def group_column(self) -> str | None:
@@ -258,7 +243,7 @@ class MixupConfig:
         """Raises `ValueError` for an unknown field, with the nearest known one."""
         if not isinstance(values, Mapping):
             raise ValueError(f"A mixup config is a mapping of field names to values, got {type(values).__name__}.")
-        known = list(DEFAULTS)
+        known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
                 inside = " Put its fields at the top of the file." if name == "mixup" else ""
@@ -290,11 +275,3 @@ class MixupConfig:
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-DEFAULTS: dict[str, Any] = {
-    known.name: known.default if known.default_factory is MISSING else known.default_factory()
-    for known in fields(MixupConfig)
-}
-# Fields that may be None.
-OPTIONAL = {"layers", *(name for name, default in DEFAULTS.items() if default is None)}

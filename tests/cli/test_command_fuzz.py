@@ -16,8 +16,9 @@ from transformers import TrainingArguments
 
 from hf_mixup.cli.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.main import main
-from hf_mixup.config.mixup_config import CHOICES, MixupConfig
+from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import recipe_names
+from tests.plain_config import CHOICES
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
 FEW, MANY = 60, 2_000

@@ -12,10 +12,9 @@ import yaml
 
 from hf_mixup import Mixup, MixupConfig
 from hf_mixup.cli.arguments import parse
-from hf_mixup.config.mixup_config import CHOICES
 from hf_mixup.config.recipes import RECIPE_FILES, recipe_names, resolve_config
 from hf_mixup.training.collator import MixupCollator
-from tests.plain_config import PLAIN, plain_config
+from tests.plain_config import CHOICES, PLAIN, plain_config
 from tests.zoo import cached_toy_model, toy_batch
 
 
@@ -45,7 +44,7 @@ from tests.zoo import cached_toy_model, toy_batch
         ({"class_weights": [1.0, -1.0]}, r"class_weights=-1.0: .* >= 0"),
         ({"class_weights": [0.0, 0.0]}, r"class_weights=\[0.0, 0.0\]: at least one must be > 0"),
         ({"class_weights": "12"}, r"class_weights='12': expected a list of numbers"),
-        ({"aplha": 0.2}, r"Unknown mixup field 'aplha'. Did you mean 'alpha'\? Fields: site, layers, blocks, partner"),
+        ({"aplha": 0.2}, r"Unknown mixup field 'aplha'. Did you mean 'alpha'\? Fields: partner, self_pairs, memory"),
         ({"partner": "same_clas"}, r"partner='same_clas': expected one of random, .* Did you mean 'same_class'\?"),
         ({"interpolation": "span"}, r"interpolation='span' needs site='input', got site='embeddings'"),
         ({"interpolation": "salient_span", "site": "pooled"}, r"'salient_span' needs site='input', got site='pooled'"),
@@ -74,7 +73,7 @@ from tests.zoo import cached_toy_model, toy_batch
         ({"class_counts": [1.0, 2.0]}, r"class_counts=\[1.0, 2.0\] needs label_rule='remix'"),
         ({"label_rule": "remix", "kappa": 0.5}, r"kappa=0.5: expected a finite number >= 1"),
         (
-            {"similarity": 1.0, "site": "pooled"},
+            {"alpha": 2.0, "similarity": 1.0, "site": "pooled"},
             r"similarity=1.0 needs site='word_embeddings' or .*, got site='pooled'",
         ),
         ({"similarity_width": 0.6}, r"similarity_width=0.6 needs similarity"),
@@ -87,6 +86,14 @@ from tests.zoo import cached_toy_model, toy_batch
             r"mult_noise=0.1 needs site='word_embeddings' or 'embeddings' or 'hidden'",
         ),
         ({"mult_noise": -0.1}, r"mult_noise=-0.1: expected a finite number >= 0"),
+        ({"self_pairs": False, "partner": "lisa"}, r"^self_pairs=False needs partner='random', got partner='lisa'\.$"),
+        ({"ramp": "step"}, r"^ramp='step' needs schedule\.$"),
+        (
+            {"mode": "batch", "interpolation": "dimensions"},
+            r"^mode='batch': not with interpolation='dimensions'",
+        ),
+        ({"similarity": 1.0}, r"^alpha=0.4: not with similarity, which draws lambda in its place\.$"),
+        ({"memory": 8}, r"^memory=8 needs partner='previous_batch', got partner='random'\.$"),
         ({"clean_weight": 2}, r"clean_weight=2: expected a finite number >= 0 and <= 1"),
         ({"layers": ["0/12"]}, r"layers=\['0/12'\] needs site='hidden', got site='embeddings'"),
         ({"site": "hidden", "layers": ["-1/12"]}, r"'-1/12' is not a fraction of the depth in \[0, 1\]"),

@@ -359,7 +359,10 @@ def test_a_real_model_learns_real_texts_one_by_one(tmp_path):
         ({"memory": 4}, "memory=4 needs partner='previous_batch', got partner='random'"),
         ({"partner": "previous_batch", "memory": 0}, "memory=0: expected a whole number of 1 or more"),
         ({"partner": "previous"}, "Did you mean 'previous_batch'"),
-        ({"partner": "previous_batch", "similarity": 1.0}, "similarity=1.0: not with partner='previous_batch'"),
+        (
+            {"partner": "previous_batch", "alpha": 2.0, "similarity": 1.0},
+            "similarity=1.0: not with partner='previous_batch'",
+        ),
         ({"partner": "all_ranks", "interpolation": "span", "site": "input"}, "interpolation='span': not with partner"),
         ({"partner": "previous_batch", "label_rule": "remix"}, "label_rule='remix': not with partner"),
     ],
