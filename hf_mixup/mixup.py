@@ -12,16 +12,16 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations import is_fsdp_enabled
 
 from hf_mixup.config.checks import choice
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.forward.anatomy.anatomy import Anatomy, changeable_state, check_model, model_config, separators
-from hf_mixup.forward.anatomy.architectures import site_width
-from hf_mixup.forward.anatomy.endpoints import check_endpoints, check_outside_partners, check_site
+from hf_mixup.forward.anatomy.anatomy import Anatomy
+from hf_mixup.forward.anatomy.blocks import site_width
+from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
+from hf_mixup.forward.anatomy.inputs import batch_size, changeable_state, check_model, model_config, separators
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
-from hf_mixup.forward.anatomy.probe_batch import PROBES, is_whole
+from hf_mixup.forward.endpoints import check_endpoints, check_outside_partners, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
 from hf_mixup.forward.saliency import saliency
 from hf_mixup.forward.state import Mixing, begin
@@ -140,7 +140,7 @@ class Mixup:
         """
         if isinstance(epoch, Tensor):
             raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
-        size = _batch_size(batch)
+        size = batch_size(batch)
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
         targets = self.task.targets_to_draw(labels, size, self.needs_labels)
@@ -187,8 +187,8 @@ class Mixup:
             yield
         self.mixed += 1
         plan.record.is_applied = True
-        if mixing.visit is not None:
-            self.planner.remember(plan, batch, mixing.visit.kept)
+        if mixing.outside is not None:
+            self.planner.remember(plan, batch, mixing.outside.kept)
         elif mixing.plan is not plan:
             plan.record.resolved = mixing.plan
 
@@ -289,13 +289,6 @@ class Mixup:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.planner.load_state_dict(state, next(self.model.parameters()).device)
-
-
-def _batch_size(batch: Mapping[str, Any]) -> int:
-    for name in (*PROBES, "inputs_embeds"):
-        if batch.get(name) is not None:
-            return batch[name].shape[0]
-    raise ValueError(f"The batch has none of {', '.join(PROBES)} or inputs_embeds, only {', '.join(batch)}.")
 
 
 def _is_materialised(model: nn.Module) -> bool:

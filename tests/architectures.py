@@ -15,7 +15,7 @@ from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.evaluation.inspection_report import READOUTS
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.architectures import PECULIARITIES
+from hf_mixup.forward.anatomy.quirks import QUIRKS
 from tests.plain_config import plain_config
 from tests.zoo import toy_batch
 
@@ -131,7 +131,7 @@ def row(model_type: str) -> str:
     anatomy = measured.anatomy
     kinds = {argument.kind for call in anatomy.calls for argument in call.arguments.values()} - {"states"}
     masks = " and ".join(sorted({"bias": "bias", "mask": "zeros and ones"}[kind] for kind in kinds)) or "none"
-    masks = "at the model's entrance" if anatomy.entrance else masks
+    masks = "the model's own" if anatomy.embedding_module else masks
     exact = ["exact" if measured.at_the_end["right", site] < AT_THE_END else "not exact" for site in SITES]
     notes = [
         text[model_type] for text in (NOTES, {name: limit[2] for name, limit in LIMITS.items()}) if model_type in text
@@ -153,7 +153,7 @@ def summary() -> str:
     ]
     return (
         f"{len(exact)} of {len(TYPES)} architectures are exact at `embeddings`, `hidden` and `pooled`; "
-        f"{len(PECULIARITIES)} of them need a row in `hf_mixup/architectures.py`."
+        f"{len(QUIRKS)} of them need a row in `hf_mixup/forward/anatomy/quirks.py`."
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_mixup import Mixup, MixupPlan
-from hf_mixup.forward import interpolation
+from hf_mixup.forward.anatomy import masks
 from tests.plain_config import plain_config
 from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
 
@@ -329,8 +329,8 @@ def test_mixed_labels_without_a_mixed_forward_pass_are_warned_about():
 def test_a_mask_is_mixed_once_a_batch_and_not_once_a_layer(monkeypatch, site, depth):
     model, batch, calls = toy_model("bert", "sdpa", num_hidden_layers=depth), toy_batch(), []
     mixup = Mixup(model, plain_config(site=site))
-    original = interpolation.mix_keep
-    monkeypatch.setattr(interpolation, "mix_keep", lambda *args: calls.append(args[0].shape) or original(*args))
+    original = masks.mix_keep
+    monkeypatch.setattr(masks, "mix_keep", lambda *args: calls.append(args[0].shape) or original(*args))
     with mixup.apply(MixupPlan(PARTNER, LAM, site, 1 if site == "hidden" else None), batch):
         model(**batch)
     assert len(calls) == 1

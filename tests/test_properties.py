@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
-from hf_mixup.forward.interpolation import mix_rows, position_weights
+from hf_mixup.forward.anatomy.masks import mix_rows, position_weights
 from hf_mixup.loss import Task, mix_targets
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.margins import Margins

@@ -1,69 +1,9 @@
-"""How two examples become one: activations, attention masks and read-outs. Pure functions of tensors."""
+"""How two examples become one, besides the line: similarity, noise, what a head reads. Pure functions of tensors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from hf_mixup.forward.anatomy.anatomy import Argument
-from hf_mixup.forward.soft_mask import SoftMask, soft_mask
-
-
-def position_weights(lam: Tensor, partner: Tensor, mask: Tensor | None, length: int, read: int | None) -> Tensor:
-    """The weight of the example itself at each position: `(batch, length)`, or `(batch, length, width)`.
-
-    Where both texts have a token, or neither has, the weight is lambda; where only one has, that one counts alone, so
-    padding never enters a mixture. Only a model that reads its result at a padding position takes padding for text:
-    there, in a pair of which one is padded at `read`, the weight is lambda everywhere.
-
-    Args:
-        lam (`torch.Tensor` of shape `(batch,)` or `(batch, width)`): weight of the example itself, or one for each
-            hidden dimension.
-        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
-        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where there is a token.
-        length (`int`): number of positions.
-        read (`int`, *optional*): the position that the model reads whatever is there; 0 for a first-token head.
-    """
-    every = spread(lam, length)
-    if mask is None:
-        return every
-    mask = mask.bool()
-    is_plain = mask == mask[partner]
-    if read is not None:
-        is_plain = is_plain | reads_padding(mask, partner, read).unsqueeze(1)
-    if lam.dim() == 2:
-        is_plain, mask = is_plain.unsqueeze(-1), mask.unsqueeze(-1)
-    return torch.where(is_plain, every, mask.to(lam.dtype))
-
-
-def spread(lam: Tensor, length: int) -> Tensor:
-    """The same weight at `length` positions: `(batch, length)` or `(batch, length, width)`."""
-    return lam.unsqueeze(1).expand(-1, length, *lam.shape[1:])
-
-
-def reads_padding(mask: Tensor, partner: Tensor, read: int) -> Tensor:
-    """Whether one of a pair is padded at the position that the model reads: `(batch,)`, boolean."""
-    at_read = mask[:, read].bool()
-    return ~(at_read & at_read[partner])
-
-
-def mix_rows(values: Tensor, partner: Tensor, weights: Tensor, batch_dim: int = 0) -> Tensor:
-    """weights * values + (1 - weights) * values of the partner, exact where a weight is 0 or 1.
-
-    Args:
-        values (`torch.Tensor`): the batch along `batch_dim`, positions along the other of the first two dimensions.
-        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
-        weights (`torch.Tensor` of shape `(batch,)`, `(batch, length)` or `(batch, length, width)`): weight of the
-            example itself.
-        batch_dim (`int`, defaults to 0): dimension of the batch; 1 for time-major models such as XLNet.
-    """
-    if weights.dim() >= 2:
-        weights = weights.transpose(0, 1) if batch_dim == 1 else weights
-        shape = list(weights.shape)
-    else:
-        shape = [1] * batch_dim + [weights.shape[0]]
-    shape += [1] * (values.dim() - len(shape))
-    return torch.lerp(values.index_select(batch_dim, partner), values, weights.reshape(shape).to(values.dtype))
 
 
 def similar_lambda(
@@ -119,7 +59,7 @@ def add_noise(
     """z (1 + multiplicative U) + additive rms(z) N, U in [-1, 1] and N normal (Lim et al. 2022, eq. 4), same shape.
 
     The paper's additive noise is absolute; here it is in units of the root mean square of `values`, so that it means
-    the same in every model and at every site; where `kept`, of shape `(batch, length)`, says so, of its tokens only.
+    the same in every model and at every site; with `kept`, of shape `(batch, length)`, of its tokens only.
     """
     uniform = torch.rand_like(values) * 2 - 1
     square = values.detach().float().square()
@@ -129,67 +69,6 @@ def add_noise(
         weight = kept.transpose(0, batch_dim).to(square.dtype)
         scale = ((square.mean(-1) * weight).sum() / weight.sum()).sqrt().to(values.dtype)
     return values * (1 + multiplicative * uniform) + additive * scale * torch.randn_like(values)
-
-
-def _shrink(mask: Tensor) -> tuple[Tensor, torch.Size]:
-    """Drop expanded (stride 0) dimensions, so that a mask is mixed once and not once a query."""
-    full = mask.shape
-    for dim, stride in enumerate(mask.stride()):
-        if stride == 0:
-            mask = mask.narrow(dim, 0, 1)
-    return mask, full
-
-
-def _along(lam: Tensor, mask: Tensor, batch_dim: int) -> Tensor:
-    return lam.reshape([1] * batch_dim + [-1] + [1] * (mask.dim() - batch_dim - 1))
-
-
-def mix_bias(bias: Tensor, partner: Tensor, lam: Tensor, batch_dim: int = 0) -> Tensor:
-    """An additive attention mask: log(lam * exp(bias_i) + (1 - lam) * exp(bias_j)), of the same shape."""
-    small, full = _shrink(bias)
-    weight = _along(lam.float(), small, batch_dim)
-    own = small.float() + weight.log()
-    other = small.float().index_select(batch_dim, partner) + (1 - weight).log()
-    return torch.logaddexp(own, other).to(bias.dtype).expand(full)
-
-
-def mix_keep(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, batch_dim: int = 0) -> Tensor:
-    """A boolean attention mask (true: may be read), as the additive mask log(lam * m_i + (1 - lam) * m_j)."""
-    small, full = _shrink(keep)
-    weight = _mean_keep(small, partner, lam, batch_dim)
-    return weight.log().to(dtype).expand(full)
-
-
-def mix_truth(
-    mask: Tensor, partner: Tensor, lam: Tensor, argument: Argument, blind_counts: Tensor | None = None
-) -> SoftMask:
-    """A mask that a kernel does not simply add to its scores, interpolated as `SoftMask`.
-
-    Args:
-        mask (`torch.Tensor`): the unmixed mask; of a bias that is compared, what it hides counts as true.
-        partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
-        argument (`Argument`): what is known of the mask.
-        blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): pairs in which a query that only one of the two
-            may use still counts for both, because the model reads it (`reads_padding`).
-    """
-    is_kept = mask.dtype == torch.bool and argument.kind == "bias"
-    truth = (mask.logical_not() if is_kept else mask != 0).float()
-    other = truth.index_select(argument.batch_dim, partner)
-    weight = torch.lerp(other, truth, _along(lam.float(), truth, argument.batch_dim))
-    has_queries = mask.dim() == 4 and argument.batch_dim == 0
-    if not (has_queries and argument.keeps and argument.kind == "mask"):
-        return soft_mask(weight, bias_dtype=mask.dtype if mask.is_floating_point() else torch.float32)
-    blind = 1 - truth.amax(-1, keepdim=True)
-    both_blind = torch.minimum(blind, blind[partner])
-    if blind_counts is not None:
-        mixed_blind = torch.lerp(blind[partner], blind, _along(lam.float(), blind, 0))
-        both_blind = torch.where(_along(blind_counts, blind, 0), mixed_blind, both_blind)
-    return soft_mask(weight, both_blind.log())
-
-
-def _mean_keep(keep: Tensor, partner: Tensor, lam: Tensor, batch_dim: int) -> Tensor:
-    keep = keep.bool().float()
-    return torch.lerp(keep.index_select(batch_dim, partner), keep, _along(lam.float(), keep, batch_dim))
 
 
 def last_token_position(input_ids: Tensor, pad_token_id: int) -> Tensor:

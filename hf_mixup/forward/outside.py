@@ -1,10 +1,9 @@
-"""Partners from outside of the batch: they enter a forward pass with their tokens, skip the blocks, and are met at the
-site with hidden states that were computed elsewhere.
+"""Partners from outside of the batch: their rows in a forward pass.
 
-A model makes its masks and positions from the tokens of the rows that it is given. So the guests are given to it as
-further rows, the masks of both are there, and the rows of the guests leave again before the first block runs. Behind
-the last block they are let in once more, so that the head finds as many rows as there are texts; only the logits of
-the batch itself are returned.
+A model makes its masks and positions from the tokens of the rows that it is given. So it is given the partners as
+further rows, and makes masks for both. The rows of the partners are taken out before the first block: at the site the
+batch is mixed with hidden states of the partners that were computed elsewhere. After the last block there are as many
+rows again as there are texts, for the head; only the logits of the batch itself are returned.
 """
 
 from __future__ import annotations
@@ -15,20 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
-from hf_mixup.forward.anatomy.anatomy import (
-    Anatomy,
-    Argument,
-    bind,
-    first_tensor,
-    map_tensors,
-    text_config,
-    with_first_tensor,
-)
-from hf_mixup.forward.soft_mask import narrow
+from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
+from hf_mixup.forward.anatomy.inputs import text_config
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.outside_partners import OutsidePartners, rows_of, text_length
 
@@ -60,8 +50,8 @@ def padding_of(anatomy: Anatomy) -> Padding:
     return Padding(token if isinstance(token, int) and token >= 0 else 0, anatomy.readout == "last")
 
 
-def with_guest_rows(plan: MixupPlan) -> MixupPlan:
-    """The plan for the batch and its guests, who stay as they are."""
+def with_outside_rows(plan: MixupPlan) -> MixupPlan:
+    """The plan for the batch and its partners from outside, which stay as they are."""
     rows = torch.arange(plan.lam.shape[0], 2 * plan.lam.shape[0], device=plan.lam.device)
     dimensions = plan.dimension_lam
     return replace(
@@ -76,7 +66,7 @@ def stack_inputs(parts: Sequence[Mapping[str, Tensor]], padding: Padding, length
     """The rows of several batches as one: texts as long as the longest, with a mask for all.
 
     Raises:
-        ValueError: where the batches have other inputs, or inputs of other shapes.
+        ValueError: if the batches have other inputs, or inputs of other shapes.
     """
     lengths = [text_length(part) for part in parts]
     if lengths[0] is not None:
@@ -108,124 +98,51 @@ def _with_mask(part: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
     return {"attention_mask": every, **part}
 
 
-class Visit:
-    """The rows of the guests in one forward pass: let in at the model, out before the blocks, in again behind them.
+class OutsideRows:
+    """The rows of partners from outside of the batch in one forward pass.
 
     Args:
         anatomy (`Anatomy`): of the model.
         batch (`Mapping`): the inputs of the batch itself.
         size (`int`): its number of examples.
-        guests (`Guests`, *optional*): `None` where hidden states are only kept for later batches.
-        meets_at_head (`bool`): whether batch and guests meet behind the last block.
+        partners (`OutsidePartners`, *optional*): `None` if hidden states are only kept for later batches.
     """
 
-    def __init__(
-        self, anatomy: Anatomy, batch: Mapping[str, Any], size: int, guests: OutsidePartners | None, meets_at_head: bool
-    ) -> None:
-        self.anatomy, self.size, self.guests, self.meets_at_head = anatomy, size, guests, meets_at_head
+    def __init__(self, anatomy: Anatomy, batch: Mapping[str, Any], size: int, partners: OutsidePartners | None) -> None:
+        self.size, self.partners = size, partners
         self.padding, self.length = padding_of(anatomy), text_length(batch)
         self.names = list(inspect.signature(anatomy.root.forward).parameters)
         self.has_begun = False
-        # Hidden states of the batch where it meets its guests, for later batches.
+        # Hidden states of the batch where it is mixed, for later batches.
         self.kept: list[Tensor] = []
-        self.calls: dict[nn.Module, list[int]] = {}
-        for index, call in enumerate(anatomy.calls):
-            self.calls.setdefault(call.module, []).append(index)
-        self.turns: dict[nn.Module, int] = {}
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model is given for the batch and its guests."""
-        if self.guests is None:
+        """What the model is given for the batch and its partners."""
+        if self.partners is None:
             return dict(batch)
         # A batch may hold more than the model takes.
         taken = [name for name in self.names if name != "labels"]
         parts = [
             {name: part[name] for name in taken if name in part}
-            for part in (rows_of(batch, self.size), *self.guests.parts)
+            for part in (rows_of(batch, self.size), *self.partners.parts)
         ]
-        return {**batch, **stack_inputs(parts, self.padding, self.guests.length)}
+        return {**batch, **stack_inputs(parts, self.padding, self.partners.length)}
 
-    def meet(self, values: Tensor, argument: Argument) -> Tensor:
-        """Hidden states that were computed for the batch, and after them those of its guests."""
+    def with_states(self, values: Tensor, argument: Argument) -> Tensor:
+        """Hidden states that were computed for the batch, and after them those of its partners."""
         own = values.narrow(argument.batch_dim, 0, self.size)
         rows = own.movedim(argument.batch_dim, 0)
         runs_along = argument.by_position and self.length is not None
         self.kept.append(self._unpadded(rows.detach()) if runs_along else rows.detach())
-        if self.guests is None:
+        if self.partners is None:
             return own
 
         def as_long(stored: Tensor) -> Tensor:
             return self.padding.lengthen(stored, rows.shape[1]) if runs_along else stored
 
-        theirs = self.guests.states_at(len(self.kept) - 1, rows, as_long)
+        theirs = self.partners.states_at(len(self.kept) - 1, rows, as_long)
         return torch.cat([rows, theirs.to(rows)]).movedim(0, argument.batch_dim)
 
     def _unpadded(self, rows: Tensor) -> Tensor:
         assert self.length is not None
         return rows.narrow(1, rows.shape[1] - self.length if self.padding.is_left else 0, self.length)
-
-    def hooks_before(self) -> list[RemovableHandle]:
-        """Register what has to run before anything is mixed."""
-        return [self.anatomy.root.register_forward_pre_hook(self.let_in, with_kwargs=True)]
-
-    def hooks_at_blocks(self) -> list[RemovableHandle]:
-        """Register what has to run after masks and hidden states are mixed, and before the head reads."""
-        if self.guests is None and not self.meets_at_head:
-            return []
-        handles = [module.register_forward_hook(self.let_in_behind) for module in self.calls]
-        if self.guests is not None:
-            handles += [module.register_forward_pre_hook(self.let_out, with_kwargs=True) for module in self.calls]
-        return handles
-
-    def hooks_after(self) -> list[RemovableHandle]:
-        """Register what has to run at the very end."""
-        return [] if self.guests is None else [self.anatomy.root.register_forward_hook(self.let_go)]
-
-    def let_in(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        """Give the model the guests' inputs as well."""
-        if self.has_begun:
-            raise RuntimeError("apply: a plan with partners from outside of the batch applies to one forward pass.")
-        self.has_begun = True
-        if self.guests is None:
-            return None
-        given = bind(self.names, args, kwargs)
-        if given.get("labels") is not None:
-            raise ValueError("labels: leave them out of the forward pass; they are for Mixup.loss.")
-        return (), self.inputs(given)
-
-    def let_out(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Take the guests out of everything that a block is given."""
-        call = self.anatomy.calls[self.calls[module][0]]
-
-        def own(path: str, value: Tensor) -> Tensor:
-            dim, share = call.batch_dims.get(path, (0, 0))
-            is_both = share > 0 and value.shape[dim] == 2 * self.size * share
-            return narrow(value, dim, self.size * share) if is_both else value
-
-        arguments = {name: map_tensors(value, name, own) for name, value in bind(call.names, args, kwargs).items()}
-        return tuple(arguments[name] for name in call.names[: len(args)]), {name: arguments[name] for name in kwargs}
-
-    def let_in_behind(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Behind the last block of a stack, let the guests in for what comes after it."""
-        turn = self.turns.get(module, 0)
-        self.turns[module] = turn + 1
-        index = self.calls[module][turn % len(self.calls[module])]
-        is_last = index == self.anatomy.depth - 1
-        if not is_last and self.anatomy.calls[index + 1].stack == self.anatomy.calls[index].stack:
-            return None
-        states, argument = first_tensor(output), self.anatomy.calls[index].output
-        if is_last and self.meets_at_head:
-            both = self.meet(states, argument)
-        elif self.guests is not None:
-            both = torch.cat([states, states.detach()], argument.batch_dim)
-        else:
-            return None
-        return with_first_tensor(output, both)
-
-    def let_go(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        """Return what belongs to the batch itself."""
-
-        def own(path: str, value: Tensor) -> Tensor:
-            return value[: self.size] if value.dim() and value.shape[0] == 2 * self.size else value
-
-        return map_tensors(output, "", own)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.forward.anatomy.anatomy import Anatomy, logits_of
+from hf_mixup.forward.anatomy.anatomy import Anatomy
+from hf_mixup.forward.anatomy.host import is_reentrant_checkpoint
+from hf_mixup.forward.anatomy.inputs import logits_of
 
 
 def saliency(anatomy: Anatomy, batch: Mapping[str, Any], loss_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -26,7 +28,7 @@ def saliency(anatomy: Anatomy, batch: Mapping[str, Any], loss_of: Callable[[Tens
     try:
         return entry_gradient(anatomy, batch, loss_of).float().norm(dim=-1)
     except RuntimeError as error:
-        if "use_reentrant" not in str(error):
+        if not is_reentrant_checkpoint(error):
             raise
         raise ValueError(
             "interpolation='salient_span' needs a gradient before the step: set "

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hf_mixup.forward import interpolation
-from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, text_config
+from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
+from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, INPUTS, text_config
+from hf_mixup.forward.anatomy.masks import mix_rows, position_weights, reads_padding, spread
 from hf_mixup.forward.anatomy.readout import FIXED_READ
-from hf_mixup.forward.outside import Visit, with_guest_rows
+from hf_mixup.forward.outside import OutsideRows, with_outside_rows
 from hf_mixup.plan.mixup_plan import MixupPlan
 
 # Heads that find the position in the tokens of each text.
@@ -24,14 +28,18 @@ class Mixing:
     """The plan of the forward pass under way, and what its hooks share.
 
     Args:
-        plan (`MixupPlan`): on the device of the batch; with rows for its guests, where it has any.
+        plan (`MixupPlan`): on the device of the batch; with rows for partners from outside, if it has any.
         weigh (`Callable`): gives the weight of the example itself at each position, `(batch, length)`, per stack.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): the batch's attention mask.
         reads_padding (`torch.Tensor` of shape `(batch,)`, *optional*): pairs that the head reads at a padding position.
         read_position (`torch.Tensor` of shape `(batch,)`, *optional*): where the head reads each text.
-        is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
         start (`int`): number of block calls below the site; the first block that sees the mixture.
-        visit (`Visit`, *optional*): of partners from outside of the batch.
+        reached (`bool`): whether the forward pass has reached its site.
+        seen (`dict`): how many calls of a block that runs several times there were, for each group of hooks.
+        outside (`OutsideRows`, *optional*): the rows of partners from outside of the batch.
+        is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
+        is_resolved (`bool`): whether a lambda that depends on what is mixed was drawn.
+        mixed_arguments (`list`): what several blocks share, unmixed and mixed.
     """
 
     plan: MixupPlan
@@ -41,43 +49,51 @@ class Mixing:
     read_position: Tensor | None
     start: int
     reached: bool = False
-    seen: dict[nn.Module, int] = field(default_factory=dict)
-    visit: Visit | None = None
+    seen: dict[tuple[str, nn.Module], int] = field(default_factory=dict)
+    outside: OutsideRows | None = None
     is_first: bool = False
-    is_settled: bool = False
+    is_resolved: bool = False
     mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.weights = self.weigh(self.plan)
 
+    def has_reached(self) -> bool:
+        """Whether the forward pass has reached its site."""
+        return self.reached
+
+    def position(self, group: str, module: nn.Module, positions: list[int]) -> int:
+        """Which of its calls this is, for a module that runs several times (ALBERT's shared layers)."""
+        if len(positions) == 1:
+            return positions[0]
+        seen = self.seen.get((group, module), 0)
+        self.seen[group, module] = seen + 1
+        return positions[seen % len(positions)]
+
+    def once(self, value: Tensor, mix: Callable[[Tensor], Tensor]) -> Tensor:
+        """Mix an argument that several blocks share only once."""
+        for known, mixed in self.mixed_arguments:
+            if known is value:
+                return mixed
+        mixed = mix(value)
+        self.mixed_arguments.append((value, mixed))
+        return mixed
+
     def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
-        """Mix hidden states or embeddings of a stack; position by position where they belong to the tokens."""
+        """Mix hidden states or embeddings of a stack; position by position if they belong to the tokens."""
         self.reached = True
-        if self.visit is None or argument.origin is None:
+        if self.outside is None or argument.origin is None:
             return self._mix(values, argument, stack)
-        # Blocks run for the batch alone; what was there before them is there for the guests too.
-        mixed = self._mix(self.visit.meet(values, argument), argument, stack)
-        return mixed.narrow(argument.batch_dim, 0, self.visit.size)
+        # Blocks run for the batch alone; what was there before them is there for the partners too.
+        mixed = self._mix(self.outside.with_states(values, argument), argument, stack)
+        return mixed.narrow(argument.batch_dim, 0, self.outside.size)
 
     def _mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
-        if self.plan.similarity is not None and not self.is_settled:
-            self._settle(values, argument.batch_dim)
-        weights = self.weights[min(stack, len(self.weights) - 1)]
-        other_width = weights.dim() == 3 and values.shape[-1] != weights.shape[-1]
-        if other_width and argument.by_position:
-            raise ValueError(
-                f"interpolation='dimensions': states of {values.shape[-1]} dimensions are mixed here besides those of "
-                f"{weights.shape[-1]}, and it is not known which belong together. Mix this model on a line."
-            )
+        if self.plan.similarity is not None and not self.is_resolved:
+            self._resolve(values, argument.batch_dim)
         length = values.shape[1 - argument.batch_dim] if argument.by_position else 0
-        if length > weights.shape[1]:
-            last = self.plan.lam if weights.dim() == 2 else self.plan.dimension_lam
-            assert last is not None
-            weights = torch.cat([weights, interpolation.spread(last, length - weights.shape[1])], 1)
-        elif length < weights.shape[1]:
-            each = self.plan.dimension_lam
-            weights = self.plan.lam if each is None or other_width else interpolation.spread(each, 1)
-        mixed = interpolation.mix_rows(values, self.plan.partner, weights, argument.batch_dim)
+        weights = self._weights_of(values, length, argument, stack)
+        mixed = mix_rows(values, self.plan.partner, weights, argument.batch_dim)
         if self.plan.noise is None:
             return mixed
         kept = None
@@ -85,21 +101,38 @@ class Mixing:
             kept = self.mask.bool() | self.mask[self.plan.partner].bool()
         return interpolation.add_noise(mixed, *self.plan.noise, kept, argument.batch_dim)
 
-    def _settle(self, values: Tensor, batch_dim: int) -> None:
+    def _weights_of(self, values: Tensor, length: int, argument: Argument, stack: int) -> Tensor:
+        """The weights of states of this length and width."""
+        weights, each = self.weights[min(stack, len(self.weights) - 1)], self.plan.dimension_lam
+        other_width = weights.dim() == 3 and values.shape[-1] != weights.shape[-1]
+        if other_width and argument.by_position:
+            raise ValueError(
+                f"interpolation='dimensions': states of {values.shape[-1]} dimensions are mixed here besides those of "
+                f"{weights.shape[-1]}, and it is not known which belong together. Mix this model on a line."
+            )
+        if length > weights.shape[1]:
+            last = self.plan.lam if weights.dim() == 2 else each
+            assert last is not None
+            return torch.cat([weights, spread(last, length - weights.shape[1])], 1)
+        if length < weights.shape[1]:
+            return self.plan.lam if each is None or other_width else spread(each, 1)
+        return weights
+
+    def _resolve(self, values: Tensor, batch_dim: int) -> None:
         """Draw the lambda that depends on what is mixed."""
         plan = self.plan
         assert plan.similarity is not None and plan.uniform is not None
         drawn = interpolation.similar_lambda(values, plan.partner, self.mask, plan.similarity, plan.uniform, batch_dim)
         self.plan = replace(self.plan, lam=1 - self.plan.strength * (1 - drawn))
         self.weights = self.weigh(self.plan)
-        self.is_settled = True
+        self.is_resolved = True
 
 
 def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
     """The state of a forward pass that applies `plan` to `batch`.
 
     Raises:
-        ValueError: where plan and batch do not fit, or the attention mask is not 2-D.
+        ValueError: if plan and batch do not fit, or the attention mask is not 2-D.
     """
     ids, name = batch.get("input_ids"), anatomy.input_name
     tokens = batch.get("inputs_embeds") if name == "input_ids" and ids is None else batch.get(name)
@@ -112,10 +145,9 @@ def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing
     plan = plan.to(tokens.device)
     if plan.outside is None and not plan.is_remembered:
         return _begin(anatomy, plan, batch)
-    visit = Visit(anatomy, batch, tokens.shape[0], plan.outside, plan.site == "pooled")
-    batch = visit.inputs(batch)
-    mixing = _begin(anatomy, plan if plan.outside is None else with_guest_rows(plan), batch)
-    mixing.visit = visit
+    outside = OutsideRows(anatomy, batch, tokens.shape[0], plan.outside)
+    mixing = _begin(anatomy, plan if plan.outside is None else with_outside_rows(plan), outside.inputs(batch))
+    mixing.outside = outside
     return mixing
 
 
@@ -126,15 +158,10 @@ def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixin
     tokens = batch["inputs_embeds"] if ids is None else ids
     if ids is None and (plan.site == "word_embeddings" or anatomy.readout in FOUND_IN_TEXT):
         raise ValueError(f"inputs_embeds: site {plan.site!r} of this model needs input_ids.")
-    for name in ("pixel_values", "pixel_values_videos", "input_features"):
-        if plan.site == "word_embeddings" and batch.get(name) is not None:
-            raise ValueError(f"{name}: enters the text behind the token lookup; mix at 'embeddings'.")
     mask = batch.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         raise ValueError(f"attention_mask: shape {tuple(mask.shape)}; mixup needs (batch, length).")
-    for name in ("decoder_input_ids", "decoder_inputs_embeds", "decoder_attention_mask"):
-        if batch.get(name) is not None:
-            raise ValueError(f"{name}: leave it out, so that the decoder reads the text that the encoder reads.")
+    _check_other_inputs(plan, batch)
     if plan.similarity is not None:
         check_similarity(anatomy)
     start = _first_mixed_call(anatomy, plan)
@@ -143,27 +170,38 @@ def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixin
         return Mixing(plan, lambda plan: [], None, None, None, start)
     fixed = FIXED_READ.get(anatomy.readout)
     text = None if anatomy.reads_padding else mask
-    padded = None if mask is None or fixed is None else interpolation.reads_padding(mask, plan.partner, fixed)
+    padded = None if mask is None or fixed is None else reads_padding(mask, plan.partner, fixed)
     position = read_position = _read_position(anatomy, ids)
     stacks = [(text, fixed)]
     if anatomy.calls[-1].stack > 0:
         # A decoder without a mask of its own reads every position up to the one that the head reads.
         positions = torch.arange(length, device=tokens.device)
         if read_position is None and mask is not None:
-            # Behind the text moved by one, as decoders are given it.
+            # After the text moved by one, as decoders are given it.
             read_position = interpolation.last_kept_position(mask) + 1
         stacks.append((None if read_position is None else positions <= read_position.unsqueeze(1), None))
 
     def weigh(plan: MixupPlan) -> list[Tensor]:
         lam = plan.lam if plan.dimension_lam is None else plan.dimension_lam
-        return [interpolation.position_weights(lam, plan.partner, read, length, at) for read, at in stacks]
+        return [position_weights(lam, plan.partner, read, length, at) for read, at in stacks]
 
     return Mixing(plan, weigh, mask, padded, position, start)
 
 
+def _check_other_inputs(plan: MixupPlan, batch: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for inputs besides the text that would not be mixed as it is."""
+    if plan.site == "word_embeddings":
+        for name in FLOAT_INPUTS:
+            if name != "inputs_embeds" and batch.get(name) is not None:
+                raise ValueError(f"{name}: enters the text after the token lookup; mix at 'embeddings'.")
+    for name, given in INPUTS.items():
+        if given.refused is not None and batch.get(name) is not None:
+            raise ValueError(f"{name}: leave it out, {given.refused}.")
+
+
 def check_similarity(anatomy: Anatomy) -> None:
     """Raise `ValueError` for a model in which lambda cannot depend on what is mixed."""
-    if anatomy.entrance is not None:
+    if anatomy.embedding_module is not None:
         name = type(anatomy.root).__name__
         raise ValueError(f"similarity: {name} needs its mask mixed before the distance of a pair is known.")
 
@@ -171,7 +209,7 @@ def check_similarity(anatomy: Anatomy) -> None:
 def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
     if plan.site == "input" and batch.get("attention_mask") is not None:
         raise ValueError(
-            "attention_mask: site='input' mixes inputs of one length; leave the mask out where they are padded with "
+            "attention_mask: site='input' mixes inputs of one length; leave the mask out if they are padded with "
             "zeros, or mix at 'embeddings' or 'hidden'."
         )
     return Mixing(plan, lambda plan: [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
@@ -197,3 +235,29 @@ def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
             f"This plan's site={plan.site!r} and layer={plan.layer} are not in a model of {anatomy.depth} blocks."
         )
     return anatomy.depth
+
+
+class HookGroup(ABC):
+    """The hooks that belong to one site or one read-out: made once per model, registered for one forward pass.
+
+    A compiled model guards on its hooks: it is compiled anew when it meets a hook, or an object whose method a hook is,
+    that it has not met before. So neither objects nor functions are made when hooks are registered. What changes from
+    pass to pass is `mixing`.
+
+    Args:
+        anatomy (`Anatomy`): of the model.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.current: Mixing | None = None
+
+    @property
+    def mixing(self) -> Mixing:
+        """The forward pass under way."""
+        assert self.current is not None
+        return self.current
+
+    @abstractmethod
+    def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
+        """Register the hooks that a forward pass needs, one by one."""

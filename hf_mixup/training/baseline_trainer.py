@@ -12,7 +12,7 @@ from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.forward.anatomy.anatomy import logits_of, model_config, with_loss
+from hf_mixup.forward.anatomy.inputs import logits_of, model_config, with_loss
 from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training.label_columns import (
     as_loss_takes_them,

@@ -16,17 +16,14 @@ from transformers import PretrainedConfig
 from hf_mixup.config.checks import choice, count
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.forward.anatomy.anatomy import logits_of
-from hf_mixup.forward.interpolation import mix_rows
+from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, MASKS, logits_of
+from hf_mixup.forward.anatomy.masks import mix_rows
 from hf_mixup.loss import PROBLEM_TYPES, Task
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner
 from hf_mixup.plan.spans import swap_tokens
 from hf_mixup.training.collator_callback import CollatorCallback
-
-FLOAT_INPUTS = ("pixel_values", "pixel_values_videos", "input_values", "input_features", "inputs_embeds")
-MASKS = ("attention_mask", "pixel_mask")
 
 
 class MixupCollator(CollatorCallback):

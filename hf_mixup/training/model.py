@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.forward.anatomy.anatomy import bind, check_model, logits_of, with_loss
+from hf_mixup.forward.anatomy.inputs import bind, check_model, logits_of, with_loss
 from hf_mixup.mixup import Mixup
 
 

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.forward.anatomy.anatomy import logits_of
+from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.baseline_trainer import BaselineTrainer
 from hf_mixup.training.checkpoints import checkpoint_to_resume

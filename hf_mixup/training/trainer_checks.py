@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.forward.anatomy.anatomy import model_config
+from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.training.collator import MixupCollator
 from hf_mixup.training.groups import check_groups
 from hf_mixup.training.metric_names import METRIC_NAMES, higher_is_better

@@ -13,10 +13,9 @@ from hf_mixup import Mixup, MixupPlan, inspect_model
 from hf_mixup.cli.inspect.named_model import named_model
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.cli.main import main
-from hf_mixup.forward import interpolation as interpolation_module
-from hf_mixup.forward.anatomy.anatomy import logits_of
-from hf_mixup.forward.anatomy.probe_batch import probe_batch
-from hf_mixup.forward.hooks import Mixing
+from hf_mixup.forward.anatomy import masks
+from hf_mixup.forward.anatomy.inputs import logits_of, probe_batch
+from hf_mixup.forward.state import Mixing
 from tests.plain_config import plain_config
 
 # Read-out, whether padding counts as text, kinds of masks and stacks of the blocks.
@@ -105,7 +104,7 @@ def test_sounds_are_mixed_at_the_input_without_their_mask():
 
 def test_differences_are_those_that_mixup_makes(monkeypatch):
     """Without the rule for masks nothing below the last block is exact; the numbers are checked one by one."""
-    monkeypatch.setattr(interpolation_module, "mix_keep", lambda keep, *rest: keep)
+    monkeypatch.setattr(masks, "mix_keep", lambda keep, *rest: keep)
     model = toy_model("llama")
     found = inspect_model(model)
     # What leaves the last block is seen by no mask.
@@ -135,13 +134,13 @@ def test_a_model_in_which_only_pooled_is_exact_leaves_status_one(monkeypatch, ca
 
 
 def test_a_mixture_that_jumps_at_its_ends_is_told(monkeypatch):
-    mix_keep = interpolation_module.mix_keep
+    mix_keep = masks.mix_keep
 
     def either(keep, partner, lam, *rest):
         """The union of the two masks everywhere but at the ends."""
         return mix_keep(keep, partner, torch.where((lam > 0) & (lam < 1), 0.5, lam), *rest)
 
-    monkeypatch.setattr(interpolation_module, "mix_keep", either)
+    monkeypatch.setattr(masks, "mix_keep", either)
     found = inspect_model(toy_model("llama"))
     [check] = checks_of(found, "embeddings")
     assert check.exact and not check.continuous and "they jump" in check.reason

@@ -118,11 +118,11 @@ def test_values_that_differ_only_in_the_batch_are_refused():
         model(**batch, lang_ids=torch.tensor([0, 0, 0, 0]))
 
 
-def test_images_enter_behind_the_token_lookup():
+def test_images_enter_after_the_token_lookup():
     model = toy_model("gemma3")
     batch = toy_batch(LENGTHS) | {"pixel_values": pictures(32)}
     mixing = Mixup(model).apply(MixupPlan(PARTNER, torch.full((4,), 0.5), "word_embeddings"), batch)
-    with pytest.raises(ValueError, match="pixel_values: enters the text behind the token lookup"), mixing:
+    with pytest.raises(ValueError, match="pixel_values: enters the text after the token lookup"), mixing:
         pass
 
 

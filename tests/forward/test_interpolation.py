@@ -7,7 +7,7 @@ import torch
 
 from hf_mixup.forward import interpolation
 from hf_mixup.forward.anatomy.anatomy import Argument
-from hf_mixup.forward.interpolation import mix_bias, mix_keep, mix_rows, mix_truth, position_weights
+from hf_mixup.forward.anatomy.masks import mix_bias, mix_keep, mix_rows, mix_truth, position_weights
 
 PARTNER = torch.tensor([1, 2, 0])
 LAM = torch.tensor([0.3, 1.0, 0.0])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hf_mixup.forward.soft_mask import soft_mask
+from hf_mixup.forward.anatomy.soft_mask import soft_mask
 
 WEIGHTS = torch.tensor([1.0, 0.3, 0.0])
 SCORES = torch.tensor([[0.2, -0.4, 0.9], [0.1, 0.5, -0.3]])

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.config.checks import nearest
-from hf_mixup.forward.anatomy.anatomy import text_config
+from hf_mixup.forward.anatomy.inputs import text_config
 
 NO_TEXT = "no text classifier of transformers; load it in Python and call hf_mixup.inspect_model(model)."
 logger = logging.getLogger(__name__)

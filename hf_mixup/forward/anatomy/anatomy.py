@@ -1,17 +1,10 @@
-"""Where: what is known of a model's forward pass, and how its outputs and arguments are read."""
+"""Where: what is known of a model's forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-
-# Block arguments, by the names that transformers gives them, that are the same for every example of the probe and may
-# differ in a batch (positions and segments of the user's own).
-LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -19,11 +12,11 @@ class Argument:
     """What a block is given besides the hidden states that the block before it returned.
 
     Args:
-        kind (`str`): `"bias"`: added to the attention scores, or boolean where the kernel takes both; `"mask"`: zeros
+        kind (`str`): `"bias"`: added to the attention scores, or boolean if the kernel takes both; `"mask"`: zeros
             and ones, of which the kernel makes what it likes (`SoftMask`); `"states"`: values that mix on a line.
         batch_dim (`int`): the dimension of the batch.
         by_position (`bool`): whether the other of the first two dimensions runs along the tokens of the text.
-        origin (`int`, *optional*): the block call that it was computed from, `None` where it is there from the start.
+        origin (`int`, *optional*): the block call that it was computed from, `None` if it is there from the start.
         keeps (`bool`): of masks: true where something may be read, not where it may not.
         merged (`bool`): the first dimension is batch times heads.
         compared (`bool`): of biases: the kernel asks where it is zero, and does not add it.
@@ -84,8 +77,11 @@ class Anatomy:
             (the same positions in every text) or `"text"` (found in each text by a rule of its own).
         read_at (`nn.Module`): the module whose output the head reads.
         reads_padding (`bool`): whether the model takes padding for text, as FNet and convolutions do.
-        entrance (`nn.Module`, *optional*): what returns the embeddings, where blocks are mixed at their outputs.
+        embedding_module (`nn.Module`, *optional*): what returns the embeddings, if blocks are mixed at their outputs.
         state (`tuple`): what of the model's config the rest depends on.
+        depth (`int`): number of blocks that run in a forward pass, encoder and decoder together.
+        positions (`dict[nn.Module, list[int]]`): the calls of each block; several of one that runs several times.
+        stack_ends (`tuple[int, ...]`): the last call of each stack.
     """
 
     root: nn.Module
@@ -98,121 +94,18 @@ class Anatomy:
     readout: str
     read_at: nn.Module
     reads_padding: bool
-    entrance: nn.Module | None
+    embedding_module: nn.Module | None
     state: tuple
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks that run in a forward pass, encoder and decoder together."""
-        return len(self.calls)
+    def __post_init__(self) -> None:
+        self.depth, stacks = len(self.calls), [call.stack for call in self.calls]
+        self.positions: dict[nn.Module, list[int]] = {}
+        for index, call in enumerate(self.calls):
+            self.positions.setdefault(call.module, []).append(index)
+        self.stack_ends = tuple(
+            index for index in range(self.depth) if stacks[index] not in stacks[index + 1 : index + 2]
+        )
 
     def first_call(self, stack: int) -> int:
         """The position, in the order of the calls, of the first block of a stack."""
         return next(index for index, call in enumerate(self.calls) if call.stack == stack)
-
-
-def transformers_model(model: nn.Module) -> nn.Module:
-    """The transformers model inside wrappers such as DDP, torch.compile or PEFT; the model itself where none is."""
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
-
-
-def check_model(model: Any) -> None:
-    """Raise `ValueError` for what is not a model: its name, its class, or anything else."""
-    if isinstance(model, nn.Module):
-        return
-    hint = " Load it first: AutoModelForSequenceClassification.from_pretrained(...)." if isinstance(model, str) else ""
-    kind = type(model).__name__
-    raise ValueError(f"model={model!r:.80}: expected a model (torch.nn.Module), got an object of type {kind}.{hint}")
-
-
-def model_config(model: nn.Module) -> Any:
-    """The config of the transformers model inside `model`.
-
-    Raises:
-        ValueError: for a model without one, whose labels nothing would say how to mix.
-    """
-    config = getattr(transformers_model(model), "config", None)
-    if not isinstance(config, PretrainedConfig):
-        raise ValueError(
-            f"{type(model).__name__} has no config with num_labels; give it one: "
-            "model.config = transformers.PretrainedConfig(num_labels=...)."
-        )
-    return config
-
-
-def changeable_state(model: nn.Module) -> tuple:
-    """What a user may change in a model after its sites were found: the attention kernel and the pad token."""
-    return model_config(model)._attn_implementation, getattr(text_config(model), "pad_token_id", None)
-
-
-def text_config(model: nn.Module) -> Any:
-    """The config that holds the token ids: that of the text part in multimodal models."""
-    return model_config(model).get_text_config()
-
-
-def first_tensor(output: Any) -> Tensor:
-    """The hidden states in what a block or a backbone returns."""
-    if isinstance(output, Tensor):
-        return output
-    return next(iter(output.values())) if isinstance(output, dict) else output[0]
-
-
-def with_first_tensor(output: Any, tensor: Tensor) -> Any:
-    """`output` with its hidden states replaced."""
-    if isinstance(output, Tensor):
-        return tensor
-    if isinstance(output, dict):
-        output[next(iter(output))] = tensor
-        return output
-    return _like(output, [tensor, *output[1:]])
-
-
-def _like(output: Any, parts: list[Any]) -> Any:
-    """A tuple, named tuple or list of the type of `output`."""
-    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in what a classifier returns when it is given no labels."""
-    return output["logits"] if isinstance(output, dict) else first_tensor(output)
-
-
-def with_logits(output: Any, logits: Tensor) -> Any:
-    """`output` with its logits replaced."""
-    if isinstance(output, dict):
-        output["logits"] = logits
-        return output
-    return with_first_tensor(output, logits)
-
-
-def with_loss(output: Any, loss: Tensor) -> Any:
-    """`output` with the loss in front, as a classifier returns it when it is given labels."""
-    if not isinstance(output, dict):
-        return (loss, *output)
-    return type(output)(loss=loss, **{name: value for name, value in output.items() if name != "loss"})
-
-
-def map_tensors(value: Any, path: str, function: Callable[[str, Tensor], Any]) -> Any:
-    """`value` with `function(path, tensor)` in the place of every tensor, also inside tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return function(path, value)
-    if isinstance(value, (tuple, list)):
-        return _like(value, [map_tensors(part, f"{path}.{index}", function) for index, part in enumerate(value)])
-    if isinstance(value, dict):
-        return type(value)(**{name: map_tensors(part, f"{path}.{name}", function) for name, part in value.items()})
-    return value
-
-
-def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def separators(config: Any) -> set[int]:
-    """The ids of tokens that begin, end or part texts, as far as the config of a model names them."""
-    names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-    found: set[int] = set()
-    for name in names:
-        value = config.to_dict().get(name)
-        found |= set(value) if isinstance(value, (list, tuple)) else set() if value is None else {value}
-    return found

@@ -15,28 +15,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.forward.anatomy.anatomy import (
-    Anatomy,
-    Argument,
-    BlockCall,
+from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
+from hf_mixup.forward.anatomy.blocks import embedding_width, find_blocks, with_adapter
+from hf_mixup.forward.anatomy.host import backbone_of
+from hf_mixup.forward.anatomy.inputs import (
     bind,
     changeable_state,
     first_tensor,
+    input_name,
     logits_of,
+    map_arguments,
     map_tensors,
     model_config,
+    probe_batch,
     text_config,
     transformers_model,
     with_first_tensor,
 )
-from hf_mixup.forward.anatomy.architectures import embedding_width, find_blocks, peculiarity_of, with_adapter
-from hf_mixup.forward.anatomy.layerdrop import refuse_layerdrop
-from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, input_name, probe_batch, undisturbed
-from hf_mixup.forward.anatomy.readout import find_readout, nonzero_parameters, takes_padding_for_text
-
-SUPPORTED_ATTENTION = ("eager", "sdpa")
-# An additive mask holds values below this.
-BIAS_BELOW = -1e3
+from hf_mixup.forward.anatomy.masks import recognize_mask
+from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH
+from hf_mixup.forward.anatomy.probe_state import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.quirks import quirk_of
+from hf_mixup.forward.anatomy.readout import find_readout, takes_padding_for_text
+from hf_mixup.forward.anatomy.unsupported import refuse_unsupported
 
 
 class MissingPadToken(ValueError):
@@ -51,13 +52,13 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         blocks (`tuple[str, ...]`): module paths of its blocks in the inner model, or of lists of them; found if empty.
 
     Raises:
-        ValueError: where the model has no list of blocks, cannot run the probe, or reads its result in a way that
+        ValueError: if the model has no list of blocks, cannot run the probe, or reads its result in a way that
             mixup cannot follow.
     """
     root = transformers_model(model)
-    refuse_unsupported(model, root)
-    backbone = getattr(root, getattr(root, "base_model_prefix", "") or "", root)
-    record = _Record(root, backbone, find_blocks(root, backbone, blocks or peculiarity_of(root).blocks))
+    refuse_unsupported(model)
+    backbone = backbone_of(root)
+    record = _Record(root, backbone, find_blocks(root, backbone, blocks or quirk_of(root).blocks))
     batch = record.batch
     with undisturbed(root), nonzero_parameters(root, backbone):
         try:
@@ -67,7 +68,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
             if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
                 raise MissingPadToken(
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
-                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id where it has none)."
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none)."
                 ) from error
             cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from error
@@ -99,24 +100,6 @@ def _checked_logits(root: nn.Module, output: Any) -> Tensor:
             f"({PROBE_BATCH}, {labels}); mixup needs a sequence classifier."
         )
     return logits
-
-
-def refuse_unsupported(model: nn.Module, root: nn.Module) -> None:
-    """Raise `ValueError` for settings under which a mixture would not be exact."""
-    config = model_config(root)
-    adapter = getattr(model, "active_peft_config", None)
-    if adapter is not None and adapter.is_prompt_learning:
-        raise ValueError(
-            f"peft_type={adapter.peft_type.value!r}: learned prompts lengthen the texts inside the model, where mixup "
-            "does not see them; use an adapter such as LoRA."
-        )
-    attention = config._attn_implementation
-    if attention is not None and attention not in SUPPORTED_ATTENTION:
-        raise ValueError(
-            f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
-            f"load the model with one of {', '.join(SUPPORTED_ATTENTION)}."
-        )
-    refuse_layerdrop(model)
 
 
 class _Record:
@@ -185,8 +168,7 @@ class _Record:
                     call.alike[path] = list(tensor.shape).index(PROBE_BATCH)
             return tensor
 
-        for name, value in given.items():
-            map_tensors(value, name, note)
+        map_arguments(given, note)
         self.calls.append(call)
 
     def describe(self, value: Tensor) -> Argument | None:
@@ -200,20 +182,17 @@ class _Record:
         rows = value.detach().movedim(batch_dim, 0)
         if origin is None and torch.equal(rows, rows[:1].expand_as(rows)):
             return None
-        compared = peculiarity_of(self.root).compares_masks
-        if origin is None and bool(((rows == 0) | (rows == 1)).all()):
-            keeps = bool(rows[0].flatten()[-1])
-            is_bias = value.dtype == torch.bool and value.dim() == 4 and keeps
-            return Argument("bias" if is_bias else "mask", batch_dim, keeps=keeps, merged=merged, compared=compared)
+        if origin is None:
+            mask = recognize_mask(rows, batch_dim, merged, quirk_of(self.root).compares_masks)
+            if mask is not None:
+                return mask
         if not value.is_floating_point():
             return None
-        if origin is None and rows.min() < BIAS_BELOW:
-            return Argument("bias", batch_dim, merged=merged, compared=compared)
         by_position = value.dim() == 3 and batch_dim < 2 and self.runs_along_the_text(value.shape[1 - batch_dim])
         return Argument("states", batch_dim, by_position, origin, merged=merged)
 
     def runs_along_the_text(self, length: int) -> bool:
-        is_longer = peculiarity_of(self.root).tokens_first and self.length is not None and length > self.length
+        is_longer = quirk_of(self.root).tokens_first and self.length is not None and length > self.length
         return length == self.length or is_longer
 
     def origin(self, value: Tensor) -> int | None:
@@ -231,7 +210,7 @@ class _Record:
         return max((call for call in found if call is not None), default=None)
 
     def after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
-        """Cut the graph behind the block, so that what is computed from its output is known by it."""
+        """Cut the graph after the block, so that what is computed from its output is known by it."""
         index = len(self.calls) - 1
         self.calls[index].widths = (self.calls[index].widths[0], first_tensor(output).shape[-1])
         self.calls[index].output = self.describe(first_tensor(output)) or Argument("states", self.batch_dim)
@@ -274,7 +253,7 @@ class _Record:
 
     def anatomy(self, readout: str, read_at: nn.Module, reads_padding: bool) -> Anatomy:
         """What was seen, with the stacks numbered in the order in which they ran."""
-        entrance = peculiarity_of(self.root).entrance
+        embedding_module = quirk_of(self.root).embedding_module
         order = list(dict.fromkeys(call.stack for call in self.calls))
         for call in self.calls:
             call.stack = order.index(call.stack)
@@ -290,6 +269,6 @@ class _Record:
             readout,
             read_at,
             reads_padding,
-            None if entrance is None else self.root.get_submodule(entrance),
+            None if embedding_module is None else self.root.get_submodule(embedding_module),
             changeable_state(self.root),
         )

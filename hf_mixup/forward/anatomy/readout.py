@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hf_mixup.forward.anatomy.anatomy import BlockCall, bind, logits_of, map_tensors
-from hf_mixup.forward.anatomy.probe_batch import is_whole
+from hf_mixup.forward.anatomy.anatomy import BlockCall
+from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, unbind
 
 # The position of heads that read the same one in every text.
 FIXED_READ = {"first": 0, "last": -1}
 # Share of the logits that rounding does not reach.
 NOTICEABLE = 1e-4
 NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there is nothing to mix."
-
-
-@contextmanager
-def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
-    """Other values in the place of a head that is all zeros, whose logits depend on nothing, as long as it runs.
-
-    A sharded parameter is all there only while its module runs, so it is not looked at before. Quantised parameters,
-    which may not know how to compare, stay as they are.
-    """
-    body = set(backbone.modules()) if backbone is not root else set()
-    kept: dict[nn.Module, dict[str, nn.Parameter]] = {}
-
-    def replace(module: nn.Module, args: tuple) -> None:
-        own = module.named_parameters(recurse=False)
-        kept[module] = {name: parameter for name, parameter in own if _is_zero_matrix(parameter)}
-        for name, zero in kept[module].items():
-            values = torch.linspace(-0.1, 0.1, zero.numel(), dtype=zero.dtype, device=zero.device)
-            module._parameters[name] = nn.Parameter(values.reshape(zero.shape), requires_grad=False)
-
-    def put_back(module: nn.Module, args: tuple, output: Any) -> None:
-        module._parameters.update(kept.pop(module, {}))
-
-    handles = []
-    for module in set(root.modules()) - body:
-        handles.append(module.register_forward_pre_hook(replace))
-        # Before the hook that takes a sharded parameter away again.
-        handles.append(module.register_forward_hook(put_back, prepend=True, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _is_zero_matrix(parameter: nn.Parameter) -> bool:
-    is_plain = is_whole(parameter) and parameter.is_floating_point() and parameter.layout == torch.strided
-    return is_plain and parameter.dim() > 1 and not parameter.any()
 
 
 def find_readout(
@@ -76,7 +37,7 @@ def find_readout(
         `tuple[str, nn.Module, int]`: `Anatomy.readout`, `Anatomy.read_at` and the last block call that counts.
 
     Raises:
-        ValueError: where the logits depend on none of them.
+        ValueError: if the logits depend on none of them.
     """
     if not logits.requires_grad:
         raise ValueError(NOTHING_TO_MIX)
@@ -140,7 +101,7 @@ def takes_padding_for_text(
         handle.remove()
         arguments = bind(first_call.names, args, kwargs)
         arguments = {name: map_tensors(value, name, disturb_states) for name, value in arguments.items()}
-        return tuple(arguments[name] for name in first_call.names[: len(args)]), {n: arguments[n] for n in kwargs}
+        return unbind(first_call.names, arguments, args, kwargs)
 
     handle = first_call.module.register_forward_pre_hook(disturb, with_kwargs=True)
     try:

@@ -14,7 +14,8 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_mixup import Mixup, MixupPlan
-from hf_mixup.forward import interpolation as interpolation_module
+from hf_mixup.forward import interpolation
+from hf_mixup.forward.anatomy import masks
 from hf_mixup.forward.anatomy.probe import trace
 from tests.plain_config import PLAIN, plain_config
 from tests.zoo import COMMON, DEPTH, FAMILIES, NO_SDPA, cached_toy_model, toy_batch, toy_model
@@ -146,7 +147,7 @@ def test_exactness_needs_the_masks_and_the_read_out(monkeypatch, broken):
         "mix_keep": lambda keep, *rest: keep,
         "read_last_token": lambda hidden, position, partner, lam: hidden[torch.arange(len(lam)), position],
     }
-    monkeypatch.setattr(interpolation_module, broken, unmixed[broken])
+    monkeypatch.setattr(interpolation if broken == "read_last_token" else masks, broken, unmixed[broken])
     model = cached_toy_model("llama", "eager" if broken == "mix_bias" else "sdpa")
     with pytest.raises(ValueError, match="site='hidden 0': in LlamaForSequenceClassification the logits .* differ"):
         Mixup(model, plain_config(site="hidden"))

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_config, toy_model
-from hf_mixup.forward.anatomy.architectures import PECULIARITIES
+from hf_mixup.forward.anatomy.quirks import QUIRKS
 from tests.architectures import (
     AT_THE_END,
     DOCS,
@@ -79,8 +79,8 @@ def test_what_is_not_built_cannot_be():
 
 
 def test_few_architectures_need_to_be_told_of():
-    assert len(PECULIARITIES) <= 20
-    assert set(PECULIARITIES) <= set(TYPES)
+    assert len(QUIRKS) <= 20
+    assert set(QUIRKS) <= set(TYPES)
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])

@@ -169,10 +169,12 @@ def test_gradients_are_finite_and_reach_both_sides_of_every_site(name, is_padded
     model.zero_grad()
 
 
-@pytest.mark.parametrize("rule", ["hf_mixup.forward.interpolation.mix_keep", "hf_mixup.forward.hooks.read_both_texts"])
+@pytest.mark.parametrize(
+    "rule", ["hf_mixup.forward.anatomy.masks.mix_keep", "hf_mixup.forward.readouts.BothTexts.register"]
+)
 def test_padded_sounds_need_the_masks_and_the_read_out(monkeypatch, rule):
     """The control for the tests above: without the rule a model is refused."""
-    without = {"mix_keep": lambda keep, *rest: keep, "read_both_texts": lambda *rest: []}
+    without = {"mix_keep": lambda keep, *rest: keep, "register": lambda *rest: []}
     monkeypatch.setattr(rule, without[rule.rpartition(".")[2]])
     with pytest.raises(ValueError, match="in Wav2Vec2ForSequenceClassification the logits .* differ"):
         Mixup(toy("wav2vec2"), plain_config(site="hidden", layers=0))

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
-from hf_mixup.forward.anatomy.anatomy import Anatomy, logits_of
-from hf_mixup.forward.anatomy.architectures import peculiarity_of, site_width
-from hf_mixup.forward.anatomy.probe_batch import probe_batch, undisturbed
-from hf_mixup.forward.anatomy.readout import nonzero_parameters
+from hf_mixup.forward.anatomy.anatomy import Anatomy
+from hf_mixup.forward.anatomy.blocks import site_width
+from hf_mixup.forward.anatomy.inputs import logits_of, probe_batch
+from hf_mixup.forward.anatomy.probe_state import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.outside import padding_of, stack_inputs
 from hf_mixup.forward.state import check_similarity
 from hf_mixup.plan.mixup_plan import MixupPlan
@@ -41,8 +42,8 @@ class NotExact(ValueError):
 def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
     """Raises `ValueError` for a site that the model does not have."""
     name, site = type(anatomy.root).__name__, config.site
-    if site == "word_embeddings" and (not anatomy.lookups or anatomy.entrance is not None):
-        raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix behind; mix at 'embeddings'.")
+    if site == "word_embeddings" and (not anatomy.lookups or anatomy.embedding_module is not None):
+        raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix after; mix at 'embeddings'.")
     if config.similarity is not None:
         check_similarity(anatomy)
     if config.partner in OUTSIDE:
@@ -61,7 +62,7 @@ def check_outside(anatomy: Anatomy, partner: str) -> None:
     name = type(anatomy.root).__name__
     if anatomy.reads_padding and anatomy.input_name == "input_ids":
         raise ValueError(f"partner={partner!r}: {name} takes padding for text, so texts cannot be made as long.")
-    if anatomy.entrance is not None or peculiarity_of(anatomy.root).tokens_first:
+    if anatomy.embedding_module is not None or quirk_of(anatomy.root).tokens_first:
         raise ValueError(f"partner={partner!r}: not known how in {name}; use partners of the batch.")
 
 
@@ -128,9 +129,9 @@ def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) 
             alone = replace(_plan(anatomy, config, layer, torch.arange(size), torch.ones(size)), is_remembered=True)
             with apply(alone, other) as mixing:
                 root(**other)
-            guests = OutsidePartners([other], torch.zeros(size, 1), partial(_stored, mixing.visit.kept))
+            outside = OutsidePartners([other], torch.zeros(size, 1), partial(_stored, mixing.outside.kept))
             partner = torch.arange(size, 2 * size)
-            plan = replace(_plan(anatomy, config, layer, partner, ends), outside=guests)
+            plan = replace(_plan(anatomy, config, layer, partner, ends), outside=outside)
             with apply(plan, own):
                 mixed = logits_of(root(**own)).float().cpu()
             expected = torch.where(ends.bool().unsqueeze(1), clean, theirs)
@@ -147,7 +148,7 @@ def _shorter_and_longer(anatomy: Anatomy) -> tuple[dict[str, Tensor], dict[str, 
         {name: value[part.to(value.device)] if value.shape[0] == count else value for name, value in batch.items()}
         for part in (rows[:half], rows[half : 2 * half])
     )
-    if peculiarity_of(anatomy.root).length is None and anatomy.input_name == "input_ids":
+    if quirk_of(anatomy.root).length is None and anatomy.input_name == "input_ids":
         other = stack_inputs([other], padding, other["input_ids"].shape[1] + LONGER)
     return own, other
 

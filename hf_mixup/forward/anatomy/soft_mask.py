@@ -1,6 +1,6 @@
 """A padding mask that is true by a weight: how kernels of every kind are given the interpolated mask.
 
-A kernel that adds a bias to its scores is given another bias (`interpolation.mix_bias`). All others take a mask of
+A kernel that adds a bias to its scores is given another bias (`masks.mix_bias`). All others take a mask of
 zeros and ones and do one of a few things with it: put a large negative number where it hides, subtract a large number
 times what it hides, or multiply. `SoftMask` answers each of these as the interpolated mask would: scores gain the
 logarithm of the weight, everything else is multiplied by the weight.
@@ -9,15 +9,14 @@ logarithm of the weight, everything else is multiplied by the weight.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from hf_mixup.forward.state import Mixing
-
+# Says whether the forward pass has reached its site.
+IsReached = Callable[[], bool]
 # A number this large, taken from a score or put in its place, leaves nothing of it: there the mask is a bias.
 BIAS_SCALE = 1e3
 
@@ -87,7 +86,7 @@ class SoftMask(torch.Tensor):
 
     weight: Tensor
     log_blind: Tensor | None
-    until: tuple[Tensor, Mixing] | None
+    until: tuple[Tensor, IsReached] | None
     bias_dtype: torch.dtype
 
     @classmethod
@@ -121,7 +120,7 @@ class SoftMask(torch.Tensor):
 def soft_mask(
     weight: Tensor,
     log_blind: Tensor | None = None,
-    until: tuple[Tensor, Mixing] | None = None,
+    until: tuple[Tensor, IsReached] | None = None,
     bias_dtype: torch.dtype = torch.float32,
 ) -> SoftMask:
     """A mask of weights.
@@ -130,9 +129,9 @@ def soft_mask(
         weight (`torch.Tensor`): how far each element is true, between 0 and 1.
         log_blind (`torch.Tensor`, *optional*): logarithm of how far a query may read nothing, and so reads everything
             evenly, as it does in the unmixed model; shaped as the mask, with one key.
-        until (`tuple[torch.Tensor, Mixing]`, *optional*): the weights that count until the forward pass has reached its
-            site, for a mask that is given to the whole model.
-        bias_dtype (`torch.dtype`, defaults to `torch.float32`): type of the bias that the mask becomes where it is
+        until (`tuple[torch.Tensor, Callable]`, *optional*): the weights that count until the forward pass has reached
+            its site, and a function that says whether it has, for a mask that is given to the whole model.
+        bias_dtype (`torch.dtype`, defaults to `torch.float32`): type of the bias that the mask becomes when it is
             multiplied by a large number.
     """
     mask: SoftMask = weight.as_subclass(SoftMask)
@@ -158,7 +157,7 @@ def _cast(mask: SoftMask, func: Any, args: Any, kwargs: dict[str, Any]) -> SoftM
 
 def _weight(mask: SoftMask) -> Tensor:
     """The weights that count now."""
-    return mask.weight if mask.until is None or mask.until[1].reached else mask.until[0]
+    return mask.weight if mask.until is None or mask.until[1]() else mask.until[0]
 
 
 def _with_weights(value: Any, weight: Callable[[SoftMask], Tensor]) -> Any:

@@ -1,0 +1,93 @@
+"""The blocks of a model, and the width of what is mixed before and after them."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_mixup.config.checks import nearest
+from hf_mixup.forward.anatomy.anatomy import Anatomy
+from hf_mixup.forward.anatomy.host import is_adapter, recorded_blocks
+
+
+def find_blocks(root: nn.Module, backbone: nn.Module, paths: tuple[str, ...] = ()) -> list[list[nn.Module]]:
+    """The blocks of a model, a list for each stack, in the order of the modules.
+
+    They stand in the outermost `nn.ModuleList`s, of the classes that transformers declares if it does; a module of the
+    same class beside them is one too.
+
+    Args:
+        root (`nn.Module`): the model that the paths start at.
+        backbone (`nn.Module`): where to look.
+        paths (`tuple[str, ...]`): module paths of blocks, or of lists of them, if they are known.
+
+    Raises:
+        ValueError: for a path that is not there, and if no list is found.
+    """
+    if paths:
+        return _blocks_at(root, paths)
+    found: list[list[nn.Module]] = []
+    inside: set[nn.Module] = set()
+    for module in backbone.modules():
+        blocks = _members(module) if isinstance(module, nn.ModuleList) and module not in inside else []
+        if blocks:
+            found.append(blocks)
+            inside.update(module.modules())
+    if not found:
+        raise ValueError(
+            f"{type(root).__name__}: no list of blocks (nn.ModuleList) found, so no site to mix at; "
+            "name the module paths of its blocks in the config's field blocks."
+        )
+    declared = recorded_blocks(root)
+    found = [blocks for blocks in found if isinstance(blocks[0], declared)] or found
+    classes = {type(block) for blocks in found for block in blocks}
+    found += [[module] for module in backbone.modules() if type(module) in classes and module not in inside]
+    return found
+
+
+def _members(blocks: nn.ModuleList) -> list[nn.Module]:
+    """The blocks of a list, also of a list of lists; lists of embeddings or norms hold none."""
+    members = [list(m) if isinstance(m, nn.ModuleList) else [m] for m in blocks]
+    return [member for group in members for member in group if any(True for _ in member.children())]
+
+
+def _blocks_at(root: nn.Module, paths: tuple[str, ...]) -> list[list[nn.Module]]:
+    modules = dict(root.named_modules())
+    blocks: list[list[nn.Module]] = []
+    alone: list[nn.Module] = []
+    for path in paths:
+        if path not in modules:
+            raise ValueError(
+                f"blocks: {path!r} is not a module of {type(root).__name__}.{nearest(path, list(modules))}"
+            )
+        if isinstance(modules[path], nn.ModuleList):
+            blocks.append(list(modules[path]))
+        else:
+            alone.append(modules[path])
+    return blocks + [alone] if alone else blocks
+
+
+def with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
+    """The PEFT layer around an embedding, whose output the model uses; else the embedding itself."""
+    parents = {child: parent for parent in backbone.modules() for child in parent.children()}
+    while is_adapter(parents.get(module)):
+        module = parents[module]
+    return module
+
+
+def embedding_width(backbone: nn.Module) -> int | None:
+    """The width of the token embeddings."""
+    try:
+        embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
+    except NotImplementedError:
+        embeddings = None
+    if not isinstance(embeddings, nn.Embedding):
+        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
+    return None if embeddings is None else embeddings.embedding_dim
+
+
+def site_width(anatomy: Anatomy, site: str, layer: int | None) -> int:
+    """The last dimension of what is mixed at a site; of the layers, `None` and -1 are before the first block."""
+    if site == "word_embeddings":
+        return embedding_width(anatomy.backbone) or 1
+    return anatomy.calls[0].widths[0] if layer is None or layer < 0 else anatomy.calls[layer].widths[1]

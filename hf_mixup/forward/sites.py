@@ -1,0 +1,109 @@
+"""The hooks of the sites that lie outside of the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
+from hf_mixup.forward.anatomy.inputs import logits_of, with_logits
+from hf_mixup.forward.anatomy.masks import mix_rows
+from hf_mixup.forward.anatomy.soft_mask import soft_mask
+from hf_mixup.forward.state import HookGroup, Mixing
+from hf_mixup.plan.spans import swap_tokens
+
+
+class ModelInput(HookGroup):
+    """Mix the float input of an image or audio model."""
+
+    def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
+        yield self.anatomy.root.register_forward_pre_hook(self.before_model, with_kwargs=True)
+
+    def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        self.mixing.reached = True
+        name = self.anatomy.input_name
+        return (
+            (args, kwargs | {name: self.mix(kwargs[name])})
+            if name in kwargs
+            else ((self.mix(args[0]), *args[1:]), kwargs)
+        )
+
+    def mix(self, value: Tensor) -> Tensor:
+        return mix_rows(value, self.mixing.plan.partner, self.mixing.plan.lam)
+
+
+class TokenSpans(ModelInput):
+    """Take spans of tokens from the partners."""
+
+    def mix(self, value: Tensor) -> Tensor:
+        plan = self.mixing.plan
+        assert plan.source is not None
+        return swap_tokens(value, plan.partner, plan.source)
+
+
+class Lookups(HookGroup):
+    """Mix token, position and segment embeddings, and the masks that they are multiplied by."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        super().__init__(anatomy)
+        self.stacks: dict[nn.Module, list[int]] = {}
+        for module, stack in anatomy.lookups:
+            self.stacks.setdefault(module, []).append(stack)
+        self.mask_names = dict(anatomy.lookup_masks)
+
+    def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
+        for module in self.stacks:
+            yield module.register_forward_hook(self.after_lookup)
+        for module in self.mask_names:
+            yield module.register_forward_pre_hook(self.before_lookup, with_kwargs=True)
+
+    def after_lookup(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        mixing, batch_dim = self.mixing, self.anatomy.batch_dim
+        stack = mixing.position("lookups", module, self.stacks[module])
+        if output.dim() != 3 or output.shape[batch_dim] != mixing.plan.lam.shape[0]:
+            return output
+        return mixing.mix(output, Argument("states", batch_dim, by_position=True), stack)
+
+    def before_lookup(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        name, plan, weights = self.mask_names[module], self.mixing.plan, self.mixing.weights[0]
+        if isinstance(kwargs.get(name), Tensor):
+            weights = weights.mean(-1) if weights.dim() == 3 else weights
+            kwargs[name] = mix_rows(kwargs[name].to(plan.lam.dtype), plan.partner, weights)
+        return args, kwargs
+
+
+class BlockOutputs(HookGroup):
+    """Mix what leaves a block, and the model's own mask: for hidden states that pass outside of modules."""
+
+    def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
+        anatomy = self.anatomy
+        mixed = anatomy.calls[mixing.start - 1].module if mixing.start else anatomy.embedding_module
+        assert mixed is not None
+        yield anatomy.backbone.register_forward_pre_hook(self.before_backbone, with_kwargs=True)
+        yield mixed.register_forward_hook(self.after_block)
+
+    def before_backbone(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Give the model a mask that is mixed from the site on."""
+        mask, plan = kwargs.get("attention_mask"), self.mixing.plan
+        if mask is None:
+            raise ValueError(f"attention_mask: {type(self.anatomy.root).__name__} needs it to be mixed.")
+        kept = mask.bool().float()
+        weight = mix_rows(kept, plan.partner, plan.lam)
+        return args, kwargs | {"attention_mask": soft_mask(weight, until=(kept, self.mixing.has_reached))}
+
+    def after_block(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self.mixing.mix(output, Argument("states", 0, by_position=True), 0)
+
+
+class PooledStates(HookGroup):
+    """Mix the logits: pooled states enter an affine layer, so mixing its output is mixing them."""
+
+    def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
+        yield self.anatomy.root.register_forward_hook(self.after_model)
+
+    def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        self.mixing.reached, plan = True, self.mixing.plan
+        return with_logits(output, mix_rows(logits_of(output), plan.partner, plan.lam))
