@@ -247,7 +247,8 @@ class Mixup:
             ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
                 first batch only), or another reduction.
         """
-        choice(*REDUCTIONS)("reduction", reduction)
+        if reduction not in REDUCTIONS:
+            choice(*REDUCTIONS)("reduction", reduction)
         if plan is not None and plan.active and not plan.record.is_applied:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=2)
         mixed = self.targets(labels, plan, logits.device) if targets is None else targets

@@ -25,9 +25,6 @@ class Examples:
         groups (`torch.Tensor` of shape `(batch,)` or `(batch, 1)`, *optional*): the domain of each example.
         saliency (`Callable`, *optional*): gives that of each token, `(batch, length)`; it takes another pass.
         margins (`torch.Tensor` of shape `(batch,)`, *optional*): area under the margin so far; the planner knows it.
-
-    Raises:
-        ValueError: for another number of groups than of examples.
     """
 
     size: int
@@ -40,7 +37,3 @@ class Examples:
     groups: Tensor | None = None
     saliency: Callable[[], Tensor] | None = None
     margins: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.groups is not None and len(self.groups) != self.size:
-            raise ValueError(f"groups: {len(self.groups)} of them for a batch of {self.size} examples.")

@@ -137,14 +137,11 @@ PARTNERS: dict[str, Partner] = {
 }
 
 
-def draw_partner(generator: np.random.Generator, batch_size: int, self_pairs: bool = True) -> np.ndarray:
-    """A random partner for each of `batch_size` examples, each example being partner once: int64 of shape (batch,).
+def one_cycle(order: np.ndarray) -> np.ndarray:
+    """The partners that a permutation gives if nobody may be their own: each example's is the one before it in `order`.
 
-    Without `self_pairs` nobody is their own partner: the batch is shuffled into one cycle (Sattolo 1986).
+    The batch is then one cycle (Sattolo 1986), in which each example is partner once: int64 of shape (batch,).
     """
-    order = generator.permutation(batch_size)
-    if self_pairs:
-        return order
     partner = np.empty_like(order)
     partner[order] = np.roll(order, 1)
     return partner

@@ -16,7 +16,7 @@ from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.plan.margins import Margins
 from hf_mixup.plan.memory import Memory
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.plan.partners import PARTNERS, choose_partner, draw_partner
+from hf_mixup.plan.partners import PARTNERS, choose_partner, one_cycle
 from hf_mixup.plan.ranks import number_of_ranks, share_of_plan, sizes_of_all
 from hf_mixup.plan.spans import plan_spans, text_parts
 
@@ -85,6 +85,8 @@ class Planner:
 
     def _check(self, examples: Examples) -> None:
         config = self.config
+        if examples.groups is not None and len(examples.groups) != examples.size:
+            raise ValueError(f"groups: {len(examples.groups)} of them for a batch of {examples.size} examples.")
         if "groups" in self.needs and examples.groups is None:
             raise ValueError(
                 f"groups: partner='lisa' needs each example's group, and the batch has no column "
@@ -145,7 +147,8 @@ class Planner:
         if config.partner == "previous_batch":
             return torch.arange(size, 2 * size)
         if PARTNERS[config.partner].weights is None:
-            return torch.from_numpy(draw_partner(self.generator, size, config.self_pairs))
+            order = self.generator.permutation(size)
+            return torch.from_numpy(order if config.self_pairs else one_cycle(order))
         uniform = torch.from_numpy(self.generator.random(size))
         coin = self.generator.random() < config.same_label_prob
         return choose_partner(config, examples, uniform, bool(coin))

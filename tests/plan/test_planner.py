@@ -8,7 +8,6 @@ from scipy import stats
 from hf_mixup import MixupPlan
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import draw_lambda
-from hf_mixup.plan.partners import draw_partner
 from hf_mixup.plan.planner import Planner
 from tests.plain_config import plain_config
 
@@ -42,8 +41,7 @@ def test_dominant_keeps_the_larger_half_and_fixed_is_fixed():
 @pytest.mark.parametrize("size", [2, 3, 8, 33])
 @pytest.mark.parametrize("self_pairs", [True, False])
 def test_partners_are_a_permutation(size, self_pairs):
-    generator = np.random.default_rng(0)
-    partners = np.stack([draw_partner(generator, size, self_pairs) for _ in range(300)])
+    partners = np.stack([plan.partner for plan in draw_many(plain_config(self_pairs=self_pairs), size, 300)])
     assert (np.sort(partners, axis=1) == np.arange(size)).all()
     own = partners == np.arange(size)
     assert own.any() == self_pairs
@@ -53,8 +51,8 @@ def test_partners_are_a_permutation(size, self_pairs):
 
 
 def test_partners_are_uniform_without_self_pairs():
-    generator = np.random.default_rng(0)
-    counts = np.bincount([draw_partner(generator, 5, False)[0] for _ in range(4000)], minlength=5)
+    plans = draw_many(plain_config(self_pairs=False), 5, 4000)
+    counts = np.bincount([plan.partner[0] for plan in plans], minlength=5)
     assert counts[0] == 0
     assert stats.chisquare(counts[1:]).pvalue > 0.01
 
