@@ -110,9 +110,7 @@ def _add_comparison(commands: Any) -> None:
     compare.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the comparison")
     compare.add_argument("--output_dir", help="in place of the one in the file")
     compare.add_argument("--seeds", type=int, nargs="+", help="in place of those in the file")
-    compare.add_argument(
-        "--workers", type=int, help="runs at a time; by default one per GPU or else per core, at most 8"
-    )
+    compare.add_argument("--workers", type=int, help="runs at a time; by default one per GPU, or per core, at most 8")
     report = commands.add_parser(
         "report",
         help="write the HTML report of a comparison",

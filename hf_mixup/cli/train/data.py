@@ -17,7 +17,7 @@ from hf_mixup.cli.terminal import in_one_line
 from hf_mixup.cli.train import demo
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
 from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
-from hf_mixup.cli.train.labels import check_two_classes, encode_classes, encode_scores, is_unlabelled
+from hf_mixup.cli.train.labels import LabelColumn, check_two_classes, encode_classes, encode_scores, is_unlabelled
 from hf_mixup.config.checks import nearest
 
 logger = logging.getLogger(__name__)
@@ -78,12 +78,13 @@ def load_splits(
     kept, dropped = _drop_missing_texts(raw, texts)
     delimiter = data_args.label_delimiter
     problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter, dropped["train"])
+    columns = {name: LabelColumn(label, name, split, dropped[name]) for name, split in kept.items()}
     names: list[str] = []
     if problem_type == "regression":
-        encoded = {name: encode_scores(split, name, label, dropped[name]) for name, split in kept.items()}
+        encoded = {name: encode_scores(column) for name, column in columns.items()}
     else:
         multi_label = problem_type == "multi_label_classification"
-        encoded, names = encode_classes(kept, label, delimiter, multi_label, known_labels, dropped)
+        encoded, names = encode_classes(columns, delimiter, multi_label, known_labels)
     logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)

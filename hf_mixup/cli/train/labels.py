@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,54 @@ logger = logging.getLogger(__name__)
 BITS = ({0, 1}, {"0", "1"})
 
 
+@dataclass(frozen=True)
+class LabelColumn:
+    """The label column of one split.
+
+    Args:
+        label (`str`): its name.
+        name (`str`): the name of the split.
+        split (`Dataset`): the rows.
+        dropped (`Collection[int]`): rows that are no longer there, so that messages count as the file does.
+    """
+
+    label: str
+    name: str
+    split: Dataset
+    dropped: Collection[int] = ()
+
+    def error(self, what: str) -> ValueError:
+        """An error that names the field."""
+        return ValueError(f"label_column_name={self.label!r}: {what}")
+
+    @property
+    def feature(self) -> Any:
+        """The type of a label, also if a row has a list of them."""
+        feature = self.split.features[self.label]
+        return getattr(feature, "feature", feature)
+
+    @property
+    def cells(self) -> list[Any]:
+        """What is in every row."""
+        return self.split[self.label][:]
+
+    def numbered(self, cells: Sequence[Any] | np.ndarray) -> Iterator[tuple[int, Any]]:
+        """A value of every row, after the number of the row in the file."""
+        return zip(file_rows(len(cells), self.dropped), cells, strict=True)
+
+    def check(self, fine: Sequence[bool] | np.ndarray, what: str) -> None:
+        """Raise `ValueError` if a row lacks something."""
+        missing = [number for number, is_fine in self.numbered(fine) if not is_fine]
+        if missing:
+            found = f"{len(missing)} {self.name} rows lack {what}: row {some(missing)}"
+            raise self.error(f"{found}, counted from 1 without the header.")
+
+    def replaced(self, labels: Any, feature: Any) -> Dataset:
+        """The split with `labels` in place of the column."""
+        unused = {self.label, "labels"} & set(self.split.column_names)
+        return self.split.remove_columns(list(unused)).add_column("labels", labels, feature=feature)
+
+
 def is_unlabelled(split: Dataset, label: str, train: Dataset) -> bool:
     """Whether a split has no label at all: no such column, nothing in it, or -1 throughout, which `train` has not.
 
@@ -40,46 +89,39 @@ def is_unlabelled(split: Dataset, label: str, train: Dataset) -> bool:
     return not cells or (cells <= {"-1", "-1.0"} and not cells & {str(cell).strip() for cell in train[label][:]})
 
 
-def encode_scores(split: Dataset, name: str, label: str, dropped: Collection[int]) -> Dataset:
-    """Replace the label column of the split called `name` by float `labels`.
+def encode_scores(column: LabelColumn) -> Dataset:
+    """The split with float `labels` in place of its label column.
 
     Raises:
         ValueError: if a label is not a finite number.
     """
-    cells = [cell.strip() or None if isinstance(cell, str) else cell for cell in split[label][:]]
-    _check_present(label, name, [cell is not None and cell == cell for cell in cells], "a label", dropped)
+    cells = [cell.strip() or None if isinstance(cell, str) else cell for cell in column.cells]
+    column.check([cell is not None and cell == cell for cell in cells], "a label")
     words = [isinstance(cell, str) and not is_number(cell) and cell.lower() not in NOT_FINITE for cell in cells]
     if any(words):
-        rows = [row for row, is_word in zip(file_rows(len(cells), dropped), words, strict=True) if is_word]
-        raise ValueError(
-            f"label_column_name={label!r}: {name} labels are not numbers: {cells[words.index(True)]!r} in row "
+        rows = [row for row, is_word in column.numbered(words) if is_word]
+        raise column.error(
+            f"{column.name} labels are not numbers: {cells[words.index(True)]!r} in row "
             f"{some(rows)}; expected numbers such as 2.5."
         )
     try:
         scores = np.array(cells, dtype=np.float64).astype(np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"label_column_name={label!r}: {name} labels are not numbers ({error}).") from error
-    _check_present(label, name, np.isfinite(scores), "a finite number", dropped)
-    return _with_labels(split, label, scores, Value("float32"))
+        raise column.error(f"{column.name} labels are not numbers ({error}).") from error
+    column.check(np.isfinite(scores), "a finite number")
+    return column.replaced(scores, Value("float32"))
 
 
 def encode_classes(
-    splits: Mapping[str, Dataset],
-    label: str,
-    delimiter: str | None,
-    multi_label: bool,
-    known: Sequence[str] | None,
-    dropped: Mapping[str, list[int]],
+    columns: Mapping[str, LabelColumn], delimiter: str | None, multi_label: bool, known: Sequence[str] | None
 ) -> tuple[dict[str, Dataset], list[str]]:
-    """Replace the label columns by `labels`: class indices, or 0/1 per class.
+    """The splits with `labels` in place of their label columns: class indices, or 0/1 per class.
 
     Args:
-        splits (`Mapping[str, Dataset]`): classes are those of `"train"`.
-        label (`str`): the column.
+        columns (`Mapping[str, LabelColumn]`): by the name of the split; classes are those of `"train"`.
         delimiter (`str`, *optional*): what separates the class names in one cell.
         multi_label (`bool`): whether a row may have several classes, or none.
         known (`Sequence[str]`, *optional*): the classes of the model, of which the data's must be a part.
-        dropped (`Mapping[str, list[int]]`): rows that are no longer there, so that messages count as the file does.
 
     Returns:
         `tuple[dict[str, Dataset], list[str]]`: the splits and the class names in the order of their indices.
@@ -87,73 +129,64 @@ def encode_classes(
     Raises:
         ValueError: for missing labels, and labels that the training data or the model lack.
     """
-    cells, names = _named_cells(splits, label, delimiter, multi_label, known, dropped)
-    if known is not None:
-        names = _in_model_order(label, names, known)
-    encoded = {
-        name: _encode(splits[name], name, label, rows, names, multi_label, dropped[name])
-        for name, rows in cells.items()
-    }
-    return encoded, list(names)
-
-
-def _named_cells(
-    splits: Mapping[str, Dataset],
-    label: str,
-    delimiter: str | None,
-    multi_label: bool,
-    known: Sequence[str] | None,
-    dropped: Mapping[str, list[int]],
-) -> tuple[dict[str, list[list[str]]], Sequence[str]]:
-    """The class names in every row, and all those of the training data in their order."""
-    _say_what_is_read(splits["train"][label][:], label, delimiter)
-    cells = {name: _cells(split, label, delimiter) for name, split in splits.items()}
-    inner = getattr(splits["train"].features[label], "feature", splits["train"].features[label])
+    train = columns["train"]
+    _say_what_is_read(train, delimiter)
+    cells = {name: _cells(column, delimiter) for name, column in columns.items()}
+    names: Sequence[str]
+    inner = train.feature
     if isinstance(inner, ClassLabel):
-        return {name: [[inner.int2str(n) for n in row] for row in rows] for name, rows in cells.items()}, inner.names
-    for name, split in splits.items():
-        _refuse_gaps(label, name, split[label][:], dropped[name])
-    if multi_label and _are_vectors(label, cells["train"], dropped["train"]):
-        logger.warning("label column %r: every row holds 0 and 1 alone, so they are read as one per class.", label)
-        width = len(cells["train"][0])
-        names = list(known) if known is not None and len(known) == width else [str(number) for number in range(width)]
-        return {name: _from_vectors(label, name, rows, names, dropped[name]) for name, rows in cells.items()}, names
+        rows, names = {name: [[inner.int2str(n) for n in row] for row in cells[name]] for name in cells}, inner.names
+    else:
+        for column in columns.values():
+            _refuse_gaps(column)
+        if multi_label and _are_vectors(train, cells["train"]):
+            rows, names = _named_by_place(columns, cells, known)
+        else:
+            rows, names = _named(cells)
+            if not multi_label:
+                refuse_written_lists(train.label, names)
+                doubts_about(train.label, names, len(rows["train"]))
+    if known is not None:
+        names = _in_model_order(train.label, names, known)
+    return {name: _encode(columns[name], rows[name], names, multi_label) for name in columns}, list(names)
+
+
+def _named(cells: dict[str, list[list[Any]]]) -> tuple[dict[str, list[list[str]]], list[str]]:
+    """The class names in every row, and all those of the training data in their order."""
     named = {name: [[_plain(value) for value in row] for row in rows] for name, rows in cells.items()}
     named["train"] = as_plain_numbers(named["train"])
     names = in_order(item for row in named["train"] for item in row)
-    known_names = set(names)
-    named = {name: rows if name == "train" else spelled_as(known_names, rows) for name, rows in named.items()}
-    if not multi_label:
-        refuse_written_lists(label, names)
-        doubts_about(label, names, len(named["train"]))
-    return named, names
+    known = set(names)
+    return {name: rows if name == "train" else spelled_as(known, rows) for name, rows in named.items()}, names
 
 
-def _encode(
-    split: Dataset,
-    name: str,
-    label: str,
-    rows: list[list[str]],
-    names: Sequence[str],
-    multi_label: bool,
-    dropped: Collection[int],
-) -> Dataset:
+def _named_by_place(
+    columns: Mapping[str, LabelColumn], cells: dict[str, list[list[Any]]], known: Sequence[str] | None
+) -> tuple[dict[str, list[list[str]]], list[str]]:
+    """The same of rows of 0/1 per class, which have the names of the model's classes if there are as many."""
+    label, width = columns["train"].label, len(cells["train"][0])
+    logger.warning("label column %r: every row holds 0 and 1 alone, so they are read as one per class.", label)
+    names = list(known) if known is not None and len(known) == width else [str(number) for number in range(width)]
+    return {name: _from_vectors(columns[name], rows, names) for name, rows in cells.items()}, names
+
+
+def _encode(column: LabelColumn, rows: list[list[str]], names: Sequence[str], multi_label: bool) -> Dataset:
     index = {item: number for number, item in enumerate(names)}
     if not multi_label:
-        _check_present(label, name, [bool(row) for row in rows], "a label", dropped)
+        column.check([bool(row) for row in rows], "a label")
     unseen = sorted({item for row in rows for item in row} - set(index))
     if unseen:
-        raise ValueError(
-            f"label_column_name={label!r}: the {name} data have labels that the training data lack: "
+        raise column.error(
+            f"the {column.name} data have labels that the training data lack: "
             f"{quoted(unseen)}.{nearest(unseen[0], names)} Labels: {quoted(names, 30)}."
             + ("" if multi_label else " If a cell holds several names, give label_delimiter.")
         )
     if not multi_label:
-        return _with_labels(split, label, [index[row[0]] for row in rows], Value("int64"))
+        return column.replaced([index[row[0]] for row in rows], Value("int64"))
     hot = np.zeros((len(rows), len(names)), dtype=np.float32)
     for number, row in enumerate(rows):
         hot[number, [index[item] for item in row]] = 1.0
-    return _with_labels(split, label, list(hot), List(Value("float32")))
+    return column.replaced(list(hot), List(Value("float32")))
 
 
 def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
@@ -171,13 +204,12 @@ def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
 # ---- Cells ----
 
 
-def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]:
+def _cells(column: LabelColumn, delimiter: str | None) -> list[list[Any]]:
     """What is in every row: nothing if the label is missing, several values if the cell is a list."""
-    feature = split.features[label]
-    absent = (None, "", -1) if isinstance(getattr(feature, "feature", feature), ClassLabel) else (None, "")
-    cells = split[label][:]
+    absent = (None, "", -1) if isinstance(column.feature, ClassLabel) else (None, "")
+    cells = column.cells
     if delimiter:
-        refuse_written_lists(label, [cell for cell in cells if isinstance(cell, str)])
+        refuse_written_lists(column.label, [cell for cell in cells if isinstance(cell, str)])
 
     def values(cell: Any) -> list[Any]:
         if isinstance(cell, str) and delimiter:
@@ -188,22 +220,21 @@ def _cells(split: Dataset, label: str, delimiter: str | None) -> list[list[Any]]
     return [values(cell) for cell in cells]
 
 
-def _say_what_is_read(cells: Sequence[Any], label: str, delimiter: str | None) -> None:
+def _say_what_is_read(column: LabelColumn, delimiter: str | None) -> None:
     """Warn of training labels that are read in another way than they are written, or than was asked for."""
+    cells = column.cells
     if delimiter and not any(isinstance(cell, str) and delimiter in cell for cell in cells):
         logger.warning("label_delimiter=%r: no cell holds it, so no row has two classes.", delimiter)
     padded = sum(isinstance(value, str) and value != value.strip() for cell in cells for value in _as_list(cell))
     if padded and not delimiter:
-        logger.warning("label column %r: the blanks around %d labels are left out.", label, padded)
+        logger.warning("label column %r: the blanks around %d labels are left out.", column.label, padded)
 
 
-def _refuse_gaps(label: str, name: str, cells: Sequence[Any], dropped: Collection[int]) -> None:
+def _refuse_gaps(column: LabelColumn) -> None:
     """Raise `ValueError` for a list in which an entry is missing: the others would move to its place."""
-    for number, cell in zip(file_rows(len(cells), dropped), cells, strict=True):
+    for number, cell in column.numbered(column.cells):
         if isinstance(cell, list) and any(value is None or value != value for value in cell):
-            raise ValueError(
-                f"label_column_name={label!r}: row {number} of the {name} data holds {cell}; no value may be missing."
-            )
+            raise column.error(f"row {number} of the {column.name} data holds {cell}; no value may be missing.")
 
 
 def _as_list(cell: Any) -> list[Any]:
@@ -214,7 +245,7 @@ def _plain(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _are_vectors(label: str, rows: list[list[Any]], dropped: Collection[int]) -> bool:
+def _are_vectors(column: LabelColumn, rows: list[list[Any]]) -> bool:
     """Whether rows are 0/1 per class, not names. Raises `ValueError` for numbers that could be neither."""
     values = {value for row in rows for value in row}
     lengths = {len(row) for row in rows}
@@ -223,23 +254,21 @@ def _are_vectors(label: str, rows: list[list[Any]], dropped: Collection[int]) ->
         return True
     are_booleans = any(isinstance(value, bool) for value in values)
     fractions = any(isinstance(value, float) and not value.is_integer() for value in values)
-    for number, row in zip(file_rows(len(rows), dropped), rows, strict=True):
+    for number, row in column.numbered(rows):
         if are_booleans or fractions or (are_bits and len(set(row)) < len(row)):
-            raise ValueError(
-                f"label_column_name={label!r}: row {number} holds {row}; lists of 0 and 1, one per class, must all "
+            raise column.error(
+                f"row {number} holds {row}; lists of 0 and 1, one per class, must all "
                 "have the same length of two or more, and lists of classes name each once, by words or whole numbers."
             )
     return False
 
 
-def _from_vectors(
-    label: str, name: str, rows: list[list[Any]], names: Sequence[str], dropped: Collection[int]
-) -> list[list[str]]:
-    for number, row in zip(file_rows(len(rows), dropped), rows, strict=True):
+def _from_vectors(column: LabelColumn, rows: list[list[Any]], names: Sequence[str]) -> list[list[str]]:
+    for number, row in column.numbered(rows):
         if len(row) != len(names) or not any(set(row) <= bits for bits in BITS):
-            raise ValueError(
-                f"label_column_name={label!r}: row {number} of the {name} data holds {row}; expected {len(names)} "
-                "values of 0 or 1, as in the training data."
+            raise column.error(
+                f"row {number} of the {column.name} data holds {row}; expected {len(names)} values of "
+                "0 or 1, as in the training data."
             )
     return [[item for item, bit in zip(names, row, strict=True) if int(bit)] for row in rows]
 
@@ -258,20 +287,3 @@ def _in_model_order(label: str, names: Sequence[str], known: Sequence[str]) -> l
         f"label_column_name={label!r}: labels outside of the model's {len(known)}: {quoted(outside)}."
         f"{nearest(outside[0], known)} Its labels: {quoted(known, 30)}; ignore_mismatched_sizes gives it a new head."
     )
-
-
-def _with_labels(split: Dataset, label: str, labels: Any, feature: Any) -> Dataset:
-    unused = {label, "labels"} & set(split.column_names)
-    return split.remove_columns(list(unused)).add_column("labels", labels, feature=feature)
-
-
-def _check_present(
-    label: str, name: str, present: Sequence[bool] | np.ndarray, what: str, dropped: Collection[int]
-) -> None:
-    rows = file_rows(len(present), dropped)
-    missing = [number for number, fine in zip(rows, present, strict=True) if not fine]
-    if missing:
-        raise ValueError(
-            f"label_column_name={label!r}: {len(missing)} {name} rows lack {what}: row {some(missing)}, "
-            "counted from 1 without the header."
-        )
