@@ -24,9 +24,10 @@ from transformers import (
     set_seed,
 )
 
-from hf_mixup import MixupConfig, MixupTrainer, demo
+from hf_mixup import MixupConfig, MixupTrainer
 from hf_mixup.cli.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.terminal import interruptible, one_line_errors
+from hf_mixup.cli.train import demo
 from hf_mixup.cli.train.classification import build_model, encode, load_data, report
 from hf_mixup.evaluation import compute_metrics_for
 

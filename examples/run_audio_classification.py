@@ -27,8 +27,6 @@ from transformers import (
 )
 
 from hf_mixup import MixupTrainer
-from hf_mixup.cli.terminal import format_table, interruptible, one_line_errors
-from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation import compute_metrics_for
 
 RATE = 8000
@@ -130,32 +128,27 @@ def build_model(names: list[str]) -> Wav2Vec2ForSequenceClassification:
 
 
 def main() -> None:
-    with one_line_errors():
-        parser = HfArgumentParser((SoundArguments, TrainingArguments), description=__doc__.split("\n")[0])
-        parser.set_defaults(**DEFAULTS)
-        sound_args, training_args = parser.parse_args_into_dataclasses(sys.argv[1:])
-        set_seed(training_args.seed)
-        extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=sound_args.attention_mask)
-        sounds = list(read_recordings(sound_args.recordings) if sound_args.recordings else tones())
-        names = sorted({name for name, _ in sounds})
-        rows = encode(sounds, names, extractor)
-        train, test = train_test_split(rows, test_size=0.2, stratify=[name for name, _ in sounds], random_state=0)
-        trainer = MixupTrainer(
-            model=build_model(names),
-            args=training_args,
-            mixup=resolve_config(sound_args.mixup),
-            train_dataset=train,
-            eval_dataset=test,
-            processing_class=extractor,
-            compute_metrics=compute_metrics_for("single_label_classification"),
-        )
-
-    with interruptible(training_args.output_dir):
-        trainer.train()
-        trainer.save_model()
-        metrics = trainer.evaluate(metric_key_prefix="test")
-    metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
-    print(format_table({"split": "test", "rows": {"test": len(test)}, "metrics": metrics}))
+    parser = HfArgumentParser((SoundArguments, TrainingArguments), description=__doc__.split("\n")[0])
+    parser.set_defaults(**DEFAULTS)
+    sound_args, training_args = parser.parse_args_into_dataclasses(sys.argv[1:])
+    set_seed(training_args.seed)
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=sound_args.attention_mask)
+    sounds = list(read_recordings(sound_args.recordings) if sound_args.recordings else tones())
+    names = sorted({name for name, _ in sounds})
+    rows = encode(sounds, names, extractor)
+    train, test = train_test_split(rows, test_size=0.2, stratify=[name for name, _ in sounds], random_state=0)
+    trainer = MixupTrainer(
+        model=build_model(names),
+        args=training_args,
+        mixup=sound_args.mixup,
+        train_dataset=train,
+        eval_dataset=test,
+        processing_class=extractor,
+        compute_metrics=compute_metrics_for("single_label_classification"),
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.log_metrics("test", trainer.evaluate(metric_key_prefix="test"))
 
 
 if __name__ == "__main__":

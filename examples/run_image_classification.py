@@ -16,8 +16,6 @@ from sklearn.model_selection import train_test_split
 from transformers import HfArgumentParser, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
 from hf_mixup import MixupTrainer
-from hf_mixup.cli.terminal import format_table, interruptible, one_line_errors
-from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation import compute_metrics_for
 
 # A training of half a minute on two cores; the command line wins.
@@ -71,27 +69,22 @@ def build_model() -> ViTForImageClassification:
 
 
 def main() -> None:
-    with one_line_errors():
-        parser = HfArgumentParser((MixupArguments, TrainingArguments), description=__doc__.split("\n")[0])
-        parser.set_defaults(**DEFAULTS)
-        mixup_args, training_args = parser.parse_args_into_dataclasses(sys.argv[1:])
-        set_seed(training_args.seed)
-        images = load_images()
-        trainer = MixupTrainer(
-            model=build_model(),
-            args=training_args,
-            mixup=resolve_config(mixup_args.mixup),
-            train_dataset=images["train"],
-            eval_dataset=images["test"],
-            compute_metrics=compute_metrics_for("single_label_classification"),
-        )
-
-    with interruptible(training_args.output_dir):
-        trainer.train()
-        trainer.save_model()
-        metrics = trainer.evaluate(metric_key_prefix="test")
-    metrics = {name.removeprefix("test_"): value for name, value in metrics.items()}
-    print(format_table({"split": "test", "rows": {"test": len(images["test"])}, "metrics": metrics}))
+    parser = HfArgumentParser((MixupArguments, TrainingArguments), description=__doc__.split("\n")[0])
+    parser.set_defaults(**DEFAULTS)
+    mixup_args, training_args = parser.parse_args_into_dataclasses(sys.argv[1:])
+    set_seed(training_args.seed)
+    images = load_images()
+    trainer = MixupTrainer(
+        model=build_model(),
+        args=training_args,
+        mixup=mixup_args.mixup,
+        train_dataset=images["train"],
+        eval_dataset=images["test"],
+        compute_metrics=compute_metrics_for("single_label_classification"),
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.log_metrics("test", trainer.evaluate(metric_key_prefix="test"))
 
 
 if __name__ == "__main__":

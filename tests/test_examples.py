@@ -21,8 +21,8 @@ def run(monkeypatch, tmp_path, capsys):
         given = ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--use_cpu", "--disable_tqdm", "true"]
         monkeypatch.setattr("sys.argv", [name, *given, *words])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-        table = capsys.readouterr().out.partition("----")[2].splitlines()[1:]
-        return {line.split()[0]: float(line.split()[1]) for line in table}
+        lines = [line.split() for line in capsys.readouterr().out.splitlines() if " = " in line]
+        return {name.removeprefix("test_"): value for name, _, value in lines}
 
     return run
 
@@ -46,32 +46,29 @@ def write_recordings(folder, rate=8000, count=30):
 )
 def test_an_example_trains_and_prints_its_metrics(run, tmp_path, name, words):
     metrics = run(name, *words)
-    assert set(metrics) == set(METRIC_NAMES["single_label_classification"]) and metrics["nll"] > 0
+    assert set(METRIC_NAMES["single_label_classification"]) <= set(metrics) and float(metrics["nll"]) > 0
     assert json.loads((tmp_path / "out/config.json").read_text())["architectures"]
     assert (tmp_path / "out/mixup_config.yaml").is_file() == ("none" not in words)
 
 
 def test_recordings_are_read(run, tmp_path):
-    assert run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds"))["accuracy"] <= 1
+    assert run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds"))["accuracy"]
     assert json.loads((tmp_path / "out/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
 
 
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("run_image_classification.py", ("--mixup", "tmxi"), "error: mixup='tmxi': no such recipe. Did you mean"),
-        ("run_image_classification.py", ("--mixup", "word_mixup"), "error: site='word_embeddings': ViTForImage"),
-        ("run_audio_classification.py", ("--recordings", "absent"), "error: recordings='absent': no .wav files there"),
+        ("run_image_classification.py", ("--mixup", "tmxi"), "mixup='tmxi': no such recipe. Did you mean"),
+        ("run_image_classification.py", ("--mixup", "word_mixup"), "site='word_embeddings': ViTForImage"),
+        ("run_audio_classification.py", ("--recordings", "absent"), "recordings='absent': no .wav files there"),
     ],
 )
-def test_what_cannot_work_ends_with_one_line(run, capsys, name, words, message):
-    with pytest.raises(SystemExit) as end:
+def test_what_cannot_work_is_refused(run, name, words, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=f"^{message}"):
         run(name, *words)
-    assert end.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(message)
 
 
-def test_recordings_of_another_rate_are_refused(run, capsys, tmp_path):
-    with pytest.raises(SystemExit):
+def test_recordings_of_another_rate_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"has rate 16000 and shape \(1600,\); expected mono, 8000 Hz"):
         run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds", rate=16000))
-    assert "has rate 16000 and shape (1600,); expected mono, 8000 Hz" in capsys.readouterr().err
