@@ -30,7 +30,7 @@ from hf_mixup.cli.arguments import parse_fields
 from hf_mixup.cli.compare.cell import check_runs, run_cell
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import digest
-from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, is_finished
+from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, read_asked, read_run
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
@@ -57,7 +57,7 @@ def compare(comparison: Comparison) -> list[Cell]:
     folder = Path(comparison.output_dir)
     before = read_before(folder)
     asked = comparison.to_dict() if before is None else widened(before, comparison.to_dict(), folder)
-    missing = [cell for cell in comparison.cells() if not is_finished(folder, cell)]
+    missing = [cell for cell in comparison.cells() if read_run(folder, cell) is None]
     if missing:
         asked["data"] = digest(check_runs(comparison))
         if before is not None and before.get("data", asked["data"]) != asked["data"]:
@@ -82,7 +82,7 @@ def read_before(folder: Path) -> dict[str, Any] | None:
         return None
     if not (folder / ASKED).is_file():
         raise ValueError(f"output_dir={str(folder)!r} is not empty and holds no comparison; choose another.")
-    return yaml.safe_load((folder / ASKED).read_text(encoding="utf-8"))
+    return read_asked(folder)
 
 
 def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[s
 def check_recipes(comparison: Comparison, folder: Path) -> None:
     """Raise `ValueError` if a run that is finished was made with a recipe that has changed since."""
     for cell in comparison.cells():
-        if not is_finished(folder, cell):
+        result = read_run(folder, cell)
+        if result is None:
             continue
-        result = json.loads((folder / "runs" / cell.name / RESULT).read_text(encoding="utf-8"))
         # Read back from JSON, in which the points of a schedule are strings.
         if result["variant"] not in json.loads(json.dumps(comparison.methods[cell.method])):
             raise ValueError(f"methods: {cell.method}: {folder / 'runs' / cell.name} was made of {result['variant']}.")
@@ -139,7 +139,7 @@ def run_missing(comparison: Comparison, missing: list[Cell], folder: Path) -> li
     with tqdm(total=total, initial=total - len(missing), unit="run", smoothing=0.1) as progress:
         while missing:
             failed += run_pool(comparison, missing, folder, workers, (gpus, max(1, cores // workers)), progress)
-            left = [cell for cell in missing if cell not in failed and not is_finished(folder, cell)]
+            left = [cell for cell in missing if cell not in failed and read_run(folder, cell) is None]
             # A worker that dies takes the others with it; what it was running is tried again until nothing is gained.
             if len(left) == len(missing):
                 failed += left

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from hf_mixup.cli.arguments import DataArguments, read_yaml
+from hf_mixup.cli.arguments import DataArguments
 from hf_mixup.cli.compare.runs import DERIVED, Cell
 from hf_mixup.cli.train.training_options import refused_in_comparison
 from hf_mixup.config import checks
@@ -115,11 +115,6 @@ class Comparison:
             **{name: value for name, value in values.items() if name in own},
             run={name: value for name, value in values.items() if name not in own},
         )
-
-    @classmethod
-    def from_file(cls, path: str) -> Comparison:
-        """Read a YAML file. Raises `FileNotFoundError`, or `ValueError` for what cannot work."""
-        return cls.from_dict(read_yaml(path))
 
 
 def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:

@@ -71,10 +71,11 @@ def load_runs(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: if the folder holds no comparison.
     """
-    paths = [Path(folder) / "runs" / cell.name / RESULT for cell in asked_cells(read_asked(folder))]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    runs = (read_run(Path(folder), cell) for cell in asked_cells(read_asked(folder)))
+    return [run for run in runs if run is not None]
 
 
-def is_finished(folder: Path, cell: Cell) -> bool:
-    """Whether a run has left its result."""
-    return (folder / "runs" / cell.name / RESULT).is_file()
+def read_run(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The result of a run; `None` if it is not finished."""
+    path = folder / "runs" / cell.name / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

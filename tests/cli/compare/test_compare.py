@@ -14,6 +14,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from hf_mixup.cli.arguments import read_yaml
 from hf_mixup.cli.compare.compare import visible_gpus
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.main import main
@@ -243,7 +244,7 @@ def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_pat
     path = toy_comparison(seeds=[0], max_steps=2)
     with FileLock(tmp_path / "out/.lock"):
         (tmp_path / "out/comparison.yaml").write_text(
-            yaml.safe_dump(Comparison.from_file(path).to_dict(), sort_keys=False)
+            yaml.safe_dump(Comparison.from_dict(read_yaml(path)).to_dict(), sort_keys=False)
         )
         assert main(["compare", path]) == 2
     assert "another comparison is running in it" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import yaml
 from transformers import TrainingArguments
 from transformers.optimization import GreedyLR
 
-from hf_mixup.cli.arguments import parse_fields
+from hf_mixup.cli.arguments import parse_fields, read_yaml
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.main import main
 from hf_mixup.cli.train.training_dry_run import construction_errors
@@ -248,7 +248,7 @@ def test_a_comparison_takes_what_it_does_anyway():
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "compare").glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_comparisons_of_this_repository_pass(file):
-    comparison = Comparison.from_file(str(file))
+    comparison = Comparison.from_dict(read_yaml(str(file)))
     given = {**comparison.run, "output_dir": "out"}
     args = parse_fields(given)[2]
     check_options(args, set(given))
