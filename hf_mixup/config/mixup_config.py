@@ -38,7 +38,7 @@ LAMBDA_IS_DRAWN = not_with("similarity", why="which draws lambda in its place")
 AT_SITE = "which draws lambda where the pair is mixed"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MixupConfig:
     """How one training step mixes its batch. `MixupConfig()` is the recipe `"default"`; what is given changes it.
 
