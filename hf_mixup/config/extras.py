@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import requires
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 
 # Imported by another name than that of the distribution.
 IMPORT_NAMES = {"scikit-learn": "sklearn"}
@@ -18,8 +19,10 @@ def install_advice(error: ModuleNotFoundError) -> str | None:
     Returns:
         `str | None`: one line with the package and the extra that holds it; `None` for a package of no extra.
     """
-    for requirement in requires("hf_mixup") or ():
-        found = re.match(r'([\w.-]+)[^;]*; extra == "(\w+)"', requirement)
-        if found and IMPORT_NAMES.get(found[1], found[1].replace("-", "_")) == error.name:
-            return f'{found[1]} is not installed: pip install "hf_mixup[{found[2]}]"'
+    # A checkout that is not installed has no metadata.
+    with suppress(PackageNotFoundError):
+        for requirement in requires("hf_mixup") or ():
+            found = re.match(r'([\w.-]+)[^;]*; extra == "(\w+)"', requirement)
+            if found and IMPORT_NAMES.get(found[1], found[1].replace("-", "_")) == error.name:
+                return f'{found[1]} is not installed: pip install "hf_mixup[{found[2]}]"'
     return None
