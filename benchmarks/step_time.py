@@ -88,7 +88,7 @@ def main() -> None:
 
 def load_model(name: str) -> torch.nn.Module:
     if name.startswith("demo:"):
-        from hf_mixup.cli.train.demo import model_path
+        from hf_mixup.cli.demo import model_path
 
         name = model_path(name)
     two_classes = AutoConfig.from_pretrained(name, num_labels=2)

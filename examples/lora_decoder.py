@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from hf_mixup import MixupConfig, MixupTrainer
-from hf_mixup.cli.arguments import DataArguments, ModelArguments
+from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import interruptible, one_line_errors
-from hf_mixup.cli.train import demo
+from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.classification import build_model, encode, load_data, report
 from hf_mixup.evaluation import compute_metrics_for
 

@@ -14,8 +14,8 @@ import sys
 from transformers import DataCollatorWithPadding, set_seed
 
 from hf_mixup import MixupTrainer
-from hf_mixup.cli.arguments import mixup_errors, parse
 from hf_mixup.cli.terminal import interruptible, one_line_errors
+from hf_mixup.cli.train.arguments import mixup_errors, parse
 from hf_mixup.cli.train.classification import build_model, encode, load_data, quiet_other_processes, report
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation import compute_metrics_for

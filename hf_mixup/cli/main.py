@@ -121,10 +121,10 @@ def _add_comparison(commands: Any) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     with one_line_errors("the same command resumes, with the runs that are missing"):
-        from hf_mixup.cli.arguments import read_yaml
         from hf_mixup.cli.compare.compare import compare, quiet
         from hf_mixup.cli.compare.grid import Comparison
         from hf_mixup.cli.compare.table import MAIN_METRICS, format_summary, write_tables
+        from hf_mixup.cli.train.arguments import read_yaml
 
         given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}
         changes = {name: value for name, value in given.items() if value is not None}
@@ -165,7 +165,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _train(words: list[str]) -> int:
     with one_line_errors():
         # Imported here: torch and transformers take seconds, and --help needs neither.
-        from hf_mixup.cli.arguments import parse
+        from hf_mixup.cli.train.arguments import parse
         from hf_mixup.cli.train.classification import finish, prepare
 
         run = prepare(*parse(words))

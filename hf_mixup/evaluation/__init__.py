@@ -40,9 +40,7 @@ __all__ = [
 _MODULES = {
     "evaluation.calibration": ["reliability"],
     "evaluation.loading": ["load"],
-    "evaluation.metrics": [
-        *("classification_metrics", "compute_metrics_for", "multilabel_metrics", "regression_metrics"),
-    ],
+    "evaluation.metrics": ["classification_metrics", "compute_metrics_for", "multilabel_metrics", "regression_metrics"],
     "evaluation.outliers": ["outlier_metrics"],
     "evaluation.perturbation": ["flips", "perturb"],
     "evaluation.predictions": ["diverged"],

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, pipeline
 
 from hf_mixup import __version__
-from hf_mixup.cli.arguments import parse
 from hf_mixup.cli.main import main
+from hf_mixup.cli.train.arguments import parse
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from tests.toy_text import save_toy_model, write_csv

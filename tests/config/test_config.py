@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from hf_mixup import Mixup, MixupConfig
-from hf_mixup.cli.arguments import parse
+from hf_mixup.cli.train.arguments import parse
 from hf_mixup.config.recipes import RECIPE_FILES, recipe_names, resolve_config
 from hf_mixup.training.collator import MixupCollator
 from tests.plain_config import CHOICES, PLAIN, plain_config

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hf_mixup import Mixup
-from hf_mixup.cli.train.demo import model_path
+from hf_mixup.cli.demo import model_path
 from tests.plain_config import plain_config
 from tests.zoo import toy_batch, toy_model
 

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTConfig, ViTForImageClassification
 
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
+from hf_mixup.cli.demo import load_dataset, model_path
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
-from hf_mixup.cli.train.demo import load_dataset, model_path
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments, examples, make_trainer, steady_bert, training_inputs
 from tests.zoo import FAMILIES, toy_batch, toy_model

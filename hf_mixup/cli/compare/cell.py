@@ -16,11 +16,11 @@ import numpy as np
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from hf_mixup.cli.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.measures import further_metrics, predict
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import RESULT, Cell
+from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.config.files import write_whole

@@ -26,11 +26,11 @@ from tqdm import std
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from hf_mixup.cli.arguments import parse_fields
 from hf_mixup.cli.compare.cell import check_runs, run_cell
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import digest
 from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, read_asked, read_run
+from hf_mixup.cli.train.arguments import parse_fields
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config

@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from hf_mixup.cli.arguments import DataArguments
 from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.classification import encode
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths

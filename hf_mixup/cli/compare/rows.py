@@ -12,8 +12,8 @@ from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_mixup.cli.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.compare.runs import Cell
+from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.classification import load_data
 from hf_mixup.cli.train.data import TextData, first_rows, hold_out
 

@@ -65,7 +65,7 @@ def named_model(
 
 def _demo_path(name: str) -> str:
     # Imported here: the data sets beside it take a second that other models need not wait for.
-    from hf_mixup.cli.train.demo import model_path
+    from hf_mixup.cli.demo import model_path
 
     return model_path(name)
 

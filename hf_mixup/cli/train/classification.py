@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils.logging import set_verbosity_error
 
-from hf_mixup.cli.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.cli.terminal import DIVERGED, format_table
+from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.cli.train.data import TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
 from hf_mixup.config.files import write_whole

@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_mixup.cli.arguments import ModelArguments
+from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
-from hf_mixup.cli.train import demo
+from hf_mixup.cli.train.arguments import ModelArguments
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.prior_bias import start_at_priors
 from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text

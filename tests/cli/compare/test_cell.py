@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_mixup.cli.arguments import parse_fields
 from hf_mixup.cli.compare.cell import Trained, better, run_cell
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import draw_rows, flip_labels, read_data, training_data
 from hf_mixup.cli.compare.runs import Cell
+from hf_mixup.cli.train.arguments import parse_fields
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.training.metric_names import METRIC_NAMES
 from tests.toy_text import reviews, save_toy_model, write_csv, write_reviews

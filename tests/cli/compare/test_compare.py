@@ -14,10 +14,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from hf_mixup.cli.arguments import read_yaml
 from hf_mixup.cli.compare.compare import visible_gpus
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.main import main
+from hf_mixup.cli.train.arguments import read_yaml
 from tests.plain_config import PLAIN
 from tests.toy_text import save_toy_model, write_reviews
 

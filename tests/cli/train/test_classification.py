@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from hf_mixup.cli.arguments import parse
+from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, encode, finish, load_data, prepare
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.training.metric_names import METRIC_NAMES

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from hf_mixup.cli.arguments import DataArguments
+from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.data import load_splits
 from tests.toy_text import write_csv, write_reviews
 

@@ -3,7 +3,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from hf_mixup.cli.arguments import parse
+from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, load_data
 from hf_mixup.cli.train.prior_bias import label_priors, start_at_priors
 from tests.toy_text import save_toy_model, write_csv

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from datasets import disable_progress_bars
 
-from hf_mixup.cli.arguments import DataArguments
+from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.data import load_splits
 
 LABELS = (

@@ -10,9 +10,9 @@ import yaml
 from transformers import TrainingArguments
 from transformers.optimization import GreedyLR
 
-from hf_mixup.cli.arguments import parse_fields, read_yaml
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.main import main
+from hf_mixup.cli.train.arguments import parse_fields, read_yaml
 from hf_mixup.cli.train.training_dry_run import construction_errors
 from hf_mixup.cli.train.training_option_table import NO_EFFECT, OPTIONS, REFUSED, WORKS
 from hf_mixup.cli.train.training_options import check_options, field_name, markdown_table

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from hf_mixup.cli.train import demo
+from hf_mixup.cli import demo
 
 
 def normal(text):
