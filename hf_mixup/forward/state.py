@@ -240,9 +240,9 @@ def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:
 class HookGroup(ABC):
     """The hooks that belong to one site or one read-out: made once per model, registered for one forward pass.
 
-    A compiled model guards on its hooks: it is compiled anew when it meets a hook, or an object whose method a hook is,
-    that it has not met before. So neither objects nor functions are made when hooks are registered. What changes from
-    pass to pass is `mixing`.
+    A compiled model guards on its hooks, and on what it reaches from the objects that they are methods of. An object or
+    a function that is new in each pass can fail these guards, and the model is then compiled anew in each pass. So
+    neither is made when hooks are registered: what changes from pass to pass is `mixing`.
 
     Args:
         anatomy (`Anatomy`): of the model.

@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 from hf_mixup import Mixup
+from tests.forward.anatomy.test_architectures import own_model
 from tests.plain_config import plain_config
 from tests.zoo import DEPTH, toy_batch, toy_model
 
@@ -86,3 +87,27 @@ def test_a_deep_model_stays_compiled_for_a_mixture_behind_any_layer():
         with mixup.apply(plan, batch), torch.no_grad():
             compiled(**batch)
         assert counter.frame_count == len(layers)
+
+
+@pytest.mark.parametrize("case", ["previous_batch", "text"])
+def test_hooks_that_hold_what_belongs_to_a_pass_do_not_compile_anew(case):
+    """Partners from outside of the batch, and a head that reads by a rule of its own."""
+    torch._dynamo.reset()
+    counters.clear()
+    counter, batch = CompileCounter(), toy_batch()
+    if case == "text":
+        model = own_model()
+        mixup = Mixup(model, plain_config(site="hidden", layers=[0], blocks=["body.lower", "body.upper"]))
+        assert mixup.prepare().readout == "text"
+    else:
+        model = toy_model("bert")
+        mixup = Mixup(model, plain_config(site="hidden", layers=[1], partner="previous_batch", memory=8))
+    compiled, frames = torch.compile(model, backend=counter), []
+    for _ in range(6):
+        plan = mixup.draw(batch, labels=torch.zeros(4, dtype=torch.long))
+        with mixup.apply(plan, batch), torch.no_grad():
+            compiled(**batch)
+        frames.append(counters["stats"]["unique_graphs"])
+    print(case, frames)
+    # The first batch has no partners from before, and the second is the first that has.
+    assert len(set(frames[1:])) == 1 and counter.frame_count == frames[-1]

@@ -1,0 +1,80 @@
+"""Hooks are registered for one forward pass: all of them or none, the same ones in every pass."""
+
+import pytest
+import torch
+
+from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup.forward.hooks import READOUTS, SITES
+from tests.forward.anatomy.test_architectures import own_model
+from tests.zoo import DEPTH, toy_batch, toy_model
+
+PARTNER, LAM = torch.tensor([2, 0, 3, 1]), torch.tensor([0.3, 0.9, 0.5, 0.7])
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def hooks_of(model):
+    """Every hook of a model, as the function and the object that it is a method of."""
+    hooks = [h for m in model.modules() for table in (m._forward_pre_hooks, m._forward_hooks) for h in table.values()]
+    return [(hook.__func__, id(hook.__self__)) for hook in hooks]
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("no room for a hook")
+
+
+@pytest.mark.parametrize("partner", ["random", "previous_batch"])
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [("layers.2", "register_forward_pre_hook"), ("layers.2", "register_forward_hook"), ("", "register_forward_hook")],
+)
+def test_a_registration_that_fails_halfway_leaves_no_hook(partner, path, method):
+    model, batch = toy_model("llama"), toy_batch()
+    layer = 0 if "pre" in method else DEPTH - 1
+    mixup = Mixup(model, MixupConfig(site="hidden", layers=[layer], partner=partner))
+    plan = mixup.draw(batch, labels=LABELS)
+    broken = model.model.get_submodule(path)
+    setattr(broken, method, fail)
+    with pytest.raises(RuntimeError, match="no room for a hook"), mixup.apply(plan, batch):
+        raise AssertionError
+    assert not hooks_of(model)
+    delattr(broken, method)
+    with mixup.apply(plan, batch):
+        assert hooks_of(model) and model(**batch).logits.isfinite().all()
+    assert not hooks_of(model)
+
+
+def test_a_block_below_the_site_has_no_hook_and_each_above_it_one():
+    model, batch = toy_model("bert"), toy_batch()
+    mixup = Mixup(model, MixupConfig(site="hidden"))
+    for layer in range(DEPTH):
+        with mixup.apply(MixupPlan(PARTNER, LAM, "hidden", layer), batch):
+            assert len(hooks_of(model)) == max(DEPTH - 1 - layer, 1)
+            model(**batch)
+
+
+@pytest.mark.parametrize("fields", [{"site": "word_embeddings"}, {"site": "hidden", "partner": "previous_batch"}])
+@pytest.mark.parametrize("family", ["bert", "own"])
+def test_every_pass_meets_the_same_hooks(family, fields):
+    """A compiled model guards on them, see `HookGroup`."""
+    model, batch = own_model() if family == "own" else toy_model(family), toy_batch()
+    blocks = ["body.lower", "body.upper"] if family == "own" else None
+    mixup = Mixup(model, MixupConfig(**fields, layers=[1] if fields["site"] == "hidden" else None, blocks=blocks))
+    seen = []
+    for _ in range(4):
+        plan = mixup.draw(batch, labels=LABELS)
+        with mixup.apply(plan, batch):
+            seen.append(hooks_of(model))
+            model(**batch)
+    # Nothing is mixed with an earlier batch before there is one.
+    assert seen[1] and seen[1] == seen[2] == seen[3]
+
+
+def test_no_pass_is_held_after_its_end():
+    model, batch = toy_model("bert"), toy_batch()
+    mixup = Mixup(model, MixupConfig(site="hidden"))
+    groups = mixup._hooks.groups
+    assert {kind for table in (SITES, READOUTS) for row in table.values() for kind in row} <= set(groups)
+    with mixup.apply(MixupPlan(PARTNER, LAM, "hidden", 0), batch):
+        assert [kind for kind, group in groups.items() if group.current is not None] == [*SITES["hidden"]]
+        model(**batch)
+    assert all(group.current is None for group in groups.values())
