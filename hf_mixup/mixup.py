@@ -200,14 +200,12 @@ class Mixup:
             raise RuntimeError("apply is already under way on this model; one plan applies to one forward pass.")
         mixing = begin(self._hooks.anatomy, plan, batch)
         mixing.is_first = not self._checked_batch
-        handles = self._hooks.register(mixing)
+        self._hooks.register(mixing)
         _IN_USE.add(root)
         try:
             yield mixing
         finally:
             _IN_USE.discard(root)
-            for handle in handles:
-                handle.remove()
             self._hooks.release()
         self._checked_batch = self._checked_batch or mixing.reached and plan.site != "pooled"
         if not mixing.reached:

@@ -16,7 +16,7 @@ from hf_mixup.evaluation.site_checks import Mask, SiteCheck
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, model_config, probe_batch, transformers_model
 from hf_mixup.forward.anatomy.masks import reads_padding
-from hf_mixup.forward.anatomy.probe_state import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.readout import FIXED_READ
 from hf_mixup.forward.endpoints import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE, check_site
 from hf_mixup.mixup import Mixup

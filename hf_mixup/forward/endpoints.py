@@ -16,7 +16,7 @@ from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.inputs import logits_of, probe_batch
-from hf_mixup.forward.anatomy.probe_state import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.outside import padding_of, stack_inputs
 from hf_mixup.forward.state import check_similarity

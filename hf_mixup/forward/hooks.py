@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hf_mixup.forward import outside_hooks, sites
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
 from hf_mixup.forward.anatomy.host import COMPILER, DEFAULT_GRAPHS_KEPT, GRAPHS_KEPT, LINEAR_ARGUMENTS, SKIPS_HOOKS
 from hf_mixup.forward.anatomy.inputs import bind, first_tensor, map_arguments, unbind, with_first_tensor
 from hf_mixup.forward.anatomy.masks import mix_mask, mix_rows
 from hf_mixup.forward.anatomy.quirks import quirk_of
-from hf_mixup.forward.outside_hooks import AddOutsideRows, DropOutsideRows, OutsideRowsAtBlocks
-from hf_mixup.forward.readouts import BothTexts, MixedRead
-from hf_mixup.forward.sites import BlockOutputs, Lookups, ModelInput, PooledStates, TokenSpans
 from hf_mixup.forward.state import HookGroup, Mixing
 from hf_mixup.plan.mixup_plan import MixupPlan
 
@@ -119,22 +117,27 @@ def _check_alike(path: str, value: Tensor, call: BlockCall) -> None:
 
 # What mixes at each site. Tokens are exchanged whatever the site, and some models are mixed at the outputs of blocks.
 SITES: dict[str, tuple[type[HookGroup], ...]] = {
-    "input": (ModelInput, Blocks),
-    "spans": (TokenSpans,),
-    "word_embeddings": (Blocks, Lookups),
+    "input": (sites.ModelInput, Blocks),
+    "spans": (sites.TokenSpans,),
+    "word_embeddings": (Blocks, sites.Lookups),
     "embeddings": (Blocks,),
     "hidden": (Blocks,),
-    "block_outputs": (BlockOutputs,),
-    "pooled": (PooledStates,),
+    "block_outputs": (sites.BlockOutputs,),
+    "pooled": (),
 }
-# Sites after which the head reads as it always does.
-READ_AS_ALWAYS = ("spans", "block_outputs", "pooled")
+# What lets the head read the mixture: by its read-out, unless the site says otherwise.
 READOUTS: dict[str, tuple[type[HookGroup], ...]] = {
-    "last_token": (MixedRead,),
-    "last_eos": (MixedRead,),
-    "mean": (MixedRead,),
-    "text": (BothTexts,),
+    "last_token": (sites.MixedRead,),
+    "last_eos": (sites.MixedRead,),
+    "mean": (sites.MixedRead,),
+    "text": (sites.BothTexts,),
 }
+READ_AT_SITE: dict[str, tuple[type[HookGroup], ...]] = {
+    "spans": (),
+    "block_outputs": (),
+    "pooled": (sites.PooledStates,),
+}
+OUTSIDE_ROWS = (outside_hooks.AddOutsideRows, outside_hooks.OutsideRowsAtBlocks, outside_hooks.DropOutsideRows)
 
 
 def groups_of(anatomy: Anatomy, plan: MixupPlan, with_outside_rows: bool) -> tuple[type[HookGroup], ...]:
@@ -146,12 +149,11 @@ def groups_of(anatomy: Anatomy, plan: MixupPlan, with_outside_rows: bool) -> tup
     site = plan.site
     if site != "pooled":
         site = "spans" if plan.source is not None else "block_outputs" if anatomy.embedding_module else site
-    mixed, read = SITES[site], () if site in READ_AS_ALWAYS else READOUTS.get(anatomy.readout, ())
+    read = READ_AT_SITE.get(site, READOUTS.get(anatomy.readout, ()))
     if not with_outside_rows:
-        return (*mixed, *read)
-    if site == "pooled":
-        mixed, read = read, mixed
-    return (AddOutsideRows, *mixed, OutsideRowsAtBlocks, *read, DropOutsideRows)
+        return (*SITES[site], *read)
+    add, at_blocks, drop = OUTSIDE_ROWS
+    return (add, *SITES[site], at_blocks, *read, drop)
 
 
 class Hooks:
@@ -163,26 +165,24 @@ class Hooks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        kinds = {kind for table in (SITES, READOUTS) for row in table.values() for kind in row}
-        kinds |= {AddOutsideRows, OutsideRowsAtBlocks, DropOutsideRows}
-        self.groups = {kind: kind(anatomy) for kind in kinds}
+        tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
+        self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
+        self.handles: list[RemovableHandle] = []
 
-    def register(self, mixing: Mixing) -> list[RemovableHandle]:
+    def register(self, mixing: Mixing) -> None:
         """Make `mixing` the current pass and register the hooks that its site needs; all of them, or none."""
-        handles: list[RemovableHandle] = []
         try:
             for kind in groups_of(self.anatomy, mixing.plan, mixing.outside is not None):
                 self.groups[kind].current = mixing
                 for handle in self.groups[kind].register(mixing):
-                    handles.append(handle)
+                    self.handles.append(handle)
         except BaseException:
-            for handle in handles:
-                handle.remove()
             self.release()
             raise
-        return handles
 
     def release(self) -> None:
-        """Forget the current pass."""
+        """Remove the hooks and forget the pass."""
+        while self.handles:
+            self.handles.pop().remove()
         for group in self.groups.values():
             group.current = None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
-from hf_mixup.forward.hooks import READOUTS, SITES
+from hf_mixup.forward.hooks import OUTSIDE_ROWS, READ_AT_SITE, READOUTS, SITES
 from tests.forward.anatomy.test_architectures import own_model
 from tests.zoo import DEPTH, toy_batch, toy_model
 
@@ -73,7 +73,8 @@ def test_no_pass_is_held_after_its_end():
     model, batch = toy_model("bert"), toy_batch()
     mixup = Mixup(model, MixupConfig(site="hidden"))
     groups = mixup._hooks.groups
-    assert {kind for table in (SITES, READOUTS) for row in table.values() for kind in row} <= set(groups)
+    rows = [*SITES.values(), *READOUTS.values(), *READ_AT_SITE.values(), OUTSIDE_ROWS]
+    assert {kind for row in rows for kind in row} == set(groups)
     with mixup.apply(MixupPlan(PARTNER, LAM, "hidden", 0), batch):
         assert [kind for kind, group in groups.items() if group.current is not None] == [*SITES["hidden"]]
         model(**batch)

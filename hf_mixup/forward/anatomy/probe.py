@@ -33,8 +33,7 @@ from hf_mixup.forward.anatomy.inputs import (
     with_first_tensor,
 )
 from hf_mixup.forward.anatomy.masks import recognize_mask
-from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH
-from hf_mixup.forward.anatomy.probe_state import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.anatomy.readout import find_readout, takes_padding_for_text
 from hf_mixup.forward.anatomy.unsupported import refuse_unsupported

@@ -20,65 +20,38 @@ IsReached = Callable[[], bool]
 # A number this large, taken from a score or put in its place, leaves nothing of it: there the mask is a bias.
 BIAS_SCALE = 1e3
 
-_SAME = {torch.Tensor.bool, torch.Tensor.int, torch.Tensor.long, torch.Tensor.detach, torch.Tensor.contiguous}
-_CAST = {torch.Tensor.to, torch.Tensor.type, torch.Tensor.type_as, torch.Tensor.float}
-_RESHAPED = {
-    torch.Tensor.__getitem__,
-    torch.Tensor.unsqueeze,
-    torch.Tensor.squeeze,
-    torch.Tensor.view,
-    torch.Tensor.reshape,
-    torch.Tensor.expand,
-    torch.Tensor.expand_as,
-    torch.Tensor.transpose,
-    torch.Tensor.permute,
-    torch.Tensor.repeat,
-    torch.Tensor.flatten,
-    torch.Tensor.repeat_interleave,
-    torch.functional.einsum,
-    torch.gather,
-    torch.unsqueeze,
-    torch.squeeze,
-    torch.reshape,
-    torch.transpose,
-    torch.permute,
-    functional.pad,
-    torch.cat,
-    torch.stack,
-    torch.minimum,
-    torch.maximum,
-}
-_INVERTED = {torch.Tensor.__invert__, torch.Tensor.logical_not, torch.logical_not}
-_ONE_MINUS = {torch.Tensor.__rsub__, torch.rsub}
-_PRODUCTS = {torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__, torch.Tensor.__and__, torch.mul}
+
+def _methods(*names: str) -> set[Any]:
+    """Methods of tensors, as `__torch_function__` is given them."""
+    return {getattr(torch.Tensor, name) for name in names}
+
+
+_SAME = _methods("bool", "int", "long", "detach", "contiguous")
+_CAST = _methods("to", "type", "type_as", "float")
+_RESHAPED = _methods("__getitem__", "unsqueeze", "squeeze", "view", "reshape", "expand", "expand_as", "transpose")
+_RESHAPED |= _methods("permute", "repeat", "flatten", "repeat_interleave")
+_RESHAPED |= {torch.unsqueeze, torch.squeeze, torch.reshape, torch.transpose, torch.permute, functional.pad}
+_RESHAPED |= {torch.functional.einsum, torch.gather, torch.cat, torch.stack, torch.minimum, torch.maximum}
+_INVERTED = _methods("__invert__", "logical_not") | {torch.logical_not}
+_ONE_MINUS = _methods("__rsub__") | {torch.rsub}
+_PRODUCTS = _methods("mul", "__mul__", "__rmul__", "__and__") | {torch.mul}
 _FILLS = {torch.Tensor.masked_fill, torch.masked_fill}
 # Whether a comparison with a number between 0 and 1 asks if the mask is true.
 _ASKS_IF_TRUE: dict[Any, Callable[[float], bool]] = {
-    torch.Tensor.eq: lambda value: value != 0,
-    torch.Tensor.ne: lambda value: value == 0,
-    torch.Tensor.gt: lambda value: True,
-    torch.Tensor.ge: lambda value: True,
-    torch.Tensor.lt: lambda value: False,
-    torch.Tensor.le: lambda value: False,
+    getattr(torch.Tensor, method): answer
+    for name, answer in {
+        "eq": lambda value: value != 0,
+        "ne": lambda value: value == 0,
+        "gt": lambda value: True,
+        "ge": lambda value: True,
+        "lt": lambda value: False,
+        "le": lambda value: False,
+    }.items()
+    for method in (name, f"__{name}__")
 }
-for _name in ("eq", "ne", "gt", "ge", "lt", "le"):
-    _ASKS_IF_TRUE[getattr(torch.Tensor, f"__{_name}__")] = _ASKS_IF_TRUE[getattr(torch.Tensor, _name)]
 # What may be done with the weights themselves: sizes, sums, shares.
-_PLAIN = {
-    torch.Tensor.dim,
-    torch.Tensor.size,
-    torch.Tensor.numel,
-    torch.Tensor.stride,
-    torch.Tensor.new_ones,
-    torch.Tensor.new_zeros,
-    torch.Tensor.is_floating_point,
-    torch.Tensor.sum,
-    torch.Tensor.div,
-    torch.Tensor.__truediv__,
-    torch.Tensor.__repr__,
-    torch.Tensor.__format__,
-    torch.finfo,
-}
+_PLAIN = _methods("dim", "size", "numel", "stride", "new_ones", "new_zeros", "is_floating_point", "sum", "div")
+_PLAIN |= _methods("__truediv__", "__repr__", "__format__") | {torch.finfo}
 
 
 class SoftMask(torch.Tensor):

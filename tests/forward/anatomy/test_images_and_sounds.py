@@ -170,7 +170,7 @@ def test_gradients_are_finite_and_reach_both_sides_of_every_site(name, is_padded
 
 
 @pytest.mark.parametrize(
-    "rule", ["hf_mixup.forward.anatomy.masks.mix_keep", "hf_mixup.forward.readouts.BothTexts.register"]
+    "rule", ["hf_mixup.forward.anatomy.masks.mix_keep", "hf_mixup.forward.sites.BothTexts.register"]
 )
 def test_padded_sounds_need_the_masks_and_the_read_out(monkeypatch, rule):
     """The control for the tests above: without the rule a model is refused."""
