@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import Cache as Cache
 from transformers.integrations import is_fsdp_enabled as is_fsdp_enabled
 
 # ---- transformers ----

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_mixup.forward.anatomy.host import ATTENTION_KERNEL, main_input
+from hf_mixup.forward.anatomy.host import ATTENTION_KERNEL, Cache, main_input
 from hf_mixup.forward.anatomy.probe_batch import images, sounds, spectra, texts
 from hf_mixup.forward.anatomy.quirks import Quirk, quirk_of
 

@@ -1,0 +1,199 @@
+"""What hf_mixup relies on in transformers, PyTorch and PEFT without being promised it: one test per fact.
+
+A failure here says what has moved in a new version, and where to mend it.
+"""
+
+import inspect
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    PretrainedConfig,
+    T5ForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
+    WhisperForAudioClassification,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.bert.modeling_bert import BertForSequenceClassification, BertLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.xlnet.modeling_xlnet import XLNetLayer
+
+from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
+from hf_mixup.forward.anatomy import host
+from hf_mixup.forward.anatomy.inputs import INPUTS, first_tensor, transformers_model
+from hf_mixup.forward.anatomy.quirks import QUIRKS
+from tests.zoo import toy_model
+
+HOST = "hf_mixup/forward/anatomy/host.py"
+
+
+def moved(fact, name, where=HOST):
+    """The message of a test that fails."""
+    return f"No longer true: {fact}. Mend {name} in {where}."
+
+
+# ---- transformers: the model and its config ----
+
+
+@pytest.mark.parametrize("kernel", host.KERNELS_WITH_BIAS)
+def test_the_config_names_the_attention_kernel(kernel):
+    config = toy_model("bert", attention=kernel).config
+    assert getattr(config, host.ATTENTION_KERNEL, None) == kernel, moved(
+        "the config's field that names the attention kernel", "ATTENTION_KERNEL"
+    )
+
+
+def test_the_model_names_its_backbone():
+    model = toy_model("bert")
+    assert host.backbone_of(model) is model.bert, moved("base_model_prefix names the backbone", "backbone_of")
+
+
+def test_the_model_names_its_main_input():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 4, "patch_size": 2}
+    assert host.main_input(ViTForImageClassification(ViTConfig(**sizes))) == "pixel_values", moved(
+        "main_input_name names the input that holds the examples", "main_input"
+    )
+
+
+def test_the_model_declares_its_blocks():
+    assert BertLayer in host.recorded_blocks(toy_model("bert")), moved(
+        "_can_record_outputs['hidden_states'] names the classes of blocks", "recorded_blocks"
+    )
+
+
+def test_the_config_knows_the_part_for_texts():
+    config = PretrainedConfig()
+    assert config.get_text_config() is config, moved(
+        "get_text_config() of a config for texts is that config", "text_config", "hf_mixup/forward/anatomy/inputs.py"
+    )
+
+
+def test_fsdp_can_be_asked_for():
+    assert host.is_fsdp_enabled() is False, moved("transformers.integrations.is_fsdp_enabled", "is_fsdp_enabled")
+
+
+def test_layerdrop_is_read_from_modules_and_config():
+    bart = toy_model("bart", encoder_layerdrop=0.25)
+    assert host.LAYERDROP in vars(bart.model.encoder), moved("encoders hold their rate of layerdrop", "LAYERDROP")
+    assert all(hasattr(bart.config, name) for name in host.COPIED_LAYERDROP), moved(
+        "configs hold the rates that are copied", "COPIED_LAYERDROP"
+    )
+    assert hasattr(Wav2Vec2Config(), host.LAYERDROP), moved("configs hold the rate that is read", "LAYERDROP")
+
+
+# ---- transformers: what models and blocks are given and return ----
+
+
+def test_models_take_inputs_of_the_known_names():
+    models = (BertForSequenceClassification, ViTForImageClassification, Wav2Vec2ForSequenceClassification)
+    models += (WhisperForAudioClassification, T5ForSequenceClassification)
+    taken = {name for model in models for name in inspect.signature(model.forward).parameters}
+    # Of videos there is no model to classify texts here, and a classifier takes no cache.
+    known = set(INPUTS) - {"pixel_values_videos", "past_key_values"}
+    assert known <= taken, moved(f"models take {known - taken}", "INPUTS", "hf_mixup/forward/anatomy/inputs.py")
+
+
+@pytest.mark.parametrize(("block", "name"), [(LlamaDecoderLayer, "position_embeddings"), (XLNetLayer, "seg_mat")])
+def test_blocks_take_what_mixes_on_a_line(block, name):
+    names = set(inspect.signature(block.forward).parameters)
+    assert name in host.LINEAR_ARGUMENTS and name in names, moved(f"{block.__name__} takes {name}", "LINEAR_ARGUMENTS")
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_caches_are_told_from_other_objects(family):
+    kinds = [DynamicCache, EncoderDecoderCache]
+    assert all(issubclass(kind, host.Cache) for kind in kinds), moved("caches are of class Cache", "Cache")
+    seen = []
+    model = toy_model(family)
+    block = (model.model.decoder if family == "bart" else model.model).layers[0]
+    block.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    model(input_ids=torch.tensor([[5, 6, 2]]), use_cache=True)
+    objects = [value for value in seen[0].values() if not isinstance(value, (torch.Tensor, tuple, bool, type(None)))]
+    assert all(isinstance(value, host.Cache) for value in objects), moved("blocks are given no other objects", "Cache")
+
+
+def test_outputs_are_dicts_with_the_states_first():
+    output = SequenceClassifierOutput(logits=torch.ones(1))
+    assert isinstance(output, dict) and first_tensor(output) is output["logits"], moved(
+        "outputs are dicts of what is not None", "first_tensor", "hf_mixup/forward/anatomy/inputs.py"
+    )
+
+
+@pytest.mark.parametrize("model_type", [name for name, quirk in QUIRKS.items() if quirk.blocks])
+def test_quirks_name_modules(model_type):
+    quirk, paths = QUIRKS[model_type], dict(any_toy_model(model_type).named_modules())
+    named = {*quirk.blocks, *([quirk.embedding_module] if quirk.embedding_module else [])}
+    assert named <= set(paths), moved(
+        f"{model_type} has the modules {named}", f"QUIRKS[{model_type!r}]", "hf_mixup/forward/anatomy/quirks.py"
+    )
+
+
+# ---- PEFT ----
+
+
+def test_adapters_that_learn_a_prompt_are_told():
+    prompt = get_peft_model(toy_model("bert"), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2))
+    lora = get_peft_model(toy_model("bert"), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    assert host.learned_prompt(prompt) == "PROMPT_TUNING", moved(
+        "active_peft_config.is_prompt_learning and .peft_type", "learned_prompt"
+    )
+    assert host.learned_prompt(lora) is None and host.learned_prompt(toy_model("bert")) is None
+
+
+def test_adapters_around_a_module_are_told():
+    model = get_peft_model(toy_model("bert"), LoraConfig(target_modules=["word_embeddings"]))
+    around = model.base_model.model.bert.embeddings.word_embeddings
+    assert host.is_adapter(around) and not host.is_adapter(around.base_layer), moved(
+        "layers of adapters are classes of peft", "is_adapter"
+    )
+
+
+# ---- PyTorch ----
+
+
+def test_the_compiler_can_be_told_to_look_for_hooks():
+    config = torch._dynamo.config
+    assert isinstance(getattr(config, host.SKIPS_HOOKS, None), bool), moved(
+        "the compiler's config says whether it looks for hooks", "SKIPS_HOOKS"
+    )
+    assert getattr(config, host.GRAPHS_KEPT, 0) >= host.DEFAULT_GRAPHS_KEPT, moved(
+        "the compiler's config says how many graphs of a function are kept", "GRAPHS_KEPT, DEFAULT_GRAPHS_KEPT"
+    )
+
+
+def test_the_model_is_found_inside_of_a_compiled_one():
+    model = toy_model("bert")
+    assert transformers_model(torch.compile(model)) is model, moved(
+        "a compiled model holds the model as a module", "transformers_model", "hf_mixup/forward/anatomy/inputs.py"
+    )
+
+
+def test_an_error_names_the_reentrant_checkpoint():
+    states = torch.ones(2, requires_grad=True)
+    result = checkpoint(lambda value: value * 2, states, use_reentrant=True).sum()
+    with pytest.raises(RuntimeError) as caught:
+        torch.autograd.grad(result, states)
+    assert host.is_reentrant_checkpoint(caught.value), moved(
+        "the error of a reentrant checkpoint names use_reentrant", "is_reentrant_checkpoint"
+    )
+
+
+def test_parameters_can_be_exchanged():
+    layer, other = nn.Linear(2, 2), nn.Parameter(torch.zeros(2, 2))
+    host.own_parameters(layer)["weight"] = other
+    assert layer.weight is other and not layer(torch.ones(2)).sub(layer.bias).any(), moved(
+        "a module reads its parameters from _parameters", "own_parameters"
+    )
+
+
+def test_parameters_that_are_not_all_here_are_told():
+    here, elsewhere = nn.Linear(2, 2).weight, nn.Linear(2, 2, device="meta").weight
+    assert host.is_whole(here) and not host.is_whole(elsewhere), moved("parameters on the meta device", "is_whole")
