@@ -35,13 +35,13 @@ class Padding:
     token: int = 0
     is_left: bool = False
 
-    def lengthen(self, values: Tensor, length: int, dim: int = 1, fill: float = 0) -> Tensor:
-        """`values` with `fill` up to `length` along `dim`."""
-        missing = length - values.shape[dim]
+    def lengthen(self, values: Tensor, length: int, fill: float = 0) -> Tensor:
+        """`values` with `fill` up to `length` positions."""
+        missing = length - values.shape[1]
         if not missing:
             return values
         sides = (missing, 0) if self.is_left else (0, missing)
-        return functional.pad(values, (0, 0) * (values.dim() - dim - 1) + sides, value=fill)
+        return functional.pad(values, (0, 0) * (values.dim() - 2) + sides, value=fill)
 
 
 def padding_of(anatomy: Anatomy) -> Padding:

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_mixup.forward import interpolation
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
-from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, INPUTS, text_config
+from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, INPUTS, MASKS, text_config
 from hf_mixup.forward.anatomy.masks import mix_rows, position_weights, reads_padding, spread
 from hf_mixup.forward.anatomy.readout import FIXED_READ
 from hf_mixup.forward.outside import OutsideRows, with_outside_rows
@@ -207,11 +207,12 @@ def check_similarity(anatomy: Anatomy) -> None:
 
 
 def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:
-    if plan.site == "input" and batch.get("attention_mask") is not None:
-        raise ValueError(
-            "attention_mask: site='input' mixes inputs of one length; leave the mask out if they are padded with "
-            "zeros, or mix at 'embeddings' or 'hidden'."
-        )
+    for name in MASKS:
+        if plan.site == "input" and batch.get(name) is not None:
+            raise ValueError(
+                f"{name}: site='input' mixes inputs of one length; leave the mask out if they are padded with zeros, "
+                "or mix at 'embeddings' or 'hidden'."
+            )
     return Mixing(plan, lambda plan: [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
 
 

@@ -102,12 +102,9 @@ def changeable_state(model: nn.Module) -> tuple:
 
 def separators(config: Any) -> set[int]:
     """The ids of tokens that begin, end or part texts, as far as the config of a model names them."""
-    names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-    found: set[int] = set()
-    for name in names:
-        value = config.to_dict().get(name)
-        found |= set(value) if isinstance(value, (list, tuple)) else set() if value is None else {value}
-    return found
+    known = config.to_dict()
+    named = [known.get(f"{name}_token_id") for name in ("bos", "eos", "sep", "cls")]
+    return {token for ids in named for token in (ids if isinstance(ids, (list, tuple)) else [ids]) if token is not None}
 
 
 # ---- What a model is given ----

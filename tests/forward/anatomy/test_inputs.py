@@ -6,7 +6,7 @@ import enum
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig
+from transformers import DynamicCache, PretrainedConfig, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_mixup import Mixup, MixupConfig, MixupPlan
@@ -142,5 +142,17 @@ def test_what_enters_after_the_token_lookup_is_not_mixed_before_it(name):
     with (
         pytest.raises(ValueError, match=f"{name}: enters the text after the token lookup"),
         mixup.apply(MixupPlan(PARTNER, torch.full((4,), 0.5), "word_embeddings"), batch | {name: torch.ones(4, 3)}),
+    ):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_padded_inputs_are_not_mixed_before_the_model(name):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8, "patch_size": 4}
+    mixup = Mixup(ViTForImageClassification(ViTConfig(**sizes)), MixupConfig(site="input"))
+    batch = {"pixel_values": torch.ones(4, 3, 8, 8), name: torch.ones(4, 8, 8)}
+    with (
+        pytest.raises(ValueError, match=f"{name}: site='input' mixes inputs of one length"),
+        mixup.apply(MixupPlan(PARTNER, torch.full((4,), 0.5), "input"), batch),
     ):
         raise AssertionError
