@@ -15,6 +15,9 @@ from transformers import (
     EncoderDecoderCache,
     PretrainedConfig,
     T5ForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
     Wav2Vec2Config,
@@ -25,11 +28,13 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertForSequenceClassification, BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.xlnet.modeling_xlnet import XLNetLayer
+from transformers.trainer import DEFAULT_CALLBACKS
 
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.forward.anatomy import host
 from hf_mixup.forward.anatomy.inputs import INPUTS, first_tensor, transformers_model
 from hf_mixup.forward.anatomy.quirks import QUIRKS
+from hf_mixup.training import trainer_seams
 from tests.zoo import toy_model
 
 HOST = "hf_mixup/forward/anatomy/host.py"
@@ -197,3 +202,60 @@ def test_parameters_can_be_exchanged():
 def test_parameters_that_are_not_all_here_are_told():
     here, elsewhere = nn.Linear(2, 2).weight, nn.Linear(2, 2, device="meta").weight
     assert host.is_whole(here) and not host.is_whole(elsewhere), moved("parameters on the meta device", "is_whole")
+
+
+# ---- Trainer ----
+
+SEAMS, BASELINE = "hf_mixup/training/trainer_seams.py", "hf_mixup/training/baseline_trainer.py"
+COMPUTE_LOSS = ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "caller", "where"),
+    [
+        ("_save", ["self", "output_dir", "state_dict"], Trainer.save_model, SEAMS),
+        ("_save_rng_state", ["self", "output_dir"], Trainer._save_checkpoint, SEAMS),
+        ("_load_rng_state", ["self", "checkpoint"], Trainer._run_epoch, SEAMS),
+        ("_set_signature_columns_if_needed", ["self"], Trainer._remove_unused_columns, SEAMS),
+        ("_hp_search_setup", ["self", "trial"], Trainer.train, SEAMS),
+        ("get_batch_samples", ["self", "epoch_iterator", "num_batches", "device"], Trainer._run_epoch, BASELINE),
+        ("compute_loss", COMPUTE_LOSS, Trainer.training_step, BASELINE),
+    ],
+)
+def test_trainer_calls_the_method_that_is_overridden(name, parameters, caller, where):
+    calls = f"self.{name}(" in inspect.getsource(caller)
+    found = list(inspect.signature(getattr(Trainer, name)).parameters)
+    assert calls and found == parameters, moved(f"{caller.__qualname__} calls {name}{parameters}", name, where)
+
+
+@pytest.mark.parametrize(
+    ("name", "reader", "where"),
+    [
+        ("self._signature_columns", Trainer._remove_unused_columns, SEAMS),
+        ("self.label_smoother", Trainer.compute_loss, SEAMS),
+        ("self.loss_is_scaled_for_ga", Trainer.training_step, SEAMS),
+        ("self._trial", Trainer._hp_search_setup, SEAMS),
+        ("self.hp_space", Trainer._hp_search_setup, SEAMS),
+        ("self.model_init", Trainer.call_model_init, "hf_mixup/training/search.py"),
+        ("args.logging_nan_inf_filter", Trainer._run_epoch, BASELINE),
+        ("args.logging_nan_inf_filter", Trainer.evaluation_loop, BASELINE),
+        ("args.dataloader_drop_last", Trainer._get_dataloader, BASELINE),
+        ("args.average_tokens_across_devices", Trainer.compute_loss, BASELINE),
+    ],
+)
+def test_trainer_reads_the_attribute_that_is_set(name, reader, where):
+    assert name in inspect.getsource(reader), moved(f"{reader.__qualname__} reads {name}", name, where)
+
+
+def test_every_trainer_starts_with_the_default_callbacks(tmp_path):
+    class Callback(TrainerCallback):
+        pass
+
+    try:
+        for _ in range(2):
+            trainer_seams.add_default_callback(Callback)
+        args = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+        found = [type(callback) for callback in Trainer(toy_model("bert"), args).callback_handler.callbacks]
+    finally:
+        DEFAULT_CALLBACKS.remove(Callback)
+    assert found.count(Callback) == 1, moved("every Trainer has DEFAULT_CALLBACKS", "add_default_callback", SEAMS)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.hooks import OUTSIDE_ROWS, READ_AT_SITE, READOUTS, SITES
 from tests.forward.anatomy.test_architectures import own_model
+from tests.plain_config import plain_config
 from tests.zoo import DEPTH, toy_batch, toy_model
 
 PARTNER, LAM = torch.tensor([2, 0, 3, 1]), torch.tensor([0.3, 0.9, 0.5, 0.7])
@@ -30,7 +31,7 @@ def fail(*args, **kwargs):
 def test_a_registration_that_fails_halfway_leaves_no_hook(partner, path, method):
     model, batch = toy_model("llama"), toy_batch()
     layer = 0 if "pre" in method else DEPTH - 1
-    mixup = Mixup(model, MixupConfig(site="hidden", layers=[layer], partner=partner))
+    mixup = Mixup(model, plain_config(site="hidden", layers=[layer], partner=partner))
     plan = mixup.draw(batch, labels=LABELS)
     broken = model.model.get_submodule(path)
     setattr(broken, method, fail)
@@ -45,7 +46,7 @@ def test_a_registration_that_fails_halfway_leaves_no_hook(partner, path, method)
 
 def test_a_block_below_the_site_has_no_hook_and_each_above_it_one():
     model, batch = toy_model("bert"), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="hidden"))
+    mixup = Mixup(model, plain_config(site="hidden"))
     for layer in range(DEPTH):
         with mixup.apply(MixupPlan(PARTNER, LAM, "hidden", layer), batch):
             assert len(hooks_of(model)) == max(DEPTH - 1 - layer, 1)
@@ -58,7 +59,7 @@ def test_every_pass_meets_the_same_hooks(family, fields):
     """A compiled model guards on them, see `HookGroup`."""
     model, batch = own_model() if family == "own" else toy_model(family), toy_batch()
     blocks = ["body.lower", "body.upper"] if family == "own" else None
-    mixup = Mixup(model, MixupConfig(**fields, layers=[1] if fields["site"] == "hidden" else None, blocks=blocks))
+    mixup = Mixup(model, plain_config(**fields, layers=[1] if fields["site"] == "hidden" else None, blocks=blocks))
     seen = []
     for _ in range(4):
         plan = mixup.draw(batch, labels=LABELS)
@@ -71,7 +72,7 @@ def test_every_pass_meets_the_same_hooks(family, fields):
 
 def test_no_pass_is_held_after_its_end():
     model, batch = toy_model("bert"), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="hidden"))
+    mixup = Mixup(model, plain_config(site="hidden"))
     groups = mixup._hooks.groups
     rows = [*SITES.values(), *READOUTS.values(), *READ_AT_SITE.values(), OUTSIDE_ROWS]
     assert {kind for row in rows for kind in row} == set(groups)

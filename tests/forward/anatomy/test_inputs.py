@@ -9,7 +9,7 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig, ViTConfig, ViTForImageClassification
 from transformers.modeling_outputs import BaseModelOutput
 
-from hf_mixup import Mixup, MixupConfig, MixupPlan
+from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.anatomy.inputs import (
     FLOAT_INPUTS,
     INPUTS,
@@ -21,6 +21,7 @@ from hf_mixup.forward.anatomy.inputs import (
     map_tensors,
     unbind,
 )
+from tests.plain_config import plain_config
 from tests.zoo import toy_batch, toy_model
 
 PARTNER = torch.tensor([2, 0, 3, 1])
@@ -73,7 +74,7 @@ def own_model(*args):
 @pytest.mark.parametrize("kind", [None, 3, "whole", Kind.WHOLE, torch.float32, len, PretrainedConfig(), DynamicCache()])
 def test_masks_inside_containers_are_mixed_beside_values_that_hold_nothing(kind):
     model, batch = own_model(lambda padding: {"parts": [padding, None, 1]}, kind), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="embeddings"))
+    mixup = Mixup(model, plain_config(site="embeddings"))
     with torch.no_grad():
         clean = model(**batch)["logits"]
         for lam, expected in ((1.0, clean), (0.0, clean[PARTNER])):
@@ -83,7 +84,7 @@ def test_masks_inside_containers_are_mixed_beside_values_that_hold_nothing(kind)
 
 def test_an_object_that_is_not_known_is_refused_when_the_model_is_probed():
     with pytest.raises(ValueError, match="extra: a block is given an object of type Carrier.*tuples, lists and dicts"):
-        Mixup(own_model(Carrier), MixupConfig(site="embeddings"))
+        Mixup(own_model(Carrier), plain_config(site="embeddings"))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_an_object_that_is_not_known_is_refused_when_the_model_is_probed():
 )
 def test_an_object_that_is_not_known_is_refused_when_it_comes_later(made):
     model, batch = own_model(lambda padding: {"parts": [padding]}), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="embeddings"))
+    mixup = Mixup(model, plain_config(site="embeddings"))
     model.kind = made()
     with (
         pytest.raises(ValueError, match=f"kind: a block is given an object of type {type(model.kind).__name__}"),
@@ -126,7 +127,7 @@ def test_the_inputs_are_those_that_are_probed_mixed_on_a_line_or_refused():
 @pytest.mark.parametrize("name", [name for name, given in INPUTS.items() if given.refused])
 def test_inputs_that_make_no_sense_in_a_mixture_are_refused(name):
     model, batch = toy_model("t5"), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="embeddings"))
+    mixup = Mixup(model, plain_config(site="embeddings"))
     value = DynamicCache() if name == "past_key_values" else batch["attention_mask"]
     with (
         pytest.raises(ValueError, match=f"{name}: leave it out"),
@@ -138,7 +139,7 @@ def test_inputs_that_make_no_sense_in_a_mixture_are_refused(name):
 @pytest.mark.parametrize("name", [name for name in FLOAT_INPUTS if name != "inputs_embeds"])
 def test_what_enters_after_the_token_lookup_is_not_mixed_before_it(name):
     model, batch = toy_model("bert"), toy_batch()
-    mixup = Mixup(model, MixupConfig(site="word_embeddings"))
+    mixup = Mixup(model, plain_config(site="word_embeddings"))
     with (
         pytest.raises(ValueError, match=f"{name}: enters the text after the token lookup"),
         mixup.apply(MixupPlan(PARTNER, torch.full((4,), 0.5), "word_embeddings"), batch | {name: torch.ones(4, 3)}),
@@ -149,7 +150,7 @@ def test_what_enters_after_the_token_lookup_is_not_mixed_before_it(name):
 @pytest.mark.parametrize("name", MASKS)
 def test_padded_inputs_are_not_mixed_before_the_model(name):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8, "patch_size": 4}
-    mixup = Mixup(ViTForImageClassification(ViTConfig(**sizes)), MixupConfig(site="input"))
+    mixup = Mixup(ViTForImageClassification(ViTConfig(**sizes)), plain_config(site="input"))
     batch = {"pixel_values": torch.ones(4, 3, 8, 8), name: torch.ones(4, 8, 8)}
     with (
         pytest.raises(ValueError, match=f"{name}: site='input' mixes inputs of one length"),
