@@ -18,9 +18,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, HfArgumentParser, get_linear_schedule_with_warmup
 
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
-from hf_mixup.cli.train.classification import build_model, encode
-from hf_mixup.cli.train.data import load_splits
+from hf_mixup.cli.train import DataArguments, ModelArguments, build_model, encode, load_splits
 
 
 @dataclass

@@ -25,10 +25,17 @@ from transformers import (
 )
 
 from hf_mixup import MixupConfig, MixupTrainer
-from hf_mixup.cli import demo
-from hf_mixup.cli.terminal import interruptible, one_line_errors
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
-from hf_mixup.cli.train.classification import build_model, encode, load_data, report
+from hf_mixup.cli.train import (
+    DataArguments,
+    ModelArguments,
+    build_model,
+    encode,
+    interruptible,
+    load_data,
+    model_path,
+    one_line_errors,
+    report,
+)
 from hf_mixup.evaluation import compute_metrics_for
 
 # With the small model, less than a minute on two cores; the command line wins.
@@ -57,7 +64,7 @@ def small_llama(folder: Path) -> str:
     """An untrained Llama of 2 million parameters with MiniLM's tokenizer, saved once; returns the folder."""
     if (folder / "tokenizer.json").is_file():
         return str(folder)
-    tokenizer = AutoTokenizer.from_pretrained(demo.model_path("demo:minilm"))
+    tokenizer = AutoTokenizer.from_pretrained(model_path("demo:minilm"))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

@@ -14,13 +14,20 @@ import sys
 from transformers import DataCollatorWithPadding, set_seed
 
 from hf_mixup import MixupTrainer
-from hf_mixup.cli.terminal import interruptible, one_line_errors
-from hf_mixup.cli.train.arguments import mixup_errors, parse
-from hf_mixup.cli.train.classification import build_model, encode, load_data, quiet_other_processes, report
-from hf_mixup.config.recipes import resolve_config
-from hf_mixup.evaluation import compute_metrics_for
-from hf_mixup.evaluation.metrics import first_output
-from hf_mixup.training.checkpoints import check_output_dir
+from hf_mixup.cli.train import (
+    build_model,
+    check_output_dir,
+    encode,
+    interruptible,
+    load_data,
+    mixup_errors,
+    one_line_errors,
+    parse,
+    quiet_other_processes,
+    report,
+    resolve_config,
+)
+from hf_mixup.evaluation import compute_metrics_for, first_output
 
 
 def main() -> None:

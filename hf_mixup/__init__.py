@@ -1,7 +1,8 @@
 """Mixup for transformers: interpolate examples inside any sequence classifier while it is fine-tuned."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hf_mixup.config.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hf_mixup.config.mixup_config import MixupConfig
@@ -25,23 +26,20 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Loaded when first used: torch and transformers take seconds that `hf-mixup --help` does not have.
-_MODULES = {
-    "Inspection": "evaluation.inspection_report",
-    "Mixup": "mixup",
-    "MixupCollator": "training.collator",
-    "MixupConfig": "config.mixup_config",
-    "MixupModel": "training.model",
-    "MixupPlan": "plan.mixup_plan",
-    "MixupTrainer": "training.trainer",
-    "inspect_model": "evaluation.inspection",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# torch and transformers take seconds that `hf-mixup --help` does not have.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "config.mixup_config": ["MixupConfig"],
+        "evaluation.inspection": ["inspect_model"],
+        "evaluation.inspection_report": ["Inspection"],
+        "mixup": ["Mixup"],
+        "plan.mixup_plan": ["MixupPlan"],
+        "training.collator": ["MixupCollator"],
+        "training.model": ["MixupModel"],
+        "training.trainer": ["MixupTrainer"],
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,9 @@
 """The examples of images and sounds run for two steps; that of texts is in `test_classification.py`."""
 
+import ast
 import json
 import runpy
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,12 @@ def test_what_cannot_work_is_refused(run, name, words, message):
 def test_recordings_of_another_rate_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"has rate 16000 and shape \(1600,\); expected mono, 8000 Hz"):
         run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds", rate=16000))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_imports_public_names_only(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Import) or all(not name.name.startswith("hf_mixup") for name in node.names)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_mixup"):
+            public = getattr(import_module(str(node.module)), "__all__", ())
+            assert {name.name for name in node.names} <= set(public)

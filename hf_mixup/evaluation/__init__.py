@@ -1,9 +1,8 @@
 """How good a classifier is, and how well it knows."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_mixup.config.extras import install_advice
+from hf_mixup.config.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hf_mixup.evaluation.calibration import reliability
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from hf_mixup.evaluation.metrics import (
         classification_metrics,
         compute_metrics_for,
+        first_output,
         multilabel_metrics,
         regression_metrics,
     )
@@ -24,6 +24,7 @@ __all__ = [
     "classification_metrics",
     "compute_metrics_for",
     "diverged",
+    "first_output",
     "fit_temperature",
     "flips",
     "higher_is_better",
@@ -36,24 +37,23 @@ __all__ = [
     "scaled_metrics",
 ]
 
-# Loaded when first used: most need the packages of the `cli` extra, which `inspect_model` does not.
-_MODULES = {
-    "evaluation.calibration": ["reliability"],
-    "evaluation.loading": ["load"],
-    "evaluation.metrics": ["classification_metrics", "compute_metrics_for", "multilabel_metrics", "regression_metrics"],
-    "evaluation.outliers": ["outlier_metrics"],
-    "evaluation.perturbation": ["flips", "perturb"],
-    "evaluation.predictions": ["diverged"],
-    "evaluation.temperature": ["fit_temperature", "scaled_metrics"],
-    "training.metric_names": ["higher_is_better"],
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = next((module for module, names in _MODULES.items() if name in names), None)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"hf_mixup.{module}"), name)
-    except ModuleNotFoundError as error:
-        raise ImportError(install_advice(error) or str(error)) from error
+# Most need the packages of the `cli` extra, which `inspect_model` does not.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "evaluation.calibration": ["reliability"],
+        "evaluation.loading": ["load"],
+        "evaluation.metrics": [
+            "classification_metrics",
+            "compute_metrics_for",
+            "first_output",
+            "multilabel_metrics",
+            "regression_metrics",
+        ],
+        "evaluation.outliers": ["outlier_metrics"],
+        "evaluation.perturbation": ["flips", "perturb"],
+        "evaluation.predictions": ["diverged"],
+        "evaluation.temperature": ["fit_temperature", "scaled_metrics"],
+        "training.metric_names": ["higher_is_better"],
+    },
+)

@@ -1,1 +1,47 @@
-"""`hf-mixup train`."""
+"""`hf-mixup train`: its fields, and its steps for scripts of one's own."""
+
+from typing import TYPE_CHECKING
+
+from hf_mixup.config.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hf_mixup.cli.demo import model_path
+    from hf_mixup.cli.terminal import interruptible, one_line_errors
+    from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors, parse
+    from hf_mixup.cli.train.classification import encode, load_data, quiet_other_processes, report
+    from hf_mixup.cli.train.data import load_splits
+    from hf_mixup.cli.train.named_classifier import build_model
+    from hf_mixup.config.recipes import resolve_config
+    from hf_mixup.training.checkpoints import check_output_dir
+
+__all__ = [
+    "DataArguments",
+    "ModelArguments",
+    "build_model",
+    "check_output_dir",
+    "encode",
+    "interruptible",
+    "load_data",
+    "load_splits",
+    "mixup_errors",
+    "model_path",
+    "one_line_errors",
+    "parse",
+    "quiet_other_processes",
+    "report",
+    "resolve_config",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "cli.demo": ["model_path"],
+        "cli.terminal": ["interruptible", "one_line_errors"],
+        "cli.train.arguments": ["DataArguments", "ModelArguments", "mixup_errors", "parse"],
+        "cli.train.classification": ["encode", "load_data", "quiet_other_processes", "report"],
+        "cli.train.data": ["load_splits"],
+        "cli.train.named_classifier": ["build_model"],
+        "config.recipes": ["resolve_config"],
+        "training.checkpoints": ["check_output_dir"],
+    },
+)
