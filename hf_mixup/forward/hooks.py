@@ -117,7 +117,7 @@ def _check_alike(path: str, value: Tensor, call: BlockCall) -> None:
 
 # What mixes at each site. Tokens are exchanged whatever the site, and some models are mixed at the outputs of blocks.
 SITES: dict[str, tuple[type[HookGroup], ...]] = {
-    "input": (sites.ModelInput, Blocks),
+    "input": (sites.FloatInput, Blocks),
     "spans": (sites.TokenSpans,),
     "word_embeddings": (Blocks, sites.Lookups),
     "embeddings": (Blocks,),

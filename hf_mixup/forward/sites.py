@@ -18,7 +18,7 @@ from hf_mixup.forward.state import HookGroup, Mixing
 from hf_mixup.plan.spans import swap_tokens
 
 
-class ModelInput(HookGroup):
+class FloatInput(HookGroup):
     """Mix the float input of an image or audio model."""
 
     def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
@@ -27,17 +27,15 @@ class ModelInput(HookGroup):
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         self.mixing.reached = True
         name = self.anatomy.input_name
-        return (
-            (args, kwargs | {name: self.mix(kwargs[name])})
-            if name in kwargs
-            else ((self.mix(args[0]), *args[1:]), kwargs)
-        )
+        if name in kwargs:
+            return args, kwargs | {name: self.mix(kwargs[name])}
+        return (self.mix(args[0]), *args[1:]), kwargs
 
     def mix(self, value: Tensor) -> Tensor:
         return mix_rows(value, self.mixing.plan.partner, self.mixing.plan.lam)
 
 
-class TokenSpans(ModelInput):
+class TokenSpans(FloatInput):
     """Take spans of tokens from the partners."""
 
     def mix(self, value: Tensor) -> Tensor:

@@ -79,6 +79,8 @@ class Anatomy:
         reads_padding (`bool`): whether the model takes padding for text, as FNet and convolutions do.
         embedding_module (`nn.Module`, *optional*): what returns the embeddings, if blocks are mixed at their outputs.
         state (`tuple`): what of the model's config the rest depends on.
+
+    Attributes:
         depth (`int`): number of blocks that run in a forward pass, encoder and decoder together.
         positions (`dict[nn.Module, list[int]]`): the calls of each block; several of one that runs several times.
         stack_ends (`tuple[int, ...]`): the last call of each stack.
@@ -98,13 +100,13 @@ class Anatomy:
     state: tuple
 
     def __post_init__(self) -> None:
-        self.depth, stacks = len(self.calls), [call.stack for call in self.calls]
+        self.depth = len(self.calls)
         self.positions: dict[nn.Module, list[int]] = {}
         for index, call in enumerate(self.calls):
             self.positions.setdefault(call.module, []).append(index)
-        self.stack_ends = tuple(
-            index for index in range(self.depth) if stacks[index] not in stacks[index + 1 : index + 2]
-        )
+        pairs = zip(self.calls, self.calls[1:], strict=False)
+        ends = [index for index, (call, after) in enumerate(pairs) if call.stack != after.stack]
+        self.stack_ends = (*ends, self.depth - 1)
 
     def first_call(self, stack: int) -> int:
         """The position, in the order of the calls, of the first block of a stack."""
