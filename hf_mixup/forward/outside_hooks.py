@@ -21,11 +21,6 @@ class _OutsideHooks(HookGroup):
         assert self.mixing.outside is not None
         return self.mixing.outside
 
-    def own(self, path: str, value: Tensor) -> Tensor:
-        """The rows of the batch itself."""
-        size = self.rows.size
-        return value[:size] if value.dim() and value.shape[0] == 2 * size else value
-
 
 class AddOutsideRows(_OutsideHooks):
     """Give the model the inputs of the partners as well."""
@@ -95,3 +90,7 @@ class DropOutsideRows(_OutsideHooks):
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return map_tensors(output, "", self.own)
+
+    def own(self, path: str, value: Tensor) -> Tensor:
+        size = self.rows.size
+        return value[:size] if value.dim() and value.shape[0] == 2 * size else value

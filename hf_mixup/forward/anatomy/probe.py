@@ -74,7 +74,8 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         logits = _checked_logits(root, output)
         if not record.calls:
             raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
-        readout, read_at, last = find_readout(logits, record.outputs(), batch, _eos_token_id(root))
+        eos_token_id = getattr(text_config(root), "eos_token_id", None)
+        readout, read_at, last = find_readout(logits, record.outputs(), batch, eos_token_id)
         if readout == "text" and backbone is root:
             raise ValueError(
                 f"{type(root).__name__} reads at positions that follow no known rule (first, last, last token, end of "
@@ -84,10 +85,6 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         del record.calls[last + 1 :]
         padding_is_text = takes_padding_for_text(root, record.calls[0], logits, batch, readout)
     return record.anatomy(readout, read_at, padding_is_text)
-
-
-def _eos_token_id(root: nn.Module) -> int | None:
-    return getattr(text_config(root), "eos_token_id", None)
 
 
 def _checked_logits(root: nn.Module, output: Any) -> Tensor:

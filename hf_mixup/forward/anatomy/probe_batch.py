@@ -101,7 +101,7 @@ def undisturbed(root: nn.Module) -> Iterator[None]:
 def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
     """Other values in the place of a head that is all zeros, whose logits depend on nothing, as long as it runs.
 
-    A sharded parameter is all there only while its module runs, so it is not looked at before. Quantised parameters,
+    A sharded parameter is all there only while its module runs, so it is not looked at before. Quantized parameters,
     which may not know how to compare, stay as they are.
     """
     body = set(backbone.modules()) if backbone is not root else set()
