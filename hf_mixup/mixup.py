@@ -69,7 +69,7 @@ class Mixup:
         check_model(model)
         resolved = resolve_config("default" if config is None else config)
         if resolved is None:
-            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out where it is off.")
+            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
         self.model = model
         self.config = resolved
         self._hooks: Hooks | None = None
@@ -91,7 +91,7 @@ class Mixup:
             self.prepare()
 
     def prepare(self) -> Anatomy:
-        """Find the sites of the model; done once, at construction where the parameters are there.
+        """Find the sites of the model; done once, at construction if the parameters are there.
 
         Raises:
             ValueError: for a model whose sites cannot be found, a layer out of range, a missing pad token.
@@ -125,9 +125,9 @@ class Mixup:
 
         Args:
             batch (`Mapping`): model inputs; the number of examples is read, and for spans of tokens the masks.
-            epoch (`float`, *optional*): needed where `config.off_epoch` is set, or `config.alpha` changes with it.
+            epoch (`float`, *optional*): needed if `config.off_epoch` is set, or `config.alpha` changes with it.
             progress (`float`, *optional*): share of the training that is done, needed with a `config.schedule`.
-            labels (`torch.Tensor`, *optional*): needed where `needs_labels`.
+            labels (`torch.Tensor`, *optional*): needed if `needs_labels`.
             groups (`torch.Tensor` of shape `(batch,)`, *optional*): number of each example's group, for `"lisa"`.
 
         Returns:
@@ -176,8 +176,8 @@ class Mixup:
             batch (`Mapping`): the inputs that the model is called with: `input_ids`, `attention_mask`, ...
 
         Raises:
-            ValueError: where plan and batch do not fit.
-            RuntimeError: where no forward pass reached the site, or two `apply` are nested.
+            ValueError: if plan and batch do not fit.
+            RuntimeError: if no forward pass reached the site, or two `apply` are nested.
         """
         if not plan.active:
             yield

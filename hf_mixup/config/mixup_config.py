@@ -209,7 +209,7 @@ class MixupConfig:
 
     @property
     def group_column(self) -> str | None:
-        """The column that holds each example's group, where partners depend on it."""
+        """The column that holds each example's group, if partners depend on it."""
         return self.group if self.partner == "lisa" else None
 
     def resolve_layers(self, depth: int) -> list[int]:
@@ -261,13 +261,13 @@ class MixupConfig:
         return json.dumps(self.to_dict(), indent=2)
 
     def save(self, path: str | Path) -> None:
-        """Write the config to `path`, as JSON where the name ends in .json, else as YAML."""
+        """Write the config to `path`, as JSON if the name ends in .json, else as YAML."""
         text = self.to_json() if str(path).endswith(".json") else self.to_yaml()
         Path(path).write_text(text, encoding="utf-8")
 
     @classmethod
     def from_file(cls, path: str | Path) -> MixupConfig:
-        """Read a YAML or JSON file. Raises `FileNotFoundError`, or `ValueError` where it is not a config."""
+        """Read a YAML or JSON file. Raises `FileNotFoundError`, or `ValueError` if it is not a config."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"No mixup config file at {str(path)!r}.")
         values = read_mapping(path, "mixup fields")

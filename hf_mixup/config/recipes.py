@@ -29,7 +29,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
             path of a YAML or JSON file; `True` for the default; `None`, `False` or `"none"` for no mixup.
 
     Returns:
-        `MixupConfig | None`: `None` where mixup is off.
+        `MixupConfig | None`: `None` if mixup is off.
 
     Raises:
         ValueError: for an unknown recipe or field, with the nearest spelling.

@@ -21,7 +21,7 @@ def draw_lambda(
         generator (`np.random.Generator`): where it is drawn from.
         batch_size (`int`): number of examples.
         config (`MixupConfig`): the distribution.
-        epoch (`float`, *optional*): needed where `config.alpha` changes with it.
+        epoch (`float`, *optional*): needed if `config.alpha` changes with it.
     """
     if config.lam is not None:
         lam = np.full(batch_size, config.lam)
@@ -54,7 +54,7 @@ def strength_at(config: MixupConfig, progress: float | None, drawn: int) -> floa
         drawn (`int`): how many batches were drawn before.
 
     Raises:
-        ValueError: where there is a schedule and no `progress`.
+        ValueError: if there is a schedule and no `progress`.
     """
     warm = min(1.0, (drawn + 1) / max(config.warmup_batches, 1))
     return warm * schedule_at(config, progress)
@@ -64,7 +64,7 @@ def schedule_at(config: MixupConfig, progress: float | None) -> float:
     """The share that the schedule uses at `progress`: `config.schedule`, interpolated; 1 without one.
 
     Raises:
-        ValueError: where there is a schedule and no `progress`.
+        ValueError: if there is a schedule and no `progress`.
     """
     if config.schedule is None:
         return 1.0
@@ -83,8 +83,8 @@ def schedule_at(config: MixupConfig, progress: float | None) -> float:
 def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Examples) -> Tensor:
     """The weight of the example's own label: `(batch,)`.
 
-    `"own"`: 1. `"larger"`: 1 where lambda >= 1/2, else 0 (Wang et al. 2023). `"remix"`: of a frequent and a rare class,
-    a pair that is mostly rare gets the rare label alone: 0 where n_i / n_j >= kappa and lambda < tau, 1 where
+    `"own"`: 1. `"larger"`: 1 if lambda >= 1/2, else 0 (Wang et al. 2023). `"remix"`: of a frequent and a rare class,
+    a pair that is mostly rare gets the rare label alone: 0 if n_i / n_j >= kappa and lambda < tau, 1 if
     n_i / n_j <= 1 / kappa and 1 - lambda < tau, else lambda (Chou et al. 2020).
 
     Args:

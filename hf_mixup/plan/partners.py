@@ -95,7 +95,7 @@ def _margin(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
 
 
 def _share_a_label(examples: Examples) -> Tensor:
-    """Whether the most probable classes are the same, or, of several labels a text, one of them is."""
+    """Whether the most probable classes are the same, or, of several labels per text, one of them is."""
     targets = _targets(examples)
     is_distribution = (targets.sum(1) - 1).abs() < 1e-3
     top = torch.nn.functional.one_hot(targets.argmax(1), targets.shape[1]).to(targets.dtype)

@@ -17,7 +17,7 @@ from hf_mixup.plan.outside_partners import OutsidePartners, rows_of, text_length
 
 
 def number_of_ranks() -> int:
-    """The number of processes of the default group; 1 where there is none."""
+    """The number of processes of the default group; 1 if there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -25,7 +25,7 @@ def sizes_of_all(batch: Mapping[str, Any], size: int) -> list[tuple[int, int]]:
     """The examples and the text length of every rank's batch. Waits for all of them.
 
     Raises:
-        ValueError: on every rank, where they have other inputs.
+        ValueError: on every rank, if they have other inputs.
     """
     inputs = _inputs(batch, size)
     kinds = ", ".join(f"{name} of {value.dim()} dimensions, {value.dtype}" for name, value in inputs.items())

@@ -20,7 +20,7 @@ def plan_spans(
     """Which token of its partner each position takes, and the lambda that follows.
 
     In each segment of a text with n tokens that may be replaced, max(floor((1 - lambda) n), 1) of them are, in one
-    span, or none where lambda is 1 or the partner has fewer. The first token of a text, the last of each segment and
+    span, or none if lambda is 1 or the partner has fewer. The first token of a text, the last of each segment and
     what is special by its number stay, and no span crosses them.
 
     Args:

@@ -174,7 +174,7 @@ class BaselineTrainer(TrainerSeams):
     def _users_loss(
         self, outputs: Any, mixed: Tensor | None, labels: Tensor, num_items_in_batch: Tensor | int | None
     ) -> Tensor:
-        """The user's loss: of the mixed targets, and of the labels themselves where nothing was mixed."""
+        """The user's loss: of the mixed targets, and of the labels themselves if nothing was mixed."""
         assert self.compute_loss_func is not None
         if mixed is None:
             return self._of_all_processes(

@@ -64,7 +64,7 @@ class MixupCollator(CollatorCallback):
         rank (`int`, *optional*): index of this process; processes draw different plans. Defaults to what the launcher
             says (`RANK`), or 0.
         separators (`Collection[int]`): for spans, ids of the tokens that stand between texts, such as
-            `[tokenizer.sep_token_id]`; needed for pairs of texts where the tokenizer gives no `token_type_ids`.
+            `[tokenizer.sep_token_id]`; needed for pairs of texts if the tokenizer gives no `token_type_ids`.
 
     Raises:
         ValueError: for a config that needs a model, an unknown problem type, missing class counts; for a batch without
@@ -83,7 +83,7 @@ class MixupCollator(CollatorCallback):
     ) -> None:
         resolved = resolve_config(config)
         if resolved is None:
-            raise ValueError(f"config={config!r}: leave the MixupCollator out where mixup is off.")
+            raise ValueError(f"config={config!r}: leave the MixupCollator out if mixup is off.")
         _refuse_what_needs_a_model(resolved)
         num_labels = count(1)("num_labels", num_labels)
         if problem_type is not None:
@@ -135,7 +135,7 @@ class MixupCollator(CollatorCallback):
             `label_smoothing_factor` is honoured.
 
         Raises:
-            ValueError: where an evaluation batch was mixed, a training batch was not, or a Trainer has no way to mix.
+            ValueError: if an evaluation batch was mixed, a training batch was not, or a Trainer has no way to mix.
         """
         is_mixed = labels is not None and labels.dim() == 2 and labels.is_floating_point()
         if is_mixed and not self.has_trainer and not torch.is_grad_enabled():
@@ -160,8 +160,8 @@ class MixupCollator(CollatorCallback):
         Workers see it too, for the batches that they begin from then on: what they have made ahead stays as it is.
 
         Args:
-            epoch (`float`, *optional*): needed where the config has an `off_epoch` or an `alpha` for each epoch.
-            progress (`float`, *optional*): share of all steps that is done, 0 to 1; needed where it has a `schedule`.
+            epoch (`float`, *optional*): needed if the config has an `off_epoch` or an `alpha` for each epoch.
+            progress (`float`, *optional*): share of all steps that is done, 0 to 1; needed if it has a `schedule`.
         """
         self._progress[0], self._progress[1] = (math.nan if value is None else value for value in (epoch, progress))
 

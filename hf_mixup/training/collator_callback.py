@@ -67,7 +67,7 @@ class CollatorCallback(TrainerCallback, ABC):
         self._note(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse batches that were not mixed, and mixed targets that were taken for several labels an example."""
+        """Refuse batches that were not mixed, and mixed targets that were taken for several labels per example."""
         # The first process may make the batches of all.
         if state.is_world_process_zero and not self.has_made_batch:
             raise ValueError(self._not_mixed())

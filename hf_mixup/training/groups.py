@@ -26,7 +26,7 @@ def number_groups(train: Dataset, column: str, text_columns: Sequence[str]) -> D
 
 
 def check_groups(train: Dataset, column: str) -> None:
-    """Raise `ValueError` where the training rows have no `column`, or one that is not of whole numbers."""
+    """Raise `ValueError` if the training rows have no `column`, or one that is not of whole numbers."""
     _check_group_column(train, column)
     dtype = str(getattr(train.features[column], "dtype", "nested"))
     if not dtype.startswith(("int", "uint", "bool")):

@@ -38,7 +38,7 @@ class MixupLogs:
             self.accuracy = accuracy if self.accuracy is None else self.accuracy + accuracy
 
     def drain(self) -> dict[str, Any]:
-        """The logs since the last call: `mixup_lambda`, `mixup_site`, `mixup_accuracy`, where there are any."""
+        """The logs since the last call: `mixup_lambda`, `mixup_site`, `mixup_accuracy`, if there are any."""
         logs: dict[str, Any] = {}
         if self.mixed:
             logs["mixup_lambda"] = round(float(self.weight) / self.mixed, 4)

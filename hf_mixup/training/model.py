@@ -40,8 +40,8 @@ class MixupModel(nn.Module):
         ValueError: for what is not a model, or a config that does not fit the model; in training, for a batch without
             labels, or a call of `forward` with labels.
 
-    `model.mixup` is the `Mixup` behind it. As training goes on, set `model.mixup_epoch` where the config has an
-    `off_epoch` or an alpha for each epoch, and `model.mixup_progress`, 0 to 1, where it has a schedule. To resume with
+    `model.mixup` is its `Mixup`. During training, set `model.mixup_epoch` if the config has an
+    `off_epoch` or an alpha for each epoch, and `model.mixup_progress`, 0 to 1, if it has a schedule. To resume with
     the same plans, save `model.mixup.state_dict()` with the checkpoint: a plain Trainer does not know of it
     (MixupTrainer does it by itself).
     """
