@@ -26,7 +26,7 @@ def problem_type_of(config: Any, labels: Tensor) -> str:
     """The problem type by transformers' own rules, without writing it into the model's config.
 
     Args:
-        config (`PretrainedConfig`): its `problem_type` decides if it is set, else `num_labels` and the labels' dtype do.
+        config (`PretrainedConfig`): its `problem_type` decides, else `num_labels` and the labels' dtype do.
         labels (`torch.Tensor`): the labels of a batch.
     """
     if config.problem_type is not None:
