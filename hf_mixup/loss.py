@@ -146,9 +146,9 @@ def squared_error(logits: Tensor, targets: Tensor, *_: Any) -> Tensor:
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None, float], Tensor]] = {
+    "regression": squared_error,
     "single_label_classification": cross_entropy,
     "multi_label_classification": binary_cross_entropy,
-    "regression": squared_error,
 }
 PROBLEM_TYPES = tuple(LOSSES)
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -50,7 +50,7 @@ class Mixup:
 
     Args:
         model (`nn.Module`): a sequence classifier of transformers, also wrapped (DDP, torch.compile, PEFT).
-        config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
+        config (`MixupConfig`, mapping, recipe name or path, defaults to `"default"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
 
@@ -62,12 +62,12 @@ class Mixup:
     def __init__(
         self,
         model: nn.Module,
-        config: MixupConfig | Mapping[str, Any] | str | None = None,
+        config: MixupConfig | Mapping[str, Any] | str = "default",
         seed: int = 0,
         rank: int = 0,
     ) -> None:
         check_model(model)
-        resolved = resolve_config("default" if config is None else config)
+        resolved = resolve_config(config)
         if resolved is None:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
         self.model = model
@@ -75,7 +75,8 @@ class Mixup:
         self._hooks: Hooks | None = None
         self.task = Task(model_config(model), resolved)
         self.planner = Planner(resolved, seed, rank, separators(model_config(model)))
-        self._layers: list[int] = []
+        # The layers of the config and, as numbers, of the model.
+        self._layers: tuple[list[int | str] | None, list[int]] = [], []
         self._checked_batch = False
         # Forward passes that were mixed.
         self.mixed = 0
@@ -98,7 +99,8 @@ class Mixup:
         """
         if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
-            self._layers = self.config.resolve_layers(anatomy.depth)
+            self.config.resolve_layers(anatomy.depth)
+            self._layers = [], []
             check_site(anatomy, self.config)
             self._hooks = Hooks(anatomy)
             try:
@@ -151,8 +153,10 @@ class Mixup:
         """The layers that a batch may be mixed after, and the hidden dimensions there, if each has a lambda."""
         config, layers = self.config, []
         if config.site == "hidden" and (size > 1 or config.partner in OUTSIDE):
-            self.prepare()
-            layers = self._layers
+            depth = self.prepare().depth
+            if self._layers[0] != config.layers:
+                self._layers = config.layers and [*config.layers], config.resolve_layers(depth)
+            layers = self._layers[1]
         if config.interpolation != "dimensions":
             return layers, {}
         anatomy, drawn = self.prepare(), list[int | None](layers) or [None]

@@ -78,7 +78,7 @@ def test_a_report_says_that_it_needs_matplotlib(tmp_path):
 def test_metrics_say_what_to_install(tmp_path):
     done = run_blocked(EVALUATE, tmp_path)
     assert done.stdout == "False\n"
-    assert done.stderr.splitlines()[-1] == 'ImportError: scipy is not installed: pip install "hf_mixup[cli]"'
+    assert done.stderr.splitlines()[-1] == 'ModuleNotFoundError: scipy is not installed: pip install "hf_mixup[cli]"'
 
 
 def test_what_is_not_blocked_comes_with_datasets():

@@ -355,3 +355,25 @@ def test_the_check_looks_at_every_pair_at_both_ends(monkeypatch):
     lam = torch.stack([plan.lam for plan in applied])
     assert (lam == 0).any(0).all() and (lam == 1).any(0).all()
     assert any((plan.lam[plan.partner][plan.lam == 0] == 0).any() for plan in applied)
+
+
+@pytest.mark.parametrize("off", [None, "none", False])
+def test_mixup_that_is_off_is_refused(off):
+    with pytest.raises(ValueError, match=f"config={off!r}: Mixup needs a config"):
+        Mixup(toy_model("bert"), off)
+
+
+def test_progress_is_a_share():
+    mixup = Mixup(toy_model("bert"), plain_config(schedule={0: 0, 1: 1}))
+    with pytest.raises(ValueError, match="progress=1000: expected the share of the training"):
+        mixup.draw(toy_batch(), progress=1000)
+
+
+def test_layers_that_are_changed_during_a_training_are_drawn():
+    mixup = Mixup(toy_model("bert"), plain_config(site="hidden", layers=[0]))
+    batch = toy_batch()
+    assert mixup.draw(batch).layer == 0
+    mixup.config.layers = [2]
+    assert mixup.draw(batch).layer == 2
+    mixup.config.layers[0] = 1
+    assert mixup.draw(batch).layer == 1

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def without_debug(words: list[str]) -> tuple[list[str], bool]:
     """The words without `--debug`, unless a value follows it, which makes it the field of the training arguments."""
-    followed = [not word.startswith("-") for word in words[1:]] + [False]
+    followed = [not word.startswith("-") for word in [*words[1:], "-"]][: len(words)]
     kept = [word for word, value in zip(words, followed, strict=True) if word != "--debug" or value]
     return kept, len(kept) < len(words)
 

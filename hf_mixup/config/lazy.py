@@ -24,6 +24,9 @@ def lazy_names(package: str, modules: Mapping[str, Collection[str]]) -> Callable
         try:
             return getattr(import_module(f"hf_mixup.{module_of[name]}"), name)
         except ModuleNotFoundError as error:
-            raise ImportError(install_advice(error) or str(error)) from error
+            advice = install_advice(error)
+            if advice is None:
+                raise
+            raise ModuleNotFoundError(advice, name=error.name) from error
 
     return load

@@ -16,7 +16,7 @@ import yaml
 from hf_mixup.config import checks
 from hf_mixup.config.checks import choice, count, either, nearest, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
-from hf_mixup.config.setting import check_settings, needs, not_with, setting
+from hf_mixup.config.setting import check_settings, needs, not_with, setting, takes_none
 
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
@@ -36,6 +36,11 @@ what = partial(setting, "what label follows")
 AT_STATES, WITH_LISA, WITH_REMIX = needs("site", *STATES), needs("partner", "lisa"), needs("label_rule", "remix")
 LAMBDA_IS_DRAWN = not_with("similarity", why="which draws lambda in its place")
 AT_SITE = "which draws lambda where the pair is mixed"
+# What to do with names that stand beside a config elsewhere.
+HINTS = {
+    "mixup": " Put its fields at the top of the file.",
+    "recipe": " A recipe is named in a dict or the YAML file of a run, and not in a mixup file.",
+}
 
 
 @dataclass(kw_only=True)
@@ -84,11 +89,13 @@ class MixupConfig:
         "{0: 0.1, 2: 0.4}.",
         LAMBDA_IS_DRAWN,
     )
-    beta: float | None = how_much(None, optional(POSITIVE), "The second parameter, null for alpha.", LAMBDA_IS_DRAWN)
+    beta: float | None = how_much(
+        None, optional(POSITIVE), "The second parameter, null for alpha; lambda is folded if dominant.", LAMBDA_IS_DRAWN
+    )
     lam: float | None = how_much(
         None,
         optional(SHARE),
-        "A fixed lambda; alpha is not used then.",
+        "A fixed lambda; alpha, beta and dominant are not used then.",
         LAMBDA_IS_DRAWN,
     )
     dominant: bool = how_much(
@@ -240,17 +247,21 @@ class MixupConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MixupConfig:
-        """Raises `ValueError` for an unknown field, with the nearest known one."""
+        """A config of these fields; `None` is the default of a field that takes no `None`.
+
+        Raises:
+            ValueError: for an unknown field, with the nearest known one.
+        """
         if not isinstance(values, Mapping):
             raise ValueError(f"A mixup config is a mapping of field names to values, got {type(values).__name__}.")
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                inside = " Put its fields at the top of the file." if name == "mixup" else ""
+                inside = HINTS.get(str(name), "")
                 raise ValueError(
                     f"Unknown mixup field {name!r}.{nearest(str(name), known)}{inside} Fields: {', '.join(known)}."
                 )
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if value is not None or takes_none(cls, name)})
 
     def to_yaml(self) -> str:
         """The config as YAML text, which `from_file` reads back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any
@@ -48,6 +49,26 @@ def check_settings(config: Any) -> None:
                 condition.check(config, known.name, value)
 
 
+def takes_none(kind: type[Any], name: str) -> bool:
+    """Whether a field of a dataclass may be `None`."""
+    (known,) = (known for known in fields(kind) if known.name == name)
+    with suppress(ValueError):
+        return known.metadata["check"](name, None) is None
+    return False
+
+
+def fields_in_use(config: Any) -> dict[str, Any]:
+    """The values of the fields that the others do not leave without meaning."""
+    values = {known.name: (getattr(config, known.name), known.metadata["conditions"]) for known in fields(config)}
+    return {name: value for name, (value, asked) in values.items() if all(one.holds(config, value) for one in asked)}
+
+
+def changed_fields(before: Any, now: Any) -> list[str]:
+    """The fields in which two configs differ, of those that mean something in one of them."""
+    names = dict.fromkeys([*fields_in_use(before), *fields_in_use(now)])
+    return [name for name in names if getattr(before, name) != getattr(now, name)]
+
+
 def help_by_group(config: Any) -> Iterator[tuple[str, list[tuple[str, str, Any]]]]:
     """Each group, with name, help and value of its fields, in the order in which they are declared."""
     for group, members in groupby(fields(config), lambda known: known.metadata["group"]):
@@ -77,10 +98,16 @@ class Condition:
     only: tuple[Any, ...] = ()
     why: str = ""
 
+    def holds(self, config: Any, value: Any) -> bool:
+        """Whether the field may be `value` in `config`."""
+        got = getattr(config, self.other)
+        is_set = got in self.values if self.values else bool(got)
+        return (bool(self.only) and value not in self.only) or self.wanted == is_set
+
     def check(self, config: Any, name: str, value: Any) -> None:
         """Raise `ValueError` if `name` cannot be `value` in `config`."""
         got = getattr(config, self.other)
-        if (self.only and value not in self.only) or self.wanted == (got in self.values if self.values else bool(got)):
+        if self.holds(config, value):
             return
         if not self.wanted:
             found = f"{self.other}={got!r}" if self.values else self.other

@@ -30,7 +30,7 @@ def draw_lambda(
         beta = alpha if config.beta is None else config.beta
         draws = generator.beta(alpha, beta, size=batch_size if config.mode == "elem" else 1)
         lam = np.broadcast_to(draws, (batch_size,))
-    if config.dominant:
+    if config.dominant and config.lam is None:
         lam = np.maximum(lam, 1 - lam)
     return lam.astype(np.float32)
 
@@ -40,7 +40,10 @@ def alpha_at(config: MixupConfig, epoch: float | None) -> float:
     if not isinstance(config.alpha, dict):
         return config.alpha
     if epoch is None:
-        raise ValueError(f"alpha={config.alpha} needs the progress of training: give draw(batch, epoch=...).")
+        raise ValueError(
+            f"alpha={config.alpha} needs the progress of training: give draw(batch, epoch=...), or set "
+            "mixup_epoch of a MixupModel."
+        )
     begun = [start for start in config.alpha if start <= epoch]
     return config.alpha[max(begun) if begun else min(config.alpha)]
 
@@ -69,7 +72,12 @@ def schedule_at(config: MixupConfig, progress: float | None) -> float:
     if config.schedule is None:
         return 1.0
     if progress is None:
-        raise ValueError(f"schedule={config.schedule} needs the progress of training: give draw(batch, progress=...).")
+        raise ValueError(
+            f"schedule={config.schedule} needs the progress of training: give draw(batch, progress=...), or set "
+            "mixup_progress of a MixupModel."
+        )
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress={progress}: expected the share of the training that is done, step / steps.")
     times = sorted(config.schedule)
     index = sum(time <= progress for time in times) - 1
     if index < 0 or index == len(times) - 1:

@@ -112,7 +112,8 @@ class Planner:
         config, size = self.config, examples.size
         if config.off_epoch is not None and examples.epoch is None:
             raise ValueError(
-                f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...)."
+                f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...), or set "
+                "mixup_epoch of a MixupModel."
             )
         strength = strength_at(config, examples.progress, self.drawn)
         self.drawn += 1

@@ -56,7 +56,8 @@ class MixupCollator(CollatorCallback):
         collate_fn (`Callable`): makes a batch, a mapping with `labels`, of a list of examples.
         config (`MixupConfig`, mapping, recipe name or path): what is mixed and how much. What needs a model to draw a
             plan is refused: `layers`, noise, similarity, margins, saliency, a lambda for each dimension, clean terms;
-            and so is a warm-up, which it cannot count.
+            and so is a warm-up, which it cannot count. A mapping has neither by default; a `MixupConfig` needs
+            `warmup_batches=0`, and at site `"hidden"` `layers=None`.
         num_labels (`int`): number of classes or scores.
         problem_type (`str`, *optional*): as in a model's config. Defaults to `"regression"` for one label, and to
             `"single_label_classification"` with class indices for several; float labels need it said.
@@ -81,7 +82,7 @@ class MixupCollator(CollatorCallback):
         rank: int | None = None,
         separators: Collection[int] = (),
     ) -> None:
-        resolved = resolve_config(config)
+        resolved = resolve_config(_on_its_default(config) if isinstance(config, Mapping) else config)
         if resolved is None:
             raise ValueError(f"config={config!r}: leave the MixupCollator out if mixup is off.")
         _refuse_what_needs_a_model(resolved)
@@ -211,6 +212,11 @@ class MixupCollator(CollatorCallback):
         self.set_progress(state.epoch or 0.0, state.global_step / max(state.max_steps, 1))
 
 
+def _on_its_default(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields on top of a default without warm-up, which it cannot count, and without layers of its own."""
+    return {"warmup_batches": 0} | ({} if "recipe" in fields else {"layers": None}) | dict(fields)
+
+
 def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     needs = {
         "interpolation": (config.interpolation, ("line", "span")),
@@ -227,7 +233,8 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     if config.warmup_batches:
         raise ValueError(
             f"warmup_batches={config.warmup_batches}: a collator cannot count them, since each worker sees a part of "
-            "the batches and begins anew every epoch; set it to 0, or use schedule, such as {0: 0, 0.1: 1}."
+            "the batches and begins anew every epoch; set it to 0 (it is 100 by default), or use schedule, such as "
+            "{0: 0, 0.1: 1}."
         )
 
 

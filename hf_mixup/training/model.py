@@ -32,7 +32,7 @@ class MixupModel(nn.Module):
 
     Args:
         model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
-        config (`MixupConfig`, mapping, recipe name or path, *optional*): defaults to the recipe `"default"`.
+        config (`MixupConfig`, mapping, recipe name or path, defaults to `"default"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, *optional*): index of this process, by default that of torch.distributed or its launcher, or 0.
 
@@ -54,7 +54,7 @@ class MixupModel(nn.Module):
     def __new__(
         cls,
         model: nn.Module,
-        config: MixupConfig | Mapping[str, Any] | str | None = None,
+        config: MixupConfig | Mapping[str, Any] | str = "default",
         seed: int = 0,
         rank: int | None = None,
     ) -> MixupModel:

@@ -152,7 +152,7 @@ class Search:
             set_up(trial if trainer.hp_search_backend == HPSearchBackend.OPTUNA else self.training)
         finally:
             # The columns may hold that of the groups of the trial before.
-            trainer.set_trial(space, trial)
+            trainer._set_trial(space, trial)
         trainer.mixup = None
         if self.config is not None:
             check_trainer(trainer, self.config.class_weights is not None)

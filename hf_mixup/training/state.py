@@ -11,6 +11,7 @@ import torch
 
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.setting import changed_fields
 from hf_mixup.mixup import Mixup
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def _warn_of_changes(folder: str | Path, config: MixupConfig) -> None:
     path = Path(folder) / CONFIG_NAME
     if not path.is_file():
         return
-    before, now = MixupConfig.from_file(path).to_dict(), config.to_dict()
-    changed = [f"{name}={now[name]!r} (was {before[name]!r})" for name in now if now[name] != before[name]]
+    before = MixupConfig.from_file(path)
+    names = changed_fields(before, config)
+    changed = [f"{name}={getattr(config, name)!r} (was {getattr(before, name)!r})" for name in names]
     if changed:
         logger.warning("Resuming %s with another mixup config: %s.", folder, ", ".join(changed))

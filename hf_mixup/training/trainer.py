@@ -86,7 +86,7 @@ class MixupTrainer(BaselineTrainer):
                 "partner='previous_batch' for that."
             )
 
-    def extra_columns(self) -> Sequence[str]:
+    def _extra_columns(self) -> Sequence[str]:
         """The column of groups, if partners depend on it."""
         column = None if self.mixup is None else self.mixup.config.group_column
         return () if column is None else (column,)
@@ -228,7 +228,7 @@ class MixupTrainer(BaselineTrainer):
         options = {"hp_space": hp_space, "n_trials": n_trials, "hp_name": hp_name, **kwargs}
         return run_search(self, super().hyperparameter_search, compute_objective, direction, backend, **options)
 
-    def set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
+    def _set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
         """As Trainer's, with the mixup config of the trial."""
         if trial is None or self._search is None or self.hp_search_backend is None:
             set_up(trial)
@@ -251,19 +251,19 @@ class MixupTrainer(BaselineTrainer):
         return self.mixup is not None and (self._was_mixed or self.mixup.mixed > 0)
 
     @contextmanager
-    def saving_model(self, folder: Path) -> Iterator[None]:
+    def _saving_model(self, folder: Path) -> Iterator[None]:
         """The mixup config is saved with a model that was mixed."""
-        with super().saving_model(folder):
+        with super()._saving_model(folder):
             yield
         if self._has_mixed and self.mixup is not None and self.args.should_save:
             self.mixup.config.save(folder / CONFIG_NAME)
 
-    def on_state_saved(self, folder: str) -> None:
+    def _on_state_saved(self, folder: str) -> None:
         """The plans resume with the random state."""
         if self.mixup is not None:
             save_state(folder, self.mixup, self.args.process_index, self.args.world_size)
 
-    def on_state_loaded(self, folder: str) -> None:
+    def _on_state_loaded(self, folder: str) -> None:
         """The plans resume with the random state."""
         if self.mixup is not None:
             load_state(folder, self.mixup, self.args.process_index, self.args.world_size)

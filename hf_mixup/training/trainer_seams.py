@@ -22,54 +22,54 @@ class TrainerSeams(Trainer):
     # True when it returns the batch's share of the mean over all examples of the step already.
     loss_is_scaled_for_ga = False
 
-    def extra_columns(self) -> Sequence[str]:
+    def _extra_columns(self) -> Sequence[str]:
         """Columns that are kept although the model does not take them."""
         return ()
 
     @contextmanager
-    def saving_model(self, folder: Path) -> Iterator[None]:
+    def _saving_model(self, folder: Path) -> Iterator[None]:
         """Around the saving of the model to `folder`."""
         yield
 
-    def on_state_saved(self, folder: str) -> None:
+    def _on_state_saved(self, folder: str) -> None:
         """After the random state of this process was saved to a checkpoint."""
 
-    def on_state_loaded(self, folder: str) -> None:
+    def _on_state_loaded(self, folder: str) -> None:
         """After the random state of this process was loaded from a checkpoint."""
 
-    def set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
+    def _set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
         """Set up a trial of a search; `set_up` is Trainer's own way."""
         set_up(trial)
 
-    def set_trial(self, hp_space: Callable[[Any], dict[str, Any]], trial: Any) -> None:
+    def _set_trial(self, hp_space: Callable[[Any], dict[str, Any]], trial: Any) -> None:
         """Make a trial the current one. The columns that the model takes are looked up anew."""
         self.hp_space, self._trial = hp_space, trial
         self._signature_columns = None
 
-    def smooths_labels(self) -> bool:
+    def _smooths_labels(self) -> bool:
         """Whether Trainer computes the loss with smoothed labels itself."""
         return self.label_smoother is not None
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         assert self._signature_columns is not None
-        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *self.extra_columns()])]
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *self._extra_columns()])]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with self.saving_model(Path(output_dir or self.args.output_dir or ".")):
+        with self._saving_model(Path(output_dir or self.args.output_dir or ".")):
             super()._save(output_dir, state_dict)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.on_state_saved(output_dir)
+        self._on_state_saved(output_dir)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            self.on_state_loaded(checkpoint)
+            self._on_state_loaded(checkpoint)
 
     def _hp_search_setup(self, trial: Any) -> None:
-        self.set_up_trial(trial, super()._hp_search_setup)
+        self._set_up_trial(trial, super()._hp_search_setup)
 
 
 def add_default_callback(callback: type[TrainerCallback]) -> None:

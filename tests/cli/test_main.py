@@ -209,6 +209,15 @@ def test_mixup_options_in_their_order():
     assert parse([*rest, "--mixup", "tmix", "--mixup", "embed_mix"])[0].mixup == "embed_mix"
     changed = parse([*rest, "--mixup.alpha", "0.7", "--mixup", "tmix", "--mixup.layers=[0, -1]"])[0].mixup
     assert changed == resolve_config("tmix").to_dict() | {"alpha": 0.7, "layers": [0, -1]}
+    assert parse([*rest, "--mixup.recipe", "tmix"])[0].mixup == "tmix"
+    changed = parse([*rest, "--mixup", "embed_mix", "--mixup.recipe", "tmix", "--mixup.alpha", "0.7"])[0].mixup
+    assert changed == resolve_config("tmix").to_dict() | {"alpha": 0.7}
+
+
+def test_without_a_command_the_usage_is_printed(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "usage: hf-mixup" in capsys.readouterr().err
 
 
 def test_the_whole_help(toy_config, capsys):

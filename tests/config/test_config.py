@@ -423,3 +423,12 @@ def test_labels_and_groups_of_another_batch_are_named(name, number):
     given = {"labels": LABELS, "groups": COLUMNS["group"]}
     with pytest.raises(ValueError, match=name):
         Mixup(cached_toy_model("bert"), PLAIN | LISA).draw(TEXTS, **(given | {name: given[name][:number]}))
+
+
+def test_a_file_with_nulls_for_what_takes_none_says_the_defaults(tmp_path):
+    old = "site: hidden\nlayers: null\nmemory: null\nbandwidth: null\nsame_label_prob: null\ngroup: null\n"
+    path = tmp_path / "mixup_config.yaml"
+    path.write_text(old + "similarity_width: null\nkappa: null\ntau: null\nlam: null\n")
+    assert MixupConfig.from_file(path) == MixupConfig(layers=None)
+    with pytest.raises(ValueError, match="kappa=None: expected a finite number"):
+        MixupConfig(kappa=None)

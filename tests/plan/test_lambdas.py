@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from hf_mixup import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import alpha_at, draw_lambda, label_lambda, schedule_at
@@ -124,10 +125,9 @@ def test_beta_stays_while_alpha_changes():
     assert stats.kstest(lam, stats.beta(4.0, 2.0).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("lam", "expected"), [(0.3, 0.7), (0.7, 0.7), (0.0, 1.0)])
-def test_a_fixed_lambda_may_dominate(lam, expected):
-    drawn = draw_lambda(np.random.default_rng(0), 3, plain_config(lam=lam, dominant=True))
-    np.testing.assert_allclose(drawn, expected, rtol=1e-6)
+@pytest.mark.parametrize("lam", [0.3, 0.7, 0.0])
+def test_a_fixed_lambda_is_what_was_said_with_the_default_too(lam):
+    assert (draw_lambda(np.random.default_rng(0), 3, MixupConfig(lam=lam)) == np.float32(lam)).all()
 
 
 def test_a_lambda_for_each_dimension_weakens_and_dominates_alike():

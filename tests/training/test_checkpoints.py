@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
 from hf_mixup.training.checkpoints import check_output_dir, problem_of
+from hf_mixup.training.state import CONFIG_NAME
 from tests.plain_config import PLAIN
 from tests.toy_runs import arguments, examples, make_trainer
 from tests.zoo import toy_model
@@ -153,6 +155,16 @@ def test_another_config_is_said(copied, caplog):
     with caplog.at_level(logging.WARNING, "hf_mixup.training.state"):
         trainer_in(copied, mixup=MIXUP | {"alpha": 1.0}, max_steps=5).train(resume_from_checkpoint=True)
     assert "another mixup config: alpha=1.0 (was 0.4)" in caplog.text
+
+
+def test_a_config_that_was_saved_with_nulls_is_that_with_the_defaults(copied, caplog):
+    path = copied / "checkpoint-4" / CONFIG_NAME
+    values = yaml.safe_load(path.read_text())
+    assert {"bandwidth", "kappa", "layers"} <= set(values)
+    path.write_text(yaml.safe_dump(values | {"bandwidth": None, "kappa": None}))
+    with caplog.at_level(logging.WARNING, "hf_mixup.training.state"):
+        trainer_in(copied, max_steps=5).train(resume_from_checkpoint=True)
+    assert "another mixup config" not in caplog.text
 
 
 def test_what_was_saved_without_mixup_is_resumed_with_it(tmp_path, caplog):

@@ -689,6 +689,15 @@ def test_a_trainer_that_cannot_work_is_refused(args, about, message):
         collator.on_init_end(told(**args), None, None, model=steady_bert(**about))
 
 
+def test_a_mapping_without_a_warm_up_has_none_and_layers_are_said_by_the_loop():
+    collator = MixupCollator(collate, {"site": "hidden", "alpha": 1.0}, CLASSES)
+    assert collator.config.warmup_batches == 0 and set(collator(examples(4))) >= {"mixup_partner", "mixup_lam"}
+    with pytest.raises(ValueError, match=r"warmup_batches=100: .*set it to 0 \(it is 100"):
+        MixupCollator(collate, MixupConfig(site="embeddings"), CLASSES)
+    with pytest.raises(ValueError, match=r"layers=\[1\]: needs a model"):
+        MixupCollator(collate, {"site": "hidden", "layers": [1]}, CLASSES)
+
+
 def test_every_recipe_is_taken_or_refused_by_name():
     taken = {"balanced", "c_mixup", "input_mixup", "intra_class", "lisa", "mixup_io", "sent_mixup"}
     taken |= {"embed_mix", "span_mix", "word_mixup", "mixup_transformer"}

@@ -34,6 +34,7 @@ from hf_mixup.cli.train.arguments import parse_fields
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.setting import changed_fields
 
 LOCK = ".lock"
 # What may differ when a comparison resumes: more of the grid, and how it is run.
@@ -112,22 +113,23 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
         # Read back from JSON, in which the points of a schedule are strings.
         if result["variant"] not in json.loads(json.dumps(comparison.methods[cell.method])):
             raise ValueError(f"methods: {cell.method}: {folder / 'runs' / cell.name} was made of {result['variant']}.")
-        counted = {"class_counts"} if (result["mixup"] or {}).get("label_rule") == "remix" else set()
-        then, now = result["mixup"], resolved(comparison, result["variant"])
+        now = resolved(comparison, result["variant"])
         # A field that is newer than the run had its default.
-        before = json.loads(MixupConfig().to_json()) | (then or {})
-        differ = [name for name, value in (now or {}).items() if then and name not in counted and before[name] != value]
-        if differ or bool(then) != bool(now):
+        then = MixupConfig.from_dict(result["mixup"]) if result["mixup"] else None
+        differ = changed_fields(then, now) if then and now else []
+        if now and now.label_rule == "remix":
+            # Counted in each run.
+            differ = [name for name in differ if name != "class_counts"]
+        if differ or (then is None) != (now is None):
             raise ValueError(
                 f"methods: {cell.method}: its recipe has changed since {folder / 'runs' / cell.name} was run "
                 f"({', '.join(differ) or 'mixup'}); choose another output_dir."
             )
 
 
-def resolved(comparison: Comparison, variant: dict[str, Any]) -> dict[str, Any] | None:
-    """Every field of the mixup that a variant means."""
-    config = resolve_config(parse_fields(comparison.run | variant | {"output_dir": comparison.output_dir})[0].mixup)
-    return None if config is None else json.loads(config.to_json())
+def resolved(comparison: Comparison, variant: dict[str, Any]) -> MixupConfig | None:
+    """The mixup that a variant means."""
+    return resolve_config(parse_fields(comparison.run | variant | {"output_dir": comparison.output_dir})[0].mixup)
 
 
 def run_missing(comparison: Comparison, missing: list[Cell], folder: Path) -> list[Cell]:

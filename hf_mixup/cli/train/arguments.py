@@ -281,6 +281,7 @@ def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
     """The mixup of the file, or the last `--mixup`, with the fields of `--mixup.field` on top."""
     spec = next((value for name, value in reversed(options) if not name), spec)
     changes = {name: _yaml_value(f"mixup.{name}", value) for name, value in options if name}
+    spec = changes.pop("recipe", spec)
     if not changes:
         return spec
     with mixup_errors():

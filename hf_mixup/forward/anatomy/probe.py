@@ -64,12 +64,13 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
             with record.watching():
                 output = root(**batch)
         except Exception as error:
+            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
                 raise MissingPadToken(
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
-                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none)."
+                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none). "
+                    f"The probe that looks for mixup sites failed: {cause}"
                 ) from error
-            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from error
         logits = _checked_logits(root, output)
         if not record.calls:

@@ -212,11 +212,14 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
     recipe.write_text("alpha: 0.5")
     assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 2
     assert "methods: mine: its recipe has changed since" in capsys.readouterr().err
-    # A run that is older than a field was made with the field's default.
+    # A run that is older than a field was made with the field's default, and null was the default.
     result = tmp_path / "out/runs/mine-size16-noise0-seed0/result.json"
     known = json.loads(result.read_text())
     del known["mixup"]["warmup_batches"]
+    known["mixup"] |= {"memory": None, "kappa": None}
     result.write_text(json.dumps(known))
+    recipe.write_text("alpha: 0.2")
+    assert main(["compare", toy_comparison(**few)]) == 0
     recipe.write_text("{alpha: 0.2, warmup_batches: 5}")
     assert main(["compare", toy_comparison(**few)]) == 2
     assert "(warmup_batches)" in capsys.readouterr().err
