@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from textwrap import shorten
 from typing import Any
@@ -14,7 +15,14 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.evaluation.inspection_report import Inspection
 from hf_mixup.evaluation.site_checks import Mask, SiteCheck
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, model_config, probe_batch, transformers_model
+from hf_mixup.forward.anatomy.inputs import (
+    bind,
+    float_logits,
+    map_tensors,
+    model_config,
+    probe_batch,
+    transformers_model,
+)
 from hf_mixup.forward.anatomy.masks import reads_padding
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.readout import FIXED_READ
@@ -71,11 +79,11 @@ def _measured(inspection: Inspection, mixup: Mixup, anatomy: Anatomy) -> Inspect
     with undisturbed(root), torch.no_grad(), nonzero_parameters(root, anatomy.backbone):
         whole = {name: torch.cat([values] * len(LAMBDAS)) for name, values in probe_batch(root).items()}
         unmasked = {name: values for name, values in whole.items() if name != "attention_mask"}
-        masks, clean = _masks(anatomy, path_of, whole), _logits(root, whole)
+        masks, clean = _masks(anatomy, path_of, whole), float_logits(root, whole)
         sites = [
             _checked(place, mixup, whole, clean)
             if place.site != "input"
-            else _checked(place, mixup, unmasked, _logits(root, unmasked))
+            else _checked(place, mixup, unmasked, float_logits(root, unmasked))
             for place in _places(anatomy, path_of)
         ]
     return replace(
@@ -129,19 +137,12 @@ def _masks(anatomy: Anatomy, path_of: dict[nn.Module, str], batch: dict[str, Ten
         for name, value in bind(call.names, args, kwargs).items():
             map_tensors(value, name, note)
 
-    blocks = {call.module for call in anatomy.calls}
-    handles = [block.register_forward_pre_hook(before_block, with_kwargs=True) for block in blocks]
-    try:
+    with ExitStack() as hooks:
+        for block in {call.module for call in anatomy.calls}:
+            hooks.enter_context(block.register_forward_pre_hook(before_block, with_kwargs=True))
         anatomy.root(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     lookups = [Mask(name, KINDS["mask"], [], path_of[module]) for module, name in anatomy.lookup_masks]
     return lookups + [Mask(path, kind, numbers) for (path, kind), numbers in blocks_of.items()]
-
-
-def _logits(root: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return logits_of(root(**batch)).float().cpu()
 
 
 def _pairs(anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,7 +171,7 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
             raise ValueError("the clean logits are the same for every example, or not finite: nothing can be measured.")
         check_site(anatomy, MixupConfig(site=place.site))
         with mixup.apply(MixupPlan(partner, lam, place.site, place.layer), batch):
-            mixed = _logits(root, batch)
+            mixed = float_logits(root, batch)
         if not mixed.isfinite().all():
             raise ValueError("the logits of a mixture are not finite.")
     except Exception as error:

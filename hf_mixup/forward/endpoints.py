@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
-from hf_mixup.forward.anatomy.inputs import MASKS, logits_of, probe_batch
+from hf_mixup.forward.anatomy.inputs import MASKS, float_logits, probe_batch
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.outside import padding_of, stack_inputs
@@ -107,18 +107,14 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
-        clean = _logits(root, batch)
+        clean = float_logits(root, batch)
         # Partners that stay as they are, and partners that are replaced in their turn.
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam, torch.zeros(size))):
             plan = _plan(anatomy, config, layer, partner, ends)
             with apply(plan, batch):
-                mixed = _logits(root, batch)
+                mixed = float_logits(root, batch)
             expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
             _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
-
-
-def _logits(root: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return logits_of(root(**batch)).float().cpu()
 
 
 def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:
@@ -128,7 +124,7 @@ def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) 
     size = own[anatomy.input_name].shape[0]
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad(), _naming(config.partner):
-        clean, theirs = _logits(root, own), _logits(root, other)
+        clean, theirs = float_logits(root, own), float_logits(root, other)
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam)):
             alone = replace(_plan(anatomy, config, layer, torch.arange(size), torch.ones(size)), is_remembered=True)
             with apply(alone, other) as mixing:
@@ -137,7 +133,7 @@ def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) 
             partner = torch.arange(size, 2 * size)
             plan = replace(_plan(anatomy, config, layer, partner, ends), outside=outside)
             with apply(plan, own):
-                mixed = _logits(root, own)
+                mixed = float_logits(root, own)
             expected = torch.where(ends.bool().unsqueeze(1), clean, theirs)
             _compare(mixed, expected, (clean - theirs).abs().max(), plan, anatomy, config)
 

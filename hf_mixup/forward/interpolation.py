@@ -71,22 +71,8 @@ def add_noise(
     return values * (1 + multiplicative * uniform) + additive * scale * torch.randn_like(values)
 
 
-def last_token_position(input_ids: Tensor, pad_token_id: int) -> Tensor:
-    """The last position that is not padding, where the heads of decoders read: `(batch,)`."""
-    return _last(input_ids != pad_token_id)
-
-
-def last_eos_position(input_ids: Tensor, eos_token_id: int) -> Tensor:
-    """The last end-of-text token, where the heads of encoder-decoders read: `(batch,)`."""
-    return _last(input_ids == eos_token_id)
-
-
-def last_kept_position(mask: Tensor) -> Tensor:
-    """The last position that an attention mask keeps: `(batch,)`."""
-    return _last(mask != 0)
-
-
-def _last(found: Tensor) -> Tensor:
+def last_position(found: Tensor) -> Tensor:
+    """The last position at which `found`, boolean of shape `(batch, length)`, is true: `(batch,)`."""
     return (torch.arange(found.shape[1], device=found.device) * found).argmax(-1)
 
 

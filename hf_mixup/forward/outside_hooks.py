@@ -47,8 +47,7 @@ class OutsideRowsAtBlocks(_OutsideHooks):
     """Take the rows of the partners out before each block, and add them after the last block of a stack."""
 
     def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
-        assert mixing.outside is not None
-        has_partners = mixing.outside.partners is not None
+        has_partners = self.rows.partners is not None
         if not has_partners and mixing.plan.site != "pooled":
             return
         for module in self.anatomy.positions:
@@ -84,8 +83,7 @@ class DropOutsideRows(_OutsideHooks):
     """Return what belongs to the batch itself."""
 
     def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
-        assert mixing.outside is not None
-        if mixing.outside.partners is not None:
+        if self.rows.partners is not None:
             yield self.anatomy.root.register_forward_hook(self.after_model)
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:

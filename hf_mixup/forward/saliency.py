@@ -68,11 +68,8 @@ def changed_entry(anatomy: Anatomy, change: Callable[[Tensor], Tensor]) -> Itera
         states = change(args[0] if args else kwargs[name])
         return ((states, *args[1:]), kwargs) if args else (args, kwargs | {name: states})
 
-    handle = anatomy.calls[0].module.register_forward_pre_hook(enter, with_kwargs=True)
-    try:
+    with anatomy.calls[0].module.register_forward_pre_hook(enter, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def by_text(anatomy: Anatomy, states: Tensor) -> Tensor:

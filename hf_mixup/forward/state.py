@@ -178,7 +178,7 @@ def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixin
         positions = torch.arange(length, device=tokens.device)
         if read_position is None and mask is not None:
             # After the text moved by one, as decoders are given it.
-            read_position = interpolation.last_kept_position(mask) + 1
+            read_position = interpolation.last_position(mask != 0) + 1
         stacks.append((None if read_position is None else positions <= read_position.unsqueeze(1), None))
 
     def weigh(plan: MixupPlan) -> list[Tensor]:
@@ -221,9 +221,9 @@ def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:
     if ids is None or anatomy.readout not in FOUND_IN_TEXT:
         return None
     config = text_config(anatomy.root)
-    if anatomy.readout == "last_eos":
-        return interpolation.last_eos_position(ids, config.eos_token_id)
-    return interpolation.last_token_position(ids, config.pad_token_id)
+    # Encoder-decoders read the last end-of-text token, decoders the last one that is not padding.
+    is_eos = anatomy.readout == "last_eos"
+    return interpolation.last_position(ids == config.eos_token_id if is_eos else ids != config.pad_token_id)
 
 
 def _first_mixed_call(anatomy: Anatomy, plan: MixupPlan) -> int:

@@ -103,8 +103,8 @@ def test_a_soft_mask_fills_in_the_interpolated_bias():
 
 def test_the_last_token_is_the_last_that_is_not_padding():
     ids = torch.tensor([[5, 6, 1, 1], [1, 1, 7, 8], [5, 1, 6, 1]])
-    assert interpolation.last_token_position(ids, 1).tolist() == [1, 3, 2]
-    assert interpolation.last_eos_position(ids, 6).tolist() == [1, 0, 2]
+    assert interpolation.last_position(ids != 1).tolist() == [1, 3, 2]
+    assert interpolation.last_position(ids == 6).tolist() == [1, 0, 2]
 
 
 def test_means_are_interpolated():

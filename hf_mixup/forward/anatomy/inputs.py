@@ -172,10 +172,7 @@ def _refuse_unknown(path: str, value: Any) -> None:
 
 
 def map_tensors(
-    value: Any,
-    path: str,
-    function: Callable[[str, Tensor], Any],
-    check: Callable[[str, Any], None] | None = None,
+    value: Any, path: str, function: Callable[[str, Tensor], Any], check: Callable[[str, Any], None] | None = None
 ) -> Any:
     """`value` with `function(path, tensor)` in the place of every tensor, also inside tuples, lists and dicts.
 
@@ -226,6 +223,11 @@ def with_first_tensor(output: Any, tensor: Tensor) -> Any:
 def logits_of(output: Any) -> Tensor:
     """The logits in what a classifier returns when it is given no labels."""
     return output["logits"] if isinstance(output, dict) else first_tensor(output)
+
+
+def float_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The logits of a batch in float32, on the CPU."""
+    return logits_of(model(**batch)).float().cpu()
 
 
 def with_logits(output: Any, logits: Tensor) -> Any:

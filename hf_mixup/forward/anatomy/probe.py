@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -118,25 +118,24 @@ class _Record:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        handles = [self.backbone.register_forward_hook(self.after_backbone)]
-        for block in self.stack_of:
-            # Before FSDP makes all that a block is given depend on one node of the graph.
-            handles.append(block.register_forward_pre_hook(self.before_block, prepend=True, with_kwargs=True))
-            handles.append(block.register_forward_hook(self.after_block))
-        width = embedding_width(self.backbone)
-        for module in self.backbone.modules():
-            if module in self.inside:
-                continue
-            if isinstance(module, nn.Embedding):
-                if module.embedding_dim == width:
-                    handles.append(with_adapter(module, self.backbone).register_forward_hook(self.after_lookup))
-            elif not set(self.stack_of) & set(module.modules()):
-                handles.append(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
-        try:
+        with ExitStack() as hooks:
+            hooks.enter_context(self.backbone.register_forward_hook(self.after_backbone))
+            for block in self.stack_of:
+                # Before FSDP makes all that a block is given depend on one node of the graph.
+                hooks.enter_context(block.register_forward_pre_hook(self.before_block, prepend=True, with_kwargs=True))
+                hooks.enter_context(block.register_forward_hook(self.after_block))
+            width = embedding_width(self.backbone)
+            for module in self.backbone.modules():
+                if module in self.inside:
+                    continue
+                if isinstance(module, nn.Embedding):
+                    if module.embedding_dim == width:
+                        hooks.enter_context(
+                            with_adapter(module, self.backbone).register_forward_hook(self.after_lookup)
+                        )
+                elif not set(self.stack_of) & set(module.modules()):
+                    hooks.enter_context(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def before_block(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(block.forward).parameters)
@@ -185,12 +184,10 @@ class _Record:
                 return mask
         if not value.is_floating_point():
             return None
-        by_position = value.dim() == 3 and batch_dim < 2 and self.runs_along_the_text(value.shape[1 - batch_dim])
-        return Argument("states", batch_dim, by_position, origin, merged=merged)
-
-    def runs_along_the_text(self, length: int) -> bool:
+        length = value.shape[1 - batch_dim] if value.dim() == 3 and batch_dim < 2 else -1
         is_longer = quirk_of(self.root).tokens_first and self.length is not None and length > self.length
-        return length == self.length or is_longer
+        by_position = length == self.length or is_longer
+        return Argument("states", batch_dim, by_position, origin, merged=merged)
 
     def origin(self, value: Tensor) -> int | None:
         """The last block call that a tensor was computed from."""

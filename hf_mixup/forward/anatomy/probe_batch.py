@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ def texts(config: Any, quirk: Quirk) -> dict[str, Tensor]:
     vocab = getattr(config, "vocab_size", 1000)
     ordinary = [token for token in range(min(vocab, 100)) if token not in special]
     pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
-    longest = _longest(config, quirk)
+    chunk = getattr(config, "chunk_size_feed_forward", 0) or 1
+    longest = -(-PROBE_LENGTH // chunk) * chunk if quirk.length is None else quirk.length(config)
     input_ids = torch.full((PROBE_BATCH, longest), pad if isinstance(pad, int) and pad >= 0 else 0)
     mask = torch.zeros_like(input_ids)
     for row in range(PROBE_BATCH):
@@ -39,14 +40,6 @@ def texts(config: Any, quirk: Quirk) -> dict[str, Tensor]:
         input_ids[row, start : start + length] = tokens
         mask[row, start : start + length] = 1
     return {"input_ids": input_ids, "attention_mask": mask} | (quirk.extra_inputs(config) if quirk.extra_inputs else {})
-
-
-def _longest(config: Any, quirk: Quirk) -> int:
-    """The number of tokens of the longest text."""
-    if quirk.length is not None:
-        return quirk.length(config)
-    chunk = getattr(config, "chunk_size_feed_forward", 0) or 1
-    return -(-PROBE_LENGTH // chunk) * chunk
 
 
 def images(config: Any, quirk: Quirk) -> dict[str, Tensor]:
@@ -117,16 +110,12 @@ def nonzero_parameters(root: nn.Module, backbone: nn.Module) -> Iterator[None]:
     def put_back(module: nn.Module, args: tuple, output: Any) -> None:
         own_parameters(module).update(kept.pop(module, {}))
 
-    handles = []
-    for module in set(root.modules()) - body:
-        handles.append(module.register_forward_pre_hook(replace))
-        # Before the hook that takes a sharded parameter away again.
-        handles.append(module.register_forward_hook(put_back, prepend=True, always_call=True))
-    try:
+    with ExitStack() as hooks:
+        for module in set(root.modules()) - body:
+            hooks.enter_context(module.register_forward_pre_hook(replace))
+            # Before the hook that takes a sharded parameter away again.
+            hooks.enter_context(module.register_forward_hook(put_back, prepend=True, always_call=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_zero_matrix(parameter: nn.Parameter) -> bool:

@@ -41,10 +41,6 @@ def _above_full_attention(config: Any) -> int:
     return 13 if config.attention_type == "original_full" else (6 + 2 * config.num_random_blocks) * config.block_size
 
 
-def _over_several_chunks(config: Any) -> int:
-    return 3 * max(config.local_attn_chunk_length, config.lsh_attn_chunk_length) + 1
-
-
 def _entities(config: Any) -> dict[str, Tensor]:
     positions = torch.arange(11 * 3 * 2).view(11, 3, 2) % 8
     present = torch.arange(3) <= torch.arange(11).unsqueeze(1) % 3
@@ -83,7 +79,7 @@ QUIRKS: dict[str, Quirk] = {
     "reformer": Quirk(
         "reversible layers run without autograd inside the encoder",
         blocks=("reformer.encoder",),
-        length=_over_several_chunks,
+        length=lambda config: 3 * max(config.local_attn_chunk_length, config.lsh_attn_chunk_length) + 1,
         tokens_first=True,
     ),
     "squeezebert": Quirk("calls layer.forward(), which no hook sees", blocks=("transformer.encoder",)),

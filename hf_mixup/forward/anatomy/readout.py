@@ -103,10 +103,6 @@ def takes_padding_for_text(
         arguments = {name: map_tensors(value, name, disturb_states) for name, value in arguments.items()}
         return unbind(first_call.names, arguments, args, kwargs)
 
-    handle = first_call.module.register_forward_pre_hook(disturb, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            change = (logits_of(root(**batch)) - logits).abs().amax(-1)
-    finally:
-        handle.remove()
+    with first_call.module.register_forward_pre_hook(disturb, with_kwargs=True) as handle, torch.no_grad():
+        change = (logits_of(root(**batch)) - logits).abs().amax(-1)
     return bool((change[told] > NOTICEABLE * logits.abs().max()).any())

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from hf_mixup.forward.anatomy.host import (
-    ATTENTION_KERNEL,
-    COPIED_LAYERDROP,
-    KERNELS_WITH_BIAS,
-    LAYERDROP,
-    learned_prompt,
-)
+from hf_mixup.forward.anatomy import host
 from hf_mixup.forward.anatomy.inputs import model_config
 
 
 def refuse_unsupported(model: nn.Module) -> None:
     """Raise `ValueError` for learned prompts, an attention kernel that takes no bias, and layerdrop."""
-    prompt = learned_prompt(model)
+    prompt = host.learned_prompt(model)
     if prompt is not None:
         raise ValueError(
             f"peft_type={prompt!r}: learned prompts lengthen the texts inside the model, where mixup does not see "
             "them; use an adapter such as LoRA."
         )
-    attention = getattr(model_config(model), ATTENTION_KERNEL)
-    if attention is not None and attention not in KERNELS_WITH_BIAS:
+    attention = getattr(model_config(model), host.ATTENTION_KERNEL)
+    if attention is not None and attention not in host.KERNELS_WITH_BIAS:
         raise ValueError(
             f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
-            f"load the model with one of {', '.join(KERNELS_WITH_BIAS)}."
+            f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}."
         )
     _refuse_layerdrop(model)
 
@@ -38,12 +32,12 @@ def _refuse_layerdrop(model: nn.Module) -> None:
     that are copied decide only if no module has a rate of its own.
     """
     rates = {
-        ".".join(filter(None, ("model", path, LAYERDROP))): vars(module)[LAYERDROP]
+        ".".join(filter(None, ("model", path, host.LAYERDROP))): vars(module)[host.LAYERDROP]
         for path, module in model.named_modules()
-        if LAYERDROP in vars(module)
+        if host.LAYERDROP in vars(module)
     }
     config = model_config(model)
-    in_config = (LAYERDROP,) if rates else (LAYERDROP, *COPIED_LAYERDROP)
+    in_config = (host.LAYERDROP,) if rates else (host.LAYERDROP, *host.COPIED_LAYERDROP)
     dropping = {f"model.config.{name}": getattr(config, name, 0) for name in in_config} | rates
     dropping = {name: rate for name, rate in dropping.items() if rate}
     if dropping:
