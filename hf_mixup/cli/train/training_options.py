@@ -36,21 +36,18 @@ def check_options(args: TrainingArguments, given: set[str]) -> None:
     """
     check_training_options(args, given)
     set_metric_direction(args, given)
-    check_packages(args)
+    check_reporting(args)
+    check_torch(args)
     check_accelerator(args)
     check_optimizer(args, given)
 
 
 def check_training_options(args: TrainingArguments, given: set[str]) -> None:
-    """Raise `ValueError` for a value that cannot work, or a given option that would be ignored.
-
-    Args:
-        args (`TrainingArguments`): the options.
-        given (`set[str]`): the names that the user wrote.
-    """
+    """Raise `ValueError` for a value that cannot work, or a given option that would be ignored."""
     names = {field_name(name) for name in given}
     for name, option in OPTIONS.items():
-        value = _plain(getattr(args, name))
+        value = getattr(args, name)
+        value = value.value if isinstance(value, Enum) else value
         if option.check is not None and value is not None:
             option.check(name, value)
         if option.used is not None and name in names and value is not None and not option.used(args, names):
@@ -63,12 +60,8 @@ def check_training_options(args: TrainingArguments, given: set[str]) -> None:
 def set_metric_direction(args: TrainingArguments, given: set[str]) -> None:
     """Let the best model, and a schedule that follows a metric, go by the direction of `metric_for_best_model`.
 
-    Args:
-        args (`TrainingArguments`): `greater_is_better` and `lr_scheduler_kwargs["mode"]` are set unless given.
-        given (`set[str]`): the names that the user wrote.
-
-    Raises:
-        ValueError: if a given direction contradicts the metric.
+    `greater_is_better` and `lr_scheduler_kwargs["mode"]` are set unless given. Raises `ValueError` if a given
+    direction contradicts the metric.
     """
     metric = args.metric_for_best_model
     up = None if metric is None else higher_is_better(metric.removeprefix("eval_"))
@@ -84,12 +77,6 @@ def set_metric_direction(args: TrainingArguments, given: set[str]) -> None:
     if options.setdefault("mode", mode) != mode:
         raise ValueError(f"lr_scheduler_kwargs={options!r}: mode: {direction}.")
     args.lr_scheduler_kwargs = options
-
-
-def check_packages(args: TrainingArguments) -> None:
-    """Raise `ValueError` if an option needs a package that is not installed; the message says what to install."""
-    check_reporting(args)
-    check_torch(args)
 
 
 def field_name(name: str) -> str:
@@ -110,17 +97,3 @@ def refused_in_comparison(given: Mapping[str, Any], where: str = "") -> None:
         harmless = IN_COMPARISON.get(field_name(name), (DEFAULTS.get(field_name(name)),))
         if option is not None and option.compare and value is not None and value not in harmless:
             raise ValueError(f"{name}={value!r}: {option.compare}{where}.")
-
-
-def markdown_table() -> str:
-    """The decisions, as the table of `docs/training_options.md`."""
-    lines = ["| option | `hf-mixup train` | `hf-mixup compare` |", "|---|---|---|"]
-    for name, option in OPTIONS.items():
-        train = f"{option.decision}: {option.why}" if option.why else option.decision
-        compare = f"refused: {option.compare}" if option.compare else "as in train"
-        lines.append(f"| `{name}` | {train} | {compare} |")
-    return "\n".join(lines) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value

@@ -15,7 +15,7 @@ from hf_mixup.cli.main import main
 from hf_mixup.cli.train.arguments import parse_fields, read_yaml
 from hf_mixup.cli.train.training_dry_run import construction_errors
 from hf_mixup.cli.train.training_option_table import NO_EFFECT, OPTIONS, REFUSED, WORKS
-from hf_mixup.cli.train.training_options import check_options, field_name, markdown_table
+from hf_mixup.cli.train.training_options import check_options, field_name
 from tests.distributed.launch import on_two_ranks
 from tests.toy_text import save_toy_model, write_reviews
 
@@ -140,6 +140,15 @@ def test_a_refusal_says_why_and_every_decision_is_one_of_three():
 def test_every_option_that_is_refused_is_tried():
     tried = {name for values, _ in REFUSED_RUNS for name in values}
     assert {name for name, option in OPTIONS.items() if option.decision == REFUSED} <= tried
+
+
+def markdown_table() -> str:
+    lines = ["| option | `hf-mixup train` | `hf-mixup compare` |", "|---|---|---|"]
+    for name, option in OPTIONS.items():
+        train = f"{option.decision}: {option.why}" if option.why else option.decision
+        compare = f"refused: {option.compare}" if option.compare else "as in train"
+        lines.append(f"| `{name}` | {train} | {compare} |")
+    return "\n".join(lines) + "\n"
 
 
 def test_the_docs_have_the_table():
