@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_mixup.evaluation.predictions import diverged
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.inputs import logits_of, model_config
+from hf_mixup.forward.anatomy.inputs import float_logits, logits_of, model_config
 from hf_mixup.forward.anatomy.probe_batch import undisturbed
 from hf_mixup.forward.saliency import by_text, changed_entry, entry_gradient
 from hf_mixup.loss import problem_type_of
@@ -88,8 +88,7 @@ def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> 
     parameters are neither computed nor touched.
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, also wrapped.
-        batches (`Iterable` of `Mapping`): inputs of the model and `labels`, on any device.
+        model, batches: as for `paths`.
 
     Returns:
         `float`: in units of the loss per unit of the embeddings; nan if it is not finite.
@@ -149,7 +148,7 @@ def embedding_noise_logits(
     with undisturbed(anatomy.root), torch.no_grad():
         for inputs, _ in _split(batches, anatomy.root):
             with changed_entry(anatomy, _noise(anatomy, inputs, strength, generator)):
-                logits.append(logits_of(anatomy.root(**inputs)).float().cpu())
+                logits.append(float_logits(anatomy.root, inputs))
     if not logits:
         raise ValueError("batches: no texts in them.")
     return torch.cat(logits).numpy()
@@ -171,16 +170,15 @@ def _mixup_of(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> Mixup | 
 def _clean_logits(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> np.ndarray:
     """The logits of the texts as they are: float32, (texts, labels)."""
     with undisturbed(model), torch.no_grad():
-        return torch.cat([logits_of(model(**inputs)).float().cpu() for inputs, _ in _split(batches, model)]).numpy()
+        return torch.cat([float_logits(model, inputs) for inputs, _ in _split(batches, model)]).numpy()
 
 
 def _unmeasured(t: Tensor, problem_type: str) -> dict[str, Any]:
     """What `paths` returns for a model that has diverged."""
-    line = [math.nan] * len(t)
-    result = {"t": t.tolist(), "loss": line, "path_loss": math.nan}
-    if problem_type not in DECISIONS:
-        return result | _certainty([], [], t)
-    return result | {"confidence": line, "uncertain_width": math.nan, "steepness": math.nan}
+    line, nan = [math.nan] * len(t), math.nan
+    measured = {"confidence": line, "uncertain_width": nan, "steepness": nan}
+    certainty = measured if problem_type in DECISIONS else dict.fromkeys(measured)
+    return {"t": t.tolist(), "loss": line, "path_loss": nan} | certainty
 
 
 def _certainty(confidences: list[Tensor], changes: list[Tensor], t: Tensor) -> dict[str, Any]:

@@ -22,25 +22,14 @@ BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
 def ece(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Expected calibration error over 15 equal-width bins, from probabilities (examples, classes) and class indices."""
-    return float(
-        multiclass_calibration_error(
-            torch.from_numpy(probabilities.clip(max=BELOW_ONE)),
-            torch.from_numpy(labels).long(),
-            num_classes=probabilities.shape[1],
-            n_bins=ECE_BINS,
-        )
-    )
+    scores, classes = torch.from_numpy(probabilities.clip(max=BELOW_ONE)), torch.from_numpy(labels).long()
+    return float(multiclass_calibration_error(scores, classes, num_classes=scores.shape[1], n_bins=ECE_BINS))
 
 
 def binary_ece(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Calibration error over 15 equal-width bins of the probability of one label; both arguments (examples,)."""
-    return float(
-        binary_calibration_error(
-            torch.from_numpy(probabilities.astype(np.float32).clip(max=BELOW_ONE)),
-            torch.from_numpy(truth.copy()),
-            n_bins=ECE_BINS,
-        )
-    )
+    scores = torch.from_numpy(probabilities.astype(np.float32).clip(max=BELOW_ONE))
+    return float(binary_calibration_error(scores, torch.from_numpy(truth.copy()), n_bins=ECE_BINS))
 
 
 def adaptive_ece(confidence: np.ndarray, correct: np.ndarray) -> float:

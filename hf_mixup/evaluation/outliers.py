@@ -42,17 +42,13 @@ def outlier_metrics(inside_logits: np.ndarray, outside_logits: np.ndarray) -> di
     if diverged(both):
         return {f"ood_{way}_{name}": math.nan for way in MEASURES for name in SCORES}
     scores = {name: score(both) for name, score in SCORES.items()}
-    return {f"ood_{way}_{name}": of(familiar, scores[name]) for way, of in MEASURES.items() for name in scores}
-
-
-def _auroc(familiar: np.ndarray, score: np.ndarray) -> float:
-    return float(roc_auc_score(familiar, score))
+    return {f"ood_{way}_{name}": float(of(familiar, scores[name])) for way, of in MEASURES.items() for name in scores}
 
 
 def _fpr95(familiar: np.ndarray, score: np.ndarray) -> float:
     # The thresholds that roc_curve drops by default may hold the one that is sought.
     false_positive, true_positive, _ = roc_curve(familiar, score, drop_intermediate=False)
-    return float(false_positive[np.argmax(true_positive >= 0.95)])
+    return false_positive[np.argmax(true_positive >= 0.95)]
 
 
-MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auroc": _auroc, "fpr95": _fpr95}
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"auroc": roc_auc_score, "fpr95": _fpr95}

@@ -68,8 +68,6 @@ PERTURBATIONS: dict[str, Callable[[str, float, np.random.Generator], str]] = {
     "swaps": _swaps,
 }
 
-KINDS = tuple(PERTURBATIONS)
-
 
 def perturb(texts: Sequence[str], kind: str, strength: float, seed: int) -> list[str]:
     """Texts with random faults, drawn for each text from `seed` and the text alone: the other texts do not matter.
@@ -90,7 +88,7 @@ def perturb(texts: Sequence[str], kind: str, strength: float, seed: int) -> list
     """
     if isinstance(texts, str):
         raise ValueError(f"texts={texts!r}: expected a list of texts.")
-    perturbation = PERTURBATIONS[choice(*KINDS)("kind", kind)]
+    perturbation = PERTURBATIONS[choice(*PERTURBATIONS)("kind", kind)]
     strength = number(0.0, 1.0)("strength", strength)
     count(0)("seed", seed)
     return [perturbation(text, strength, _generator(text, seed)) for text in texts]

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mixup.evaluation import flips, perturb
-from hf_mixup.evaluation.perturbation import KINDS
+from hf_mixup.evaluation.perturbation import PERTURBATIONS
 
 LONG = " ".join(f"word{'abcdefghij'[number % 10]} {number}" for number in range(500))
 
 texts = st.lists(st.text(max_size=60), max_size=4)
-kinds = st.sampled_from(KINDS)
+kinds = st.sampled_from([*PERTURBATIONS])
 strengths = st.floats(0, 1)
 seeds = st.integers(0, 2**32)
 
@@ -36,13 +36,13 @@ def test_a_text_and_a_seed_decide(text, others, kind, strength, seed):
     assert type(alone) is str
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PERTURBATIONS)
 def test_another_seed_gives_other_faults(kind):
     results = {perturb([LONG], kind, 0.3, seed)[0] for seed in range(5)}
     assert len(results) == 5 and LONG not in results
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PERTURBATIONS)
 def test_one_letter_at_full_strength_is_not_emptied(kind):
     assert all(perturb(["a"], kind, 1.0, seed)[0] for seed in range(50))
 

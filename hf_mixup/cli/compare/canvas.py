@@ -39,12 +39,9 @@ class Pictured:
         self.baseline = self.methods[0]
         self.main = [name for name in MAIN_METRICS[self.problem_type] if (results["metric"] == name).any()]
         self.sizes = sorted(results["train_size"].unique().tolist())
+        # The smallest and the largest.
+        self.shown_sizes = sorted({self.sizes[0], self.sizes[-1]})
         self.noise = min(results["label_noise"])
-
-    @property
-    def shown_sizes(self) -> list[int]:
-        """The smallest and the largest."""
-        return sorted({self.sizes[0], self.sizes[-1]})
 
     def name(self, size: int) -> str:
         """A size at the lowest label noise, in words."""
@@ -91,17 +88,11 @@ def draw_line(
     axis.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def mean_and_half(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t interval; nan for less than three values."""
-    kept = np.array([value for value in values if not np.isnan(value)])
-    if len(kept) < FEWEST:
-        return (float(kept.mean()) if len(kept) else np.nan), np.nan
-    return float(kept.mean()), float(stats.t.ppf(0.975, len(kept) - 1) * stats.sem(kept))
-
-
 def mean_and_interval(values: Iterable[float], bounds: tuple[float, float]) -> tuple[float, float, float]:
-    """Mean and ends of its interval, which do not leave what the values can be."""
-    mean, half = mean_and_half(values)
+    """Mean and ends of its 95 % t interval, which do not leave what the values can be; nan for less than three."""
+    kept = np.array([value for value in values if not np.isnan(value)])
+    mean = float(kept.mean()) if len(kept) else np.nan
+    half = np.nan if len(kept) < FEWEST else float(stats.t.ppf(0.975, len(kept) - 1) * stats.sem(kept))
     return mean, max(mean - half, bounds[0]), min(mean + half, bounds[1])
 
 

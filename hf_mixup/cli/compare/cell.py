@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import math
 import time
 from collections.abc import Mapping
@@ -32,8 +31,6 @@ from hf_mixup.mixup import Mixup
 from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name, higher_is_better
 from hf_mixup.training.trainer import MixupTrainer
-
-logger = logging.getLogger(__name__)
 
 # Losses are measured at this many moments of a training, on this many rows.
 MOMENTS, CURVE_ROWS = 5, 64

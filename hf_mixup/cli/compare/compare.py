@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def compare(comparison: Comparison) -> list[Cell]:
     """
     folder = Path(comparison.output_dir)
     before = read_before(folder)
-    asked = comparison.to_dict() if before is None else widened(before, comparison.to_dict(), folder)
+    asked = asdict(comparison) if before is None else widened(before, asdict(comparison), folder)
     missing = [cell for cell in comparison.cells() if read_run(folder, cell) is None]
     if missing:
         asked["data"] = digest(check_runs(comparison))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -38,17 +39,18 @@ PHRASES = {
     "test_loss": "ends with a lower loss than",
     "memorised": "learns fewer wrong labels by heart than",
 }
+# A metric under a perturbation, as a run of a comparison names it.
+PERTURBED = re.compile(r"(?P<metric>\w+)_(?P<kind>characters|dropout|swaps|noise)_(?P<strength>[\d.]+)")
 
 
 def metric_name(metric: str) -> str:
     """How a metric is called in text: `"macro F1"`, `"accuracy (characters 0.1)"`."""
     if metric in NAMES:
         return NAMES[metric]
-    first, _, rest = metric.partition("_")
-    for kind in ("characters", "dropout", "swaps", "noise"):
-        if rest.startswith(f"{kind}_"):
-            return f"{NAMES.get(first, first)} ({rest.replace('_', ' ')})"
-    return metric.replace("_", " ")
+    found = PERTURBED.fullmatch(metric)
+    if found is None:
+        return metric.replace("_", " ")
+    return f"{NAMES.get(found['metric'], found['metric'])} ({found['kind']} {found['strength']})"
 
 
 def setting_name(size: int, noise: float, problem_type: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hf_mixup.cli.compare.runs import DERIVED, Cell
@@ -99,10 +99,6 @@ class Comparison:
         """Every run, those of one seed next to each other, so that an early stop leaves whole comparisons."""
         grid = itertools.product(self.seeds, self.train_sizes, self.label_noise, self.methods)
         return [Cell(method, size, noise, seed) for seed, size, noise, method in grid]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as plain Python values."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:

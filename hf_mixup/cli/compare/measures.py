@@ -17,16 +17,12 @@ from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths
 from hf_mixup.evaluation.metrics import METRICS, first_output
 from hf_mixup.evaluation.outliers import outlier_metrics
-from hf_mixup.evaluation.perturbation import KINDS, flips, perturb
+from hf_mixup.evaluation.perturbation import PERTURBATIONS, flips, perturb
 
 # Strengths of each perturbation: shares of letters or words, and of the root mean square of the embeddings.
-STRENGTHS = {**dict.fromkeys(KINDS, (0.1, 0.3)), "noise": (0.5, 1.0)}
+STRENGTHS = {**dict.fromkeys(PERTURBATIONS, (0.1, 0.3)), "noise": (0.5, 1.0)}
 # The metric that is followed while texts are perturbed.
-FOLLOWED = {
-    "single_label_classification": "accuracy",
-    "multi_label_classification": "lrap",
-    "regression": "pearson",
-}
+FOLLOWED = {"single_label_classification": "accuracy", "multi_label_classification": "lrap", "regression": "pearson"}
 BATCH = 32
 
 
@@ -46,7 +42,10 @@ def further_metrics(
     if "perturbation" in comparison.measures:
         metrics |= measured.perturbed(seed)
     if comparison.outliers is not None and data.problem_type == "single_label_classification":
-        outside = measured.logits(outlier_texts(comparison, data, raw.num_rows))
+        every = texts_of(comparison.outliers)
+        # Drawn once for all; those of one column serve for both of a pair.
+        texts = [every[index] for index in np.random.default_rng(0).permutation(len(every))[: raw.num_rows]]
+        outside = measured.logits([texts] * len(data.text_columns))
         metrics |= outlier_metrics(measured.clean, outside)
     return {name: value for name, value in metrics.items() if value is not None}, curves
 
@@ -82,17 +81,17 @@ class _Measured:
         found = {}
         for kind, strengths in STRENGTHS.items():
             for strength in strengths:
-                logits = self._perturbed_logits(kind, strength, seed)
+                if kind == "noise":
+                    logits = embedding_noise_logits(self.model, self.batches(), strength, seed)
+                else:
+                    logits = self.logits(
+                        [perturb(self.raw[name][:], kind, strength, seed) for name in self.data.text_columns]
+                    )
                 name = FOLLOWED[self.kind]
                 found[f"{name}_{kind}_{strength:g}"] = METRICS[self.kind](logits, self.labels)[name]
                 if self.kind != "regression":
                     found[f"flips_{kind}_{strength:g}"] = flips(self.clean, logits, self.kind)
         return found
-
-    def _perturbed_logits(self, kind: str, strength: float, seed: int) -> np.ndarray:
-        if kind == "noise":
-            return embedding_noise_logits(self.model, self.batches(), strength, seed)
-        return self.logits([perturb(self.raw[column][:], kind, strength, seed) for column in self.data.text_columns])
 
     def _encode(self, rows: Dataset) -> Dataset:
         data = TextData({"test": rows}, self.data.text_columns, self.data.problem_type, self.data.label_names, {})
@@ -106,10 +105,3 @@ def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")
     logits = first_output(trainer.predict(rows.select(order)).predictions)
     return logits[np.argsort(order)], np.asarray(rows["labels"])
-
-
-def outlier_texts(comparison: Comparison, data: TextData, count: int) -> list[list[str]]:
-    """`count` texts of another kind, drawn once for all; those of one column serve for both of a pair."""
-    every = texts_of(str(comparison.outliers))
-    texts = [every[index] for index in np.random.default_rng(0).permutation(len(every))[:count]]
-    return [texts] * len(data.text_columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -10,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hf_mixup.cli.compare.canvas import (
-    COLOURS,
-    Pictured,
-    bounds_of,
-    draw_line,
-    mean_and_interval,
-    panels,
-    titled,
-)
-from hf_mixup.cli.compare.findings import finding, metric_name, overview, select, setting_name
+from hf_mixup.cli.compare.canvas import COLOURS, Pictured, bounds_of, draw_line, mean_and_interval, panels, titled
+from hf_mixup.cli.compare.findings import PERTURBED, finding, metric_name, overview, select, setting_name
 from hf_mixup.cli.compare.runs import DERIVED
 from hf_mixup.cli.compare.table import BETTER, DIVERGED, SETTING, WORSE, verdict_of
 from hf_mixup.training.metric_names import higher_is_better
@@ -30,7 +21,6 @@ if TYPE_CHECKING:
 
 VERDICT_STYLES = {BETTER: ("#0072B2", "o", "#0072B2"), WORSE: ("#D55E00", "X", "#D55E00")}
 NO_VERDICT = ("#000000", "o", "white")
-PERTURBED = re.compile(r"(?P<metric>\w+)_(?P<kind>characters|dropout|swaps|noise)_(?P<strength>[\d.]+)")
 STRENGTHS = {
     "characters": "share of letters changed",
     "dropout": "share of words dropped",
@@ -231,10 +221,8 @@ def sizes(pictured: Pictured) -> Figure | None:
         axis.set_xticks(pictured.sizes, [str(size) for size in pictured.sizes])
         axis.minorticks_off()
         unit = " (nats)" if metric == "nll" else ""
-        axis.set(xlabel="training rows", ylabel=f"{metric_name(metric)}{unit}")
-    if pictured.problem_type == "single_label_classification":
-        for axis in axes[0]:
-            axis.set_xlabel("training rows per class")
+        per_class = " per class" if pictured.problem_type == "single_label_classification" else ""
+        axis.set(xlabel=f"training rows{per_class}", ylabel=f"{metric_name(metric)}{unit}")
     return titled(figure, pictured.title(pictured.main[0]), legend=True)
 
 

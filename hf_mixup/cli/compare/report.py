@@ -16,16 +16,7 @@ from hf_mixup.cli.compare.canvas import Pictured
 from hf_mixup.cli.compare.findings import finding, metric_name, select, setting_name, verdicts
 from hf_mixup.cli.compare.plots import MOST_DIAGRAMS, MOST_LINES, figures
 from hf_mixup.cli.compare.runs import asked_cells, load_runs, read_asked
-from hf_mixup.cli.compare.table import (
-    BETTER,
-    DIVERGED,
-    SAME,
-    SETTING,
-    WORSE,
-    number,
-    verdict_of,
-    write_tables,
-)
+from hf_mixup.cli.compare.table import BETTER, DIVERGED, SAME, SETTING, WORSE, number, verdict_of, write_tables
 from hf_mixup.config.files import write_whole
 
 DIFFERENCES = (
@@ -168,12 +159,9 @@ def _main_tables(pictured: Pictured) -> str:
         f"{escape(pictured.baseline)} with its 95 % interval, and the verdict.</p>",
     ]
     for size, noise, name in _settings(pictured):
-        lines.append(
-            f'<h3>{escape(name)}</h3>\n<div class="wide"><table><thead><tr><th>method</th><th>seeds</th>{heads}'
-        )
-        lines.append("</tr></thead><tbody>")
-        for method in pictured.methods:
-            lines.append(_row(pictured, method, size, noise))
+        head = f"<thead><tr><th>method</th><th>seeds</th>{heads}\n</tr></thead>"
+        lines.append(f'<h3>{escape(name)}</h3>\n<div class="wide"><table>{head}<tbody>')
+        lines += [_row(pictured, method, size, noise) for method in pictured.methods]
         lines.append("</tbody></table></div>")
     return "\n".join(lines)
 

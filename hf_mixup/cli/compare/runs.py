@@ -59,17 +59,11 @@ def asked_cells(asked: dict[str, Any]) -> list[Cell]:
 
 
 def load_runs(folder: str | Path) -> list[dict[str, Any]]:
-    """The results of the finished runs.
-
-    Args:
-        folder (`str` or `Path`): the output folder of a comparison.
+    """The results of the finished runs. Argument and errors as for `read_asked`.
 
     Returns:
         `list[dict]`: what the runs wrote into `result.json`, by method, size, label noise and seed as they were asked
             for. Missing and unfinished runs are absent, and so are runs that are not asked for any more.
-
-    Raises:
-        FileNotFoundError: if the folder holds no comparison.
     """
     runs = (read_run(Path(folder), cell) for cell in asked_cells(read_asked(folder)))
     return [run for run in runs if run is not None]

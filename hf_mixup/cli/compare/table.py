@@ -35,19 +35,13 @@ WIDTH = 119
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
-    """Every metric of every finished run.
-
-    Args:
-        folder (`str` or `Path`): the output folder of a comparison.
+    """Every metric of every finished run. Argument and errors as for `read_asked`.
 
     Returns:
         `pandas.DataFrame`: a row per run and metric: `method`, `train_size`, `label_noise`, `seed`, `metric`, `value`
             (nan for what could not be computed). The baseline comes first. After it comes `temperature_scaling`: the
             baseline with its calibration metrics after scaling, with the metrics that scaling does not change, and
             without those that were not measured after it.
-
-    Raises:
-        FileNotFoundError: if the folder holds no comparison.
     """
     asked = read_asked(folder)
     baseline = next(iter(asked["methods"]))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -247,7 +248,7 @@ def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_pat
     path = toy_comparison(seeds=[0], max_steps=2)
     with FileLock(tmp_path / "out/.lock"):
         (tmp_path / "out/comparison.yaml").write_text(
-            yaml.safe_dump(Comparison.from_dict(read_yaml(path)).to_dict(), sort_keys=False)
+            yaml.safe_dump(asdict(Comparison.from_dict(read_yaml(path))), sort_keys=False)
         )
         assert main(["compare", path]) == 2
     assert "another comparison is running in it" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from hf_mixup.cli.compare.grid import Comparison
@@ -45,7 +47,7 @@ def test_every_combination_is_a_cell_and_those_of_one_seed_come_first():
 
 def test_a_comparison_comes_back_from_its_own_dict():
     comparison = Comparison.from_dict(BASE | {"learning_rate": 1e-4})
-    values = comparison.to_dict()
+    values = asdict(comparison)
     assert Comparison.from_dict({**values.pop("run"), **values}) == comparison
 
 

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
-from hf_mixup.cli.compare.canvas import Pictured, mean_and_half, mean_and_interval
+from hf_mixup.cli.compare.canvas import Pictured, mean_and_interval
 from hf_mixup.cli.compare.findings import finding, overview
 from hf_mixup.cli.compare.plots import PICTURES, figures
 from hf_mixup.cli.compare.runs import load_runs
@@ -159,9 +159,9 @@ def test_methods_differ_in_more_than_colour(tmp_path):
 
 
 def test_intervals():
-    mean, half = mean_and_half([1.0, 2.0, 3.0, np.nan])
-    assert (mean, half) == pytest.approx((2, 4.303 / np.sqrt(3)), rel=1e-3)
-    assert np.isnan(mean_and_half([1.0, 2.0])[1])
+    half = 4.303 / np.sqrt(3)
+    interval = mean_and_interval([1.0, 2.0, 3.0, np.nan], (-9, 9))
+    assert interval == pytest.approx((2, 2 - half, 2 + half), rel=1e-3)
     assert mean_and_interval([0.8, 0.9, 1.0], (0, 1)) == pytest.approx((0.9, 0.652, 1), abs=1e-3)
     assert np.isnan(mean_and_interval([0.8, 1.0], (0, 1))[1:]).all()
 
