@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, with_loss
 from hf_mixup.loss import IGNORED, Task
-from hf_mixup.training.label_columns import (
-    as_loss_takes_them,
-    by_name,
-    check_label_columns,
-    has_ignored,
-    is_of_transformers,
-)
+from hf_mixup.training import label_columns
 from hf_mixup.training.loss_watch import LossWatch
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
 from hf_mixup.training.trainer_seams import TrainerSeams
@@ -119,14 +113,14 @@ class BaselineTrainer(TrainerSeams):
         """The labels of the data sets, by name. Raises `ValueError` if the model cannot be trained on them."""
         if not self._makes_targets and self.compute_loss_func is not None:
             return {}
-        evaluated = {} if self.args.eval_strategy == "no" else by_name(self.eval_dataset, "eval_dataset")
-        datasets, config = by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
-        columns = dict(check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
-        found = any(has_ignored(labels, config) for labels in columns.values())
+        evaluated = {} if self.args.eval_strategy == "no" else label_columns.by_name(self.eval_dataset, "eval_dataset")
+        datasets, config = label_columns.by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
+        columns = dict(label_columns.check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
+        found = any(label_columns.has_ignored(labels, config) for labels in columns.values())
         if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
             raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
         # A collator of the user's own may take labels away.
-        is_known = "train_dataset" in columns and is_of_transformers(self.data_collator)
+        is_known = "train_dataset" in columns and label_columns.is_of_transformers(self.data_collator)
         self._has_ignored = found if is_known else None
         return columns
 
@@ -164,7 +158,9 @@ class BaselineTrainer(TrainerSeams):
         """The loss of class probabilities, which transformers' heads would flatten, and of weighted classes."""
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         logits, labels = logits_of(outputs), inputs["labels"]
-        is_lacking = self._count(labels) < len(labels) if model.training else has_ignored(labels, self._task.about)
+        is_lacking = (
+            self._count(labels) < len(labels) if model.training else label_columns.has_ignored(labels, self._task.about)
+        )
         kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
         mixed = self._task.targets(labels[kept], None, logits.device)
         problem_type, smoothing = self._task.problem_type(labels), self.args.label_smoothing_factor
@@ -176,25 +172,17 @@ class BaselineTrainer(TrainerSeams):
     ) -> Tensor:
         """The user's loss: of the mixed targets, and of the labels themselves if nothing was mixed."""
         assert self.compute_loss_func is not None
-        if mixed is None:
-            return self._of_all_processes(
-                self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch), num_items_in_batch
-            )
-        if mixed.shape[-1] == 1:
-            mixed = mixed.reshape(labels.shape)
+        targets = labels if mixed is None else mixed.reshape(labels.shape) if mixed.shape[-1] == 1 else mixed
         try:
-            loss = self.compute_loss_func(outputs, mixed, num_items_in_batch=num_items_in_batch)
-        except torch.OutOfMemoryError:
-            raise
+            loss = self.compute_loss_func(outputs, targets, num_items_in_batch=num_items_in_batch)
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            if mixed is None or isinstance(error, torch.OutOfMemoryError):
+                raise
             raise ValueError(
-                f"compute_loss_func failed on the mixed targets, floats of shape {tuple(mixed.shape)}: {error}. "
+                f"compute_loss_func failed on the mixed targets, floats of shape {tuple(targets.shape)}: {error}. "
                 "Under mixup it is given class probabilities (multi-hot vectors, scores) in the place of the labels."
             ) from error
-        return self._of_all_processes(loss, num_items_in_batch)
-
-    def _of_all_processes(self, loss: Tensor, items: Tensor | int | None) -> Tensor:
-        is_share = self.args.average_tokens_across_devices and items is not None
+        is_share = self.args.average_tokens_across_devices and num_items_in_batch is not None
         return loss * self.accelerator.num_processes if is_share else loss
 
     def _are_probabilities(self, labels: Tensor) -> bool:
@@ -206,7 +194,7 @@ class BaselineTrainer(TrainerSeams):
         is_users = self.compute_loss_func is not None and not self._makes_targets
         if not isinstance(labels, Tensor) or is_users:
             return dict(inputs)
-        return {**inputs, "labels": as_loss_takes_them(labels, model_config(self._module))}
+        return {**inputs, "labels": label_columns.as_loss_takes_them(labels, model_config(self._module))}
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's, counting the examples that one optimiser step averages over."""
@@ -215,7 +203,7 @@ class BaselineTrainer(TrainerSeams):
         labels = [label for label in found if isinstance(label, Tensor)]
         if self._has_ignored is None and any(label.device.type != "cpu" for label in labels):
             # An accelerator is waited for in the first step only.
-            self._has_ignored = any(has_ignored(label, model_config(self._module)) for label in labels)
+            self._has_ignored = any(label_columns.has_ignored(label, model_config(self._module)) for label in labels)
         self._step_examples = sum(
             self._count(label) if isinstance(label, Tensor) else find_batch_size(sample) or 0
             for sample, label in zip(samples, found, strict=True)
@@ -227,7 +215,7 @@ class BaselineTrainer(TrainerSeams):
         is_unknown = self._has_ignored is None and labels.device.type != "cpu"
         if self._has_ignored is False or is_unknown or labels.numel() != len(labels):
             return len(labels)
-        ignored = has_ignored(labels, model_config(self._module))
+        ignored = label_columns.has_ignored(labels, model_config(self._module))
         return int((labels != IGNORED).sum()) if ignored else len(labels)
 
     def _share_of_step(self, loss: Tensor, count: int) -> Tensor:

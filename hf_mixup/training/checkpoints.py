@@ -8,16 +8,13 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_mixup.training.state import memory_file, read_json, read_ranks, state_file
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -95,15 +92,9 @@ def checkpoint_to_resume(
 
 
 def check_whole(folder: str | Path, is_sharded: bool = False, rank: int | None = None) -> None:
-    """Refuse a checkpoint of which something is missing or was written in part.
+    """Raise `ValueError` for a checkpoint of which something is missing or was written in part.
 
-    Args:
-        folder (`str` or `Path`): the checkpoint.
-        is_sharded (`bool`, defaults to `False`): whether FSDP or DeepSpeed saved it, and checks its tensors by itself.
-        rank (`int`, *optional*): the only process whose files are looked for, if every node saves its own.
-
-    Raises:
-        ValueError: with what is wrong with it.
+    `is_sharded` and `rank` are those of `checkpoint_to_resume`.
     """
     problem = problem_of(folder, is_sharded, rank)
     if problem is not None:

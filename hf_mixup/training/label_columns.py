@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -57,8 +57,9 @@ def _label_column(dataset: Any, collator: Any) -> Tensor | None:
     if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":
         name = next((name for name in NAMES if name in dataset.column_names), None)
         values = None if name is None else dataset.with_format(None)[name][:]
-    elif isinstance(dataset, (list, tuple)) and is_of_transformers(collator) and _are_rows(dataset):
-        name = next((name for name in NAMES if name in dataset[0]), None)
+    elif isinstance(dataset, (list, tuple)) and is_of_transformers(collator):
+        are_rows = bool(dataset) and all(isinstance(row, Mapping) for row in dataset)
+        name = next((name for name in NAMES if name in dataset[0]), None) if are_rows else None
         values = None if name is None else [row.get(name) for row in dataset]
     else:
         return None
@@ -69,10 +70,6 @@ def _label_column(dataset: Any, collator: Any) -> Tensor | None:
         return torch.from_numpy(array) if array.dtype != object else None
     except (TypeError, ValueError):
         return None
-
-
-def _are_rows(dataset: Sequence[Any]) -> bool:
-    return bool(dataset) and all(isinstance(row, Mapping) for row in dataset)
 
 
 def is_of_transformers(collator: Any) -> bool:

@@ -143,10 +143,7 @@ def _rebuild(base: type[nn.Module]) -> MixupModel:
 
 def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
     """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
-    if items is None:
-        return losses.mean()
-    per_example = labels.numel() // labels.shape[0]
-    return losses.sum() * per_example / items
+    return losses.mean() if items is None else losses.sum() * (labels.numel() // labels.shape[0]) / items
 
 
 def _process_index() -> int:

@@ -110,17 +110,13 @@ def choose_objective(
     if args.metric_for_best_model:
         name = args.metric_for_best_model.removeprefix("eval_")
         check_direction([judged or name], direction)
-        direction = direction or _direction_of(judged or name, args)
+        up = higher_is_better(judged or name)
+        direction = direction or DIRECTIONS[bool(args.greater_is_better) if up is None else up]
         return Objective(partial(metric_of_evaluation, name=name), direction, name)
     if not has_metrics:
         check_direction(["loss"], direction)
     direction = direction or "minimize"
     return Objective(partial(sum_of_metrics, direction=direction), direction)
-
-
-def _direction_of(name: str, args: TrainingArguments) -> str:
-    known = higher_is_better(name)
-    return DIRECTIONS[bool(args.greater_is_better) if known is None else known]
 
 
 def check_best(best: Any) -> None:

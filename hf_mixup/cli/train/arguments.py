@@ -1,5 +1,6 @@
 """The fields of a training run, and how a YAML file and a command line become them."""
 
+import itertools
 import json
 import os
 import re
@@ -223,11 +224,10 @@ def _without_none(argv: Sequence[str], optional: Collection[str]) -> list[str]:
 
 
 def _expand_home(*groups: Any) -> None:
-    for group in groups:
-        for name in PATHS:
-            value = getattr(group, name, None)
-            if isinstance(value, str) and value.startswith("~"):
-                setattr(group, name, os.path.expanduser(value))
+    for group, name in itertools.product(groups, PATHS):
+        value = getattr(group, name, None)
+        if isinstance(value, str):
+            setattr(group, name, os.path.expanduser(value))
 
 
 def _option_names(argv: Sequence[str]) -> list[str]:

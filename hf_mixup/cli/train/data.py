@@ -100,12 +100,9 @@ def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
     named = [name.strip() for name in (data_args.text_column_names or "").split(",")]
     texts = named if data_args.text_column_names else [name for guess in TEXT_COLUMNS for name in guess]
     labels = [data_args.label_column_name] if data_args.label_column_name else ["label", "labels"]
+    given, needed = data_args.file_format, [*texts, *labels]
     return DatasetDict(
-        {
-            split: read_file(field, path, data_args.file_format, cache_dir, [*texts, *labels])
-            for split, (field, path) in paths.items()
-            if path
-        }
+        {split: read_file(field, path, given, cache_dir, needed) for split, (field, path) in paths.items() if path}
     )
 
 

@@ -204,11 +204,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
-    """The values of a column as one type.
-
-    Raises:
-        ValueError: if they are of several kinds, with the rows.
-    """
+    """The values of a column as one type. Raises `ValueError` if they are of several kinds, with the rows."""
     kinds = {_kind(value): number for number, value in reversed([*enumerate(values, start=1)]) if value is not None}
     if len(kinds) > 1:
         found = ", ".join(f"{kind} in row {number}" for kind, number in sorted(kinds.items(), key=lambda item: item[1]))

@@ -189,8 +189,5 @@ def spelled_as(names: Collection[str], rows: list[list[str]]) -> list[list[str]]
 def in_order(names: Iterable[str]) -> list[str]:
     """Names sorted, by value if each is a number as Python writes it, so that 007 is a name and no number."""
     names = sorted(set(names))
-    return sorted(names, key=Decimal) if all(map(_is_canonical, names)) else names
-
-
-def _is_canonical(name: str) -> bool:
-    return bool(PLAIN_WHOLE.fullmatch(name)) or (is_number(name) and name == repr(float(name)))
+    are_numbers = all(PLAIN_WHOLE.fullmatch(name) or (is_number(name) and name == repr(float(name))) for name in names)
+    return sorted(names, key=Decimal) if are_numbers else names
