@@ -20,7 +20,9 @@ def mixup_help() -> str:
     lines = ["mixup fields (--mixup.alpha 0.2, or in the YAML file mixup: {alpha: 0.2}):"]
     for group, members in help_by_group(MixupConfig()):
         lines += ["", f"{group}:"]
-        lines += [_entry(name, f"{text} Default: {_yaml(default)}.") for name, text, default in members]
+        for name, text, default in members:
+            written = yaml.safe_dump(default, default_flow_style=True).partition("\n")[0]
+            lines.append(_entry(name, f"{text} Default: {written}."))
     lines += ["", "recipes (--mixup tmix, or in the YAML file mixup: tmix; --mixup none turns mixup off):"]
     for name in recipe_names():
         first, _, _ = (files(RECIPE_FILES) / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")
@@ -30,7 +32,3 @@ def mixup_help() -> str:
 
 def _entry(name: str, text: str) -> str:
     return fill(f"{f'  {name} ':<{len(INDENT)}}{text}", WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
-
-
-def _yaml(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).partition("\n")[0]

@@ -109,12 +109,9 @@ def _groups(sites: Sequence[SiteCheck]) -> Iterator[list[SiteCheck]]:
 def _numbers(group: Sequence[SiteCheck]) -> str:
     """The four differences; of several checks the largest."""
     columns = zip(*((check.at_0, check.at_1, check.near, check.nearer) for check in group), strict=True)
-    return "".join(_number([value for value in column if value is not None]).rjust(NUMBER) for column in columns)
-
-
-def _number(values: Sequence[float]) -> str:
-    largest = max(values, default=None)
-    return "-" if largest is None else f"{largest:.1e}" if largest else "0"
+    largest = [max((value for value in column if value is not None), default=None) for column in columns]
+    numbers = ("-" if value is None else f"{value:.1e}" if value else "0" for value in largest)
+    return "".join(number.rjust(NUMBER) for number in numbers)
 
 
 def _label(group: Sequence[SiteCheck]) -> str:

@@ -133,7 +133,10 @@ class OutsideRows:
         own = values.narrow(argument.batch_dim, 0, self.size)
         rows = own.movedim(argument.batch_dim, 0)
         runs_along = argument.by_position and self.length is not None
-        self.kept.append(self._unpadded(rows.detach()) if runs_along else rows.detach())
+        kept = rows.detach()
+        if runs_along and self.length is not None:
+            kept = kept.narrow(1, kept.shape[1] - self.length if self.padding.is_left else 0, self.length)
+        self.kept.append(kept)
         if self.partners is None:
             return own
 
@@ -142,7 +145,3 @@ class OutsideRows:
 
         theirs = self.partners.states_at(len(self.kept) - 1, rows, as_long)
         return torch.cat([rows, theirs.to(rows)]).movedim(0, argument.batch_dim)
-
-    def _unpadded(self, rows: Tensor) -> Tensor:
-        assert self.length is not None
-        return rows.narrow(1, rows.shape[1] - self.length if self.padding.is_left else 0, self.length)

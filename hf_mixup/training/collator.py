@@ -23,7 +23,7 @@ from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner
 from hf_mixup.plan.spans import swap_tokens
-from hf_mixup.training.collator_callback import CollatorCallback
+from hf_mixup.training.collator_callback import NOT_MIXED, CollatorCallback
 
 
 class MixupCollator(CollatorCallback):
@@ -147,7 +147,7 @@ class MixupCollator(CollatorCallback):
         if self.config.site != "input" and num_items_in_batch is not None:
             raise ValueError(self._only_inputs())
         if self.has_trainer and torch.is_grad_enabled() and not is_mixed:
-            raise ValueError(self._not_mixed())
+            raise ValueError(NOT_MIXED)
         logits = logits_of(outputs)
         targets = self.task.targets(labels, None, logits.device)
         losses = self.task.losses(logits, targets, self.task.problem_type(labels), self.label_smoothing)

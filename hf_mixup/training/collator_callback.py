@@ -18,6 +18,7 @@ from hf_mixup.training.trainer_seams import add_default_callback
 
 # Wrappers inside wrappers that are looked into for a collator.
 DEPTH_OF_WRAPPERS = 4
+NOT_MIXED = "This training batch was not mixed: give the Trainer data_collator=collator as well."
 
 
 class CollatorCallback(TrainerCallback, ABC):
@@ -70,17 +71,13 @@ class CollatorCallback(TrainerCallback, ABC):
         """Refuse batches that were not mixed, and mixed targets that were taken for several labels per example."""
         # The first process may make the batches of all.
         if state.is_world_process_zero and not self.has_made_batch:
-            raise ValueError(self._not_mixed())
+            raise ValueError(NOT_MIXED)
         found = getattr(getattr(kwargs.get("model"), "config", None), "problem_type", None)
         if found not in (None, self.task.about.problem_type):
             raise ValueError(
                 "compute_loss_func: the model was given the mixed labels and made its own loss of them "
                 f"(problem_type={found!r}); give the Trainer compute_loss_func=collator.loss as well."
             )
-
-    def _not_mixed(self) -> str:
-        """What to say of a training batch that did not pass the collator."""
-        return "This training batch was not mixed: give the Trainer data_collator=collator as well."
 
     def _only_inputs(self) -> str:
         """What to say of a site that is inside of the model."""

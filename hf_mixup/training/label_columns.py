@@ -80,9 +80,8 @@ def is_of_transformers(collator: Any) -> bool:
 
 def as_loss_takes_them(labels: Tensor, config: Any) -> Tensor:
     """Labels of booleans and small integers in the type that losses want: int64 for indices, else float32."""
-    if labels.dtype.is_floating_point or labels.dtype == torch.int64 and config.num_labels > 1:
-        is_hard = labels.dtype == torch.int64 and problem_type_of(config, labels) != "single_label_classification"
-        return labels.float() if is_hard else labels
+    if labels.dtype.is_floating_point:
+        return labels
     single = problem_type_of(config, labels) == "single_label_classification"
     return labels.long() if single else labels.float()
 

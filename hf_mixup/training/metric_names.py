@@ -14,24 +14,9 @@ METRIC_NAMES = {
 
 # What tells a better model, for names after `dev_` or `eval_` is taken off.
 HIGHER_IS_BETTER = {
-    "accuracy*": True,
-    "*f1": True,
-    "subset_accuracy": True,
-    "lrap*": True,
-    "pearson*": True,
-    "spearman*": True,
-    "ood_auroc_*": True,
-    "loss": False,
-    "test_loss": False,
-    "path_loss": False,
-    "nll*": False,
-    "brier*": False,
-    "*ece*": False,
-    "rmse": False,
-    "flips_*": False,
-    "ood_fpr95_*": False,
-    "memorised": False,
-    "gradient_norm": False,
+    **dict.fromkeys(("accuracy*", "*f1", "subset_accuracy", "lrap*", "pearson*", "spearman*", "ood_auroc_*"), True),
+    **dict.fromkeys(("loss", "test_loss", "path_loss", "nll*", "brier*", "*ece*", "rmse", "flips_*"), False),
+    **dict.fromkeys(("ood_fpr95_*", "memorised", "gradient_norm"), False),
 }
 
 

@@ -71,7 +71,10 @@ class Comparison:
         self.output_dir = os.path.expanduser(str(self.output_dir))
         self.outliers = None if self.outliers is None else os.path.expanduser(str(self.outliers))
         for name, low in (("seeds", 0), ("train_sizes", 1)):
-            setattr(self, name, _whole_numbers(name, getattr(self, name), low))
+            numbers = [checks.count(low)(name, value) for value in _list(name, getattr(self, name))]
+            if len(set(numbers)) < len(numbers):
+                raise ValueError(f"{name}={numbers!r}: expected each number once.")
+            setattr(self, name, numbers)
         shares = [checks.number(high=0.9)("label_noise", share) for share in _list("label_noise", self.label_noise)]
         if len({f"{share:g}" for share in shares}) < len(shares):
             raise ValueError(f"label_noise={shares!r}: expected each share once.")
@@ -145,13 +148,6 @@ def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:
             )
         filled.append(own)
     return filled
-
-
-def _whole_numbers(name: str, values: Any, low: int) -> list[int]:
-    numbers = [checks.count(low)(name, value) for value in _list(name, values)]
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name}={numbers!r}: expected each number once.")
-    return numbers
 
 
 def _list(name: str, values: Any, may_be_empty: bool = False) -> list[Any]:

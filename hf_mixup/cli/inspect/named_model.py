@@ -35,7 +35,12 @@ def named_model(
         FileNotFoundError: for a name that is none of these, with the nearest model type.
     """
     types = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
-    path = _demo_path(name) if name.startswith("demo:") else name
+    path = name
+    if name.startswith("demo:"):
+        # Imported here: the data sets beside it take a second that other models need not wait for.
+        from hf_mixup.cli.demo import model_path
+
+        path = model_path(name)
     is_folder = Path(path).is_dir()
     if name in CONFIG_MAPPING_NAMES and name not in types and not is_folder:
         raise ValueError(f"model={name!r}: {NO_TEXT}")
@@ -61,13 +66,6 @@ def named_model(
         raise ValueError(f"model={name!r}: {_short(error)}") from error
     _set_pad_token(model)
     return model, source
-
-
-def _demo_path(name: str) -> str:
-    # Imported here: the data sets beside it take a second that other models need not wait for.
-    from hf_mixup.cli.demo import model_path
-
-    return model_path(name)
 
 
 def _set_pad_token(model: PreTrainedModel) -> None:

@@ -88,7 +88,11 @@ def load_splits(
     logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
-    splits = _limit(encoded, data_args)
+    if data_args.shuffle_train_dataset:
+        encoded = {**encoded, "train": encoded["train"].shuffle(seed=data_args.shuffle_seed)}
+    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
+    limits["test"] = data_args.max_predict_samples
+    splits = {name: first_rows(split, limits[name]) for name, split in encoded.items()}
     if problem_type != "regression":
         check_two_classes(splits["train"], label, names)
     return TextData(splits, texts, problem_type, names, dropped)
@@ -220,14 +224,6 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
     logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
     return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}
-
-
-def _limit(splits: dict[str, Dataset], data_args: DataArguments) -> dict[str, Dataset]:
-    limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    limits["test"] = data_args.max_predict_samples
-    if data_args.shuffle_train_dataset:
-        splits = {**splits, "train": splits["train"].shuffle(seed=data_args.shuffle_seed)}
-    return {name: first_rows(split, limits[name]) for name, split in splits.items()}
 
 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:

@@ -114,8 +114,17 @@ def read_file(
             raise ValueError(f"{field}={path!r}: cannot be read as {suffix[1:]}: {error}") from error
         if not table.num_rows:
             raise ValueError(f"{field}={path!r}: the file has no rows.")
-        _keep(table, kept)
-    for name, reason in _left_out(kept).items():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all, as other processes may read it.
+        with (
+            write_whole(kept) as part,
+            pa.OSFile(str(part), "wb") as sink,
+            pa.ipc.new_stream(sink, table.schema) as writer,
+        ):
+            writer.write_table(table, max_chunksize=ROWS_AT_A_TIME)
+    with pa.memory_map(str(kept)) as source:
+        metadata = pa.ipc.open_stream(source).schema.metadata or {}
+    for name, reason in json.loads(metadata.get(LEFT_OUT.encode(), "{}")).items():
         if name in needed:
             raise ValueError(f"{field}={path!r}: {reason}; expected values of one kind.")
         logger.warning("%s=%r: %s; it is left out.", field, path, reason)
@@ -218,20 +227,3 @@ def _column(name: str, values: list[Any]) -> pa.Array:
 def _kind(value: Any) -> str:
     kinds: Mapping[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
     return kinds.get(type(value), "null" if value is None else "an object")
-
-
-# ---- What was read ----
-
-
-def _keep(table: pa.Table, path: Path) -> None:
-    """Write rows for `Dataset.from_file`; whole or not at all, as other processes may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_whole(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=ROWS_AT_A_TIME)
-
-
-def _left_out(path: Path) -> dict[str, str]:
-    """The columns that are not among the rows that were kept, and why."""
-    with pa.memory_map(str(path)) as source:
-        metadata = pa.ipc.open_stream(source).schema.metadata or {}
-    return json.loads(metadata.get(LEFT_OUT.encode(), "{}"))

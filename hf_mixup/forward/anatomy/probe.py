@@ -15,23 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
 from hf_mixup.forward.anatomy.blocks import embedding_width, find_blocks, with_adapter
 from hf_mixup.forward.anatomy.host import backbone_of
-from hf_mixup.forward.anatomy.inputs import (
-    bind,
-    changeable_state,
-    first_tensor,
-    input_name,
-    logits_of,
-    map_arguments,
-    map_tensors,
-    model_config,
-    probe_batch,
-    text_config,
-    transformers_model,
-    with_first_tensor,
-)
 from hf_mixup.forward.anatomy.masks import recognize_mask
 from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
@@ -54,7 +41,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         ValueError: if the model has no list of blocks, cannot run the probe, or reads its result in a way that
             mixup cannot follow.
     """
-    root = transformers_model(model)
+    root = inputs.transformers_model(model)
     refuse_unsupported(model)
     backbone = backbone_of(root)
     record = _Record(root, backbone, find_blocks(root, backbone, blocks or quirk_of(root).blocks))
@@ -65,7 +52,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
                 output = root(**batch)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if record.input_name == "input_ids" and getattr(text_config(root), "pad_token_id", None) is None:
+            if record.input_name == "input_ids" and getattr(inputs.text_config(root), "pad_token_id", None) is None:
                 raise MissingPadToken(
                     "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
                     "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none). "
@@ -75,7 +62,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         logits = _checked_logits(root, output)
         if not record.calls:
             raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
-        eos_token_id = getattr(text_config(root), "eos_token_id", None)
+        eos_token_id = getattr(inputs.text_config(root), "eos_token_id", None)
         readout, read_at, last = find_readout(logits, record.outputs(), batch, eos_token_id)
         if readout == "text" and backbone is root:
             raise ValueError(
@@ -90,7 +77,8 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
 
 def _checked_logits(root: nn.Module, output: Any) -> Tensor:
     has_logits = not isinstance(output, dict) or "logits" in output
-    logits, labels = logits_of(output) if has_logits else first_tensor(output), model_config(root).num_labels
+    logits = inputs.logits_of(output) if has_logits else inputs.first_tensor(output)
+    labels = inputs.model_config(root).num_labels
     if not has_logits or tuple(logits.shape) != (PROBE_BATCH, labels):
         raise ValueError(
             f"{type(root).__name__} returns {tuple(logits.shape)} for {PROBE_BATCH} texts, not logits of shape "
@@ -103,8 +91,8 @@ class _Record:
     """Watches a forward pass and keeps what `Anatomy` needs."""
 
     def __init__(self, root: nn.Module, backbone: nn.Module, blocks: list[list[nn.Module]]) -> None:
-        self.root, self.backbone, self.batch = root, backbone, probe_batch(root)
-        self.input_name = input_name(root)
+        self.root, self.backbone, self.batch = root, backbone, inputs.probe_batch(root)
+        self.input_name = inputs.input_name(root)
         self.length = self.batch["input_ids"].shape[1] if self.input_name == "input_ids" else None
         self.stack_of = {block: stack for stack, members in enumerate(blocks) for block in members}
         self.inside = {module for block in self.stack_of for module in block.modules()}
@@ -130,9 +118,8 @@ class _Record:
                     continue
                 if isinstance(module, nn.Embedding):
                     if module.embedding_dim == width:
-                        hooks.enter_context(
-                            with_adapter(module, self.backbone).register_forward_hook(self.after_lookup)
-                        )
+                        lookup = with_adapter(module, self.backbone)
+                        hooks.enter_context(lookup.register_forward_hook(self.after_lookup))
                 elif not set(self.stack_of) & set(module.modules()):
                     hooks.enter_context(module.register_forward_pre_hook(self.before_other, with_kwargs=True))
             yield
@@ -140,8 +127,8 @@ class _Record:
     def before_block(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(block.forward).parameters)
         call = BlockCall(block, self.stack_of[block], names)
-        given = bind(names, args, kwargs)
-        entering = first_tensor(next(iter(given.values())))
+        given = inputs.bind(names, args, kwargs)
+        entering = inputs.first_tensor(next(iter(given.values())))
         call.widths = (entering.shape[-1], entering.shape[-1])
         if not self.calls:
             self.batch_dim = list(entering.shape).index(PROBE_BATCH)
@@ -164,7 +151,7 @@ class _Record:
                     call.alike[path] = list(tensor.shape).index(PROBE_BATCH)
             return tensor
 
-        map_arguments(given, note)
+        inputs.map_arguments(given, note)
         self.calls.append(call)
 
     def describe(self, value: Tensor) -> Argument | None:
@@ -206,8 +193,8 @@ class _Record:
     def after_block(self, block: nn.Module, args: tuple, output: Any) -> Any:
         """Cut the graph after the block, so that what is computed from its output is known by it."""
         index = len(self.calls) - 1
-        self.calls[index].widths = (self.calls[index].widths[0], first_tensor(output).shape[-1])
-        self.calls[index].output = self.describe(first_tensor(output)) or Argument("states", self.batch_dim)
+        self.calls[index].widths = (self.calls[index].widths[0], inputs.first_tensor(output).shape[-1])
+        self.calls[index].output = self.describe(inputs.first_tensor(output)) or Argument("states", self.batch_dim)
 
         def cut(path: str, tensor: Tensor) -> Tensor:
             if not tensor.is_floating_point():
@@ -219,14 +206,14 @@ class _Record:
             # The next block may write into it, which a leaf does not allow.
             return leaf.clone()
 
-        return map_tensors(output, "", cut)
+        return inputs.map_tensors(output, "", cut)
 
     def after_backbone(self, backbone: nn.Module, args: tuple, output: Any) -> Any:
-        if self.backbone_output.numel() or first_tensor(output).dim() != 3:
+        if self.backbone_output.numel() or inputs.first_tensor(output).dim() != 3:
             return None
         # A tensor of its own, so that a pooler inside the backbone does not count as reading its output.
-        self.backbone_output = first_tensor(output).view_as(first_tensor(output))
-        return with_first_tensor(output, self.backbone_output)
+        self.backbone_output = inputs.first_tensor(output).view_as(inputs.first_tensor(output))
+        return inputs.with_first_tensor(output, self.backbone_output)
 
     def outputs(self) -> list[tuple[nn.Module, Tensor, int, int]]:
         """Where the head may read, the likeliest first: module, states, batch dimension in them, last call below."""
@@ -241,7 +228,7 @@ class _Record:
     def before_other(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.calls or not any(isinstance(child, nn.Embedding) for child in module.modules()):
             return
-        for name, value in bind(list(inspect.signature(module.forward).parameters), args, kwargs).items():
+        for name, value in inputs.bind(list(inspect.signature(module.forward).parameters), args, kwargs).items():
             if "mask" in name and isinstance(value, Tensor) and value.shape == self.batch[self.input_name].shape:
                 self.lookup_masks.append((module, name))
 
@@ -264,5 +251,5 @@ class _Record:
             read_at,
             reads_padding,
             None if embedding_module is None else self.root.get_submodule(embedding_module),
-            changeable_state(self.root),
+            inputs.changeable_state(self.root),
         )

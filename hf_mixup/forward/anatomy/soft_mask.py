@@ -42,10 +42,8 @@ _ASKS_IF_TRUE: dict[Any, Callable[[float], bool]] = {
     for name, answer in {
         "eq": lambda value: value != 0,
         "ne": lambda value: value == 0,
-        "gt": lambda value: True,
-        "ge": lambda value: True,
-        "lt": lambda value: False,
-        "le": lambda value: False,
+        **dict.fromkeys(("gt", "ge"), lambda value: True),
+        **dict.fromkeys(("lt", "le"), lambda value: False),
     }.items()
     for method in (name, f"__{name}__")
 }
