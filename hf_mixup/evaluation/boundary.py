@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,11 +104,7 @@ def gradient_norm(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> 
     anatomy = mixup.prepare()
     with undisturbed(anatomy.root):
         for inputs, labels in _split(batches, anatomy.root):
-
-            def loss_of(logits: Tensor, labels: Any = labels) -> Tensor:
-                return mixup.loss(logits, labels, reduction="none")
-
-            gradient = entry_gradient(anatomy, inputs, loss_of)
+            gradient = entry_gradient(anatomy, inputs, partial(mixup.loss, labels=labels, reduction="none"))
             kept = _kept(inputs, gradient)
             norms.append((gradient.float() * kept).flatten(1).norm(dim=1).cpu())
     if not norms:
@@ -126,8 +123,7 @@ def embedding_noise_logits(
     batches get the same noise on every device. The model runs in evaluation mode and is left as it was.
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, also wrapped.
-        batches (`Iterable` of `Mapping`): inputs of the model, on any device; labels are not looked at.
+        model, batches: as for `paths`; labels are not looked at.
         strength (`float`): standard deviation of the noise, in units of the root mean square of what enters the first
             block, over all tokens of the batch but padding. 0 gives the clean logits.
         seed (`int`): seed of the noise.

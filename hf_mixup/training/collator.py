@@ -203,12 +203,10 @@ class MixupCollator(CollatorCallback):
     # ---- As a callback ----
 
     def _restart(self, state: Any) -> None:
-        """Draw plans anew, for a new training."""
         self._planner = None
         self._note(state)
 
     def _note(self, state: Any) -> None:
-        """Note the progress of training."""
         self.set_progress(state.epoch or 0.0, state.global_step / max(state.max_steps, 1))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from hf_mixup.config.checks import nearest
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.mixup import Mixup
+from hf_mixup.training.baseline_trainer import changed
 from hf_mixup.training.search_objective import check_best, choose_objective
 from hf_mixup.training.trainer_checks import check_mixing, check_trainer, metric_name
 
@@ -112,8 +112,7 @@ class Search:
     """The trials of one search, each of which starts from the same settings.
 
     Args:
-        base (`MixupConfig`, *optional*): the config that the trainer was made with.
-        class_weights (`list[float]`, *optional*): those that the trainer was made with.
+        base, class_weights: as for `trial_config`.
     """
 
     base: MixupConfig | None
@@ -180,7 +179,9 @@ def run_search(
     if backend == HPSearchBackend.WANDB and objective.metric is not None:
         options.setdefault("metric", f"eval/{objective.metric}")
     trainer._search = _next_search(trainer)
-    with _trial_models(trainer, trainer._search):
+    # A trial begins before its model is made: Trainer would seed it as the trial before.
+    model_init = trainer.model_init and partial(_trial_model, trainer, trainer._search, trainer.model_init)
+    with changed(trainer, model_init=model_init):
         best = run(compute_objective=objective, direction=objective.direction, backend=backend, **options)
     check_best(best)
     return best
@@ -193,18 +194,6 @@ def _next_search(trainer: Any) -> Search:
     weights = trainer._task._class_weights
     base = None if trainer.mixup is None else replace(trainer.mixup.config)
     return Search(base, None if weights is None else weights.tolist())
-
-
-@contextmanager
-def _trial_models(trainer: Any, search: Search) -> Iterator[None]:
-    """Inside the block, a trial begins before its model is made: Trainer would seed it as the trial before."""
-    model_init = trainer.model_init
-    try:
-        if model_init is not None:
-            trainer.model_init = partial(_trial_model, trainer, search, model_init)
-        yield
-    finally:
-        trainer.model_init = model_init
 
 
 def _trial_model(

@@ -113,9 +113,8 @@ def panels(rows: int, columns: int, width: float, height: float, **shared: Any) 
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        axis.xaxis.label.set_size(9)
-        axis.yaxis.label.set_size(9)
-        axis.title.set_size(9)
+        for text in (axis.xaxis.label, axis.yaxis.label, axis.title):
+            text.set_size(9)
     return figure, axes
 
 

@@ -59,16 +59,7 @@ class Trained:
 
 
 def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]:
-    """Train, measure, and write `predictions.npz` and, last and at once, `result.json`.
-
-    Args:
-        comparison (`Comparison`): what is compared.
-        cell (`Cell`): which run of it.
-        folder (`Path`): the folder of the run.
-
-    Returns:
-        `dict[str, Any]`: what `result.json` holds.
-    """
+    """Train, measure, and write `predictions.npz` and, last and at once, `result.json`; return what that holds."""
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     shared = parse_fields(comparison.run | {"output_dir": str(folder)})

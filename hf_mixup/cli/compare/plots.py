@@ -32,13 +32,7 @@ MOST_LINES, MOST_DIAGRAMS = 8, 6
 
 
 def figures(pictured: Pictured) -> dict[str, Figure]:
-    """Every picture that there are data for.
-
-    Args:
-        pictured (`Pictured`): tables and runs of a comparison.
-
-    Returns:
-        `dict[str, matplotlib.figure.Figure]`: by the name of its file without the ending; see `PICTURES`.
+    """Every picture that there are data for, by the name of its file without the ending; see `PICTURES`.
 
     Raises:
         ImportError: if matplotlib is not installed.

@@ -59,12 +59,7 @@ class Run:
 
 
 def prepare(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> Run:
-    """Everything before the first step; all checks are made here.
-
-    Args:
-        model_args (`ModelArguments`): the model and the mixup.
-        data_args (`DataArguments`): the data.
-        args (`TrainingArguments`): the training. `do_train`, `do_eval` and `do_predict` are not needed.
+    """Everything before the first step; all checks are made here. `do_train` and its like are not needed in `args`.
 
     Raises:
         ValueError: for input that cannot work; the message names the field, the value and what is allowed.
@@ -110,14 +105,7 @@ def build_trainer(
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Train, save the plain model and the tokenizer, and report.
-
-    Args:
-        run (`Run`): from `prepare`.
-
-    Returns:
-        `dict[str, Any]`: what `report` returns.
-    """
+    """Train the run that `prepare` made, save the plain model and the tokenizer, and `report`."""
     run.trainer.train(resume_from_checkpoint=run.checkpoint)
     run.trainer.save_model()
     run.trainer.save_state()

@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Literal
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -78,7 +78,8 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
             yield ESCAPED_QUOTE.sub(r'\1""', line) if quoting == "backslash" else line
 
     reader = csv.reader(noted(), delimiter=delimiter, strict=True, quoting=QUOTINGS[quoting or "minimal"])
-    with _cells_of_any_length():
+    with ExitStack() as after_reading:
+        after_reading.callback(csv.field_size_limit, csv.field_size_limit(LONGEST_CELL))
         while True:
             start = reader.line_num + 1
             lines.clear()
@@ -91,15 +92,6 @@ def _records(text: str, delimiter: str, quoting: str | None) -> Iterator[_Record
                 raise ValueError(f"line {start}: a quotation mark without its match ({error}); {advice}.") from error
             if "".join(cells).strip() or len(cells) > 1:
                 yield _Record(cells, start, list(lines))
-
-
-@contextmanager
-def _cells_of_any_length() -> Iterator[None]:
-    before = csv.field_size_limit(LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _header(cells: Sequence[str], delimiter: str) -> list[str]:
