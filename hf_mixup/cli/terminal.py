@@ -16,7 +16,6 @@ from hf_mixup.config.extras import install_advice
 # Whether `--debug` was given.
 SHOW_TRACEBACK: ContextVar[bool] = ContextVar("show_traceback", default=False)
 
-
 DIVERGED = (
     "error: the model has diverged: its loss on the {split} rows is not finite, so there is nothing to measure; "
     "lower learning_rate, or raise warmup_steps."

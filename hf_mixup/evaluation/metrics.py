@@ -108,11 +108,9 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
     with warnings.catch_warnings():
         # The nan says it, and before the first update all scores may be equal.
         warnings.simplefilter("ignore", ConstantInputWarning)
-        correlations = {
-            "pearson": float(pearsonr(predictions, labels).statistic),
-            "spearman": float(spearmanr(predictions, labels).statistic),
-        }
-    return correlations | {"rmse": float(root_mean_squared_error(labels, predictions))}
+        pearson, spearman = pearsonr(predictions, labels).statistic, spearmanr(predictions, labels).statistic
+    rmse = root_mean_squared_error(labels, predictions)
+    return {"pearson": float(pearson), "spearman": float(spearman), "rmse": float(rmse)}
 
 
 def unmeasured(problem_type: str) -> dict[str, float]:

@@ -54,7 +54,6 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
     Raises:
         ValueError: for files that cannot be read.
     """
-    path = state_file(folder, rank)
     saved = read_ranks(folder)
     if saved is None:
         logger.warning("%s holds no mixup state: it was saved without mixup, so plans start anew.", folder)
@@ -65,7 +64,7 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
         mixup.planner.drawn = read_json(state_file(folder, 0))["plans"].get("drawn", 0)
         return
     _warn_of_changes(folder, mixup.config)
-    saved_state = read_json(path)
+    saved_state = read_json(state_file(folder, rank))
     state = saved_state["plans"]
     if saved_state["has_memory"]:
         state["memory"] = read_tensors(memory_file(folder, rank))

@@ -42,6 +42,9 @@ class Pictured:
         # The smallest and the largest.
         self.shown_sizes = sorted({self.sizes[0], self.sizes[-1]})
         self.noise = min(results["label_noise"])
+        # Every size and label noise, and how they are called.
+        pairs = summary[SETTING].drop_duplicates().itertuples(index=False)
+        self.settings = [(int(size), noise, setting_name(size, noise, self.problem_type)) for size, noise in pairs]
 
     def name(self, size: int) -> str:
         """A size at the lowest label noise, in words."""

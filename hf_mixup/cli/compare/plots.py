@@ -12,7 +12,7 @@ import pandas as pd
 from hf_mixup.cli.compare.canvas import COLOURS, Pictured, bounds_of, draw_line, mean_and_interval, panels, titled
 from hf_mixup.cli.compare.findings import PERTURBED, finding, metric_name, overview, select, setting_name
 from hf_mixup.cli.compare.runs import DERIVED
-from hf_mixup.cli.compare.table import BETTER, DIVERGED, SETTING, WORSE, verdict_of
+from hf_mixup.cli.compare.table import BETTER, DIVERGED, WORSE, verdict_of
 from hf_mixup.training.metric_names import higher_is_better
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ def figures(pictured: Pictured) -> dict[str, Figure]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def main_differences(pictured: Pictured) -> Figure | None:
-    """Of the main metrics."""
-    return differences(pictured, pictured.main)
-
-
 def boundary_numbers(pictured: Pictured) -> Figure | None:
     """Of what describes the boundary between classes, and of the gap between test and training loss."""
     if "gradient_norm" not in set(pictured.summary["metric"]):
@@ -68,10 +63,9 @@ def differences(pictured: Pictured, metrics: Sequence[str]) -> Figure | None:
     others = [method for method in pictured.methods if method in named]
     if not others or not metrics:
         return None
-    settings = list(pictured.summary[SETTING].drop_duplicates().itertuples(index=False))
     height = 0.7 + 0.3 * len(others)
-    figure, axes = panels(len(settings), len(metrics), 2.6, height, sharex="col", sharey=True)
-    for row, (size, noise) in zip(axes, settings, strict=True):
+    figure, axes = panels(len(pictured.settings), len(metrics), 2.6, height, sharex="col", sharey=True)
+    for row, (size, noise, name) in zip(axes, pictured.settings, strict=True):
         for axis, metric in zip(row, metrics, strict=True):
             found = select(pictured.summary, metric, size, noise).set_index("method")
             for place, method in enumerate(others):
@@ -80,15 +74,14 @@ def differences(pictured: Pictured, metrics: Sequence[str]) -> Figure | None:
             axis.axvline(0, color="black", linewidth=0.8)
             axis.set_yticks(range(len(others)), others)
         row[0].set_ylim(len(others) - 0.5, -0.5)
-        row[0].set_title(setting_name(int(size), noise, pictured.problem_type), loc="left", fontsize=9)
+        row[0].set_title(name, loc="left", fontsize=9)
     for axis, metric in zip(axes[-1], metrics, strict=True):
         direction = {True: "better: to the right", False: "better: to the left", None: "neither way better"}
         unit = " (nats)" if metric in IN_NATS and pictured.problem_type != "regression" else ""
         axis.locator_params(axis="x", nbins=4)
         axis.set_xlabel(f"difference in {metric_name(metric)}{unit}\n{direction[higher_is_better(metric)]}")
-    size, noise = settings[0]
-    sentence = overview(pictured.summary, metrics, pictured.baseline, int(size), noise)
-    return titled(figure, f"{sentence} ({setting_name(int(size), noise, pictured.problem_type)})")
+    size, noise, name = pictured.settings[0]
+    return titled(figure, f"{overview(pictured.summary, metrics, pictured.baseline, size, noise)} ({name})")
 
 
 def _difference(axis: Axes, place: int, row: pd.Series) -> None:
@@ -265,7 +258,7 @@ def memorised(pictured: Pictured) -> Figure | None:
 
 
 PICTURES: dict[str, Callable[[Pictured], Figure | None]] = {
-    "differences": main_differences,
+    "differences": lambda pictured: differences(pictured, pictured.main),
     "reliability": reliability,
     "boundary": paths,
     "boundary_numbers": boundary_numbers,

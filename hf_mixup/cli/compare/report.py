@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from html import escape
 from pathlib import Path
 from string import Template
@@ -13,10 +12,10 @@ import pandas as pd
 import yaml
 
 from hf_mixup.cli.compare.canvas import Pictured
-from hf_mixup.cli.compare.findings import finding, metric_name, select, setting_name, verdicts
+from hf_mixup.cli.compare.findings import finding, metric_name, select, verdicts
 from hf_mixup.cli.compare.plots import MOST_DIAGRAMS, MOST_LINES, figures
 from hf_mixup.cli.compare.runs import asked_cells, load_runs, read_asked
-from hf_mixup.cli.compare.table import BETTER, DIVERGED, SAME, SETTING, WORSE, number, verdict_of, write_tables
+from hf_mixup.cli.compare.table import BETTER, DIVERGED, SAME, WORSE, number, verdict_of, write_tables
 from hf_mixup.config.files import write_whole
 
 DIFFERENCES = (
@@ -96,9 +95,9 @@ def write_report(folder: str | Path) -> Path:
     drawn = figures(pictured)
     target = folder / "report"
     target.mkdir(exist_ok=True)
-    images = {name: _png(figure) for name, figure in drawn.items()}
-    for name, image in images.items():
-        (target / f"{name}.png").write_bytes(image)
+    for name, figure in drawn.items():
+        figure.savefig(target / f"{name}.png", dpi=150)
+    images = {name: (target / f"{name}.png").read_bytes() for name in drawn}
     parts = [
         _verdict(pictured, asked),
         _main_tables(pictured),
@@ -113,22 +112,10 @@ def write_report(folder: str | Path) -> Path:
     return target / "report.html"
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
-
-
-def _settings(pictured: Pictured) -> list[tuple[int, float, str]]:
-    """Every size and label noise, and how they are called."""
-    pairs = pictured.summary[SETTING].drop_duplicates().itertuples(index=False)
-    return [(int(size), noise, setting_name(size, noise, pictured.problem_type)) for size, noise in pairs]
-
-
 def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
     """What is better, worse and not different, in words, and how far to believe it."""
     lines = ["<h2>Verdict</h2>", f"<p>Every method against <b>{escape(pictured.baseline)}</b>, on the test split.</p>"]
-    for size, noise, name in _settings(pictured):
+    for size, noise, name in pictured.settings:
         lines.append(f"<h3>{escape(name)}</h3>\n<ul>")
         for metric in pictured.main:
             found = verdicts(pictured.summary, metric, size, noise)
@@ -158,7 +145,7 @@ def _main_tables(pictured: Pictured) -> str:
         "<p>Mean ± standard deviation over seeds; below it the mean difference to "
         f"{escape(pictured.baseline)} with its 95 % interval, and the verdict.</p>",
     ]
-    for size, noise, name in _settings(pictured):
+    for size, noise, name in pictured.settings:
         head = f"<thead><tr><th>method</th><th>seeds</th>{heads}\n</tr></thead>"
         lines.append(f'<h3>{escape(name)}</h3>\n<div class="wide"><table>{head}<tbody>')
         lines += [_row(pictured, method, size, noise) for method in pictured.methods]

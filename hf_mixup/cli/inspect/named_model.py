@@ -56,10 +56,9 @@ def named_model(
             )
             source = f"{'demo model' if path != name else 'folder' if is_folder else 'hub model'} {name}"
     except OSError as error:
-        reason = (
-            _short(error) if is_folder else "no such folder or model type, and no such model within reach on the hub."
-        )
-        raise FileNotFoundError(f"model={name!r}: {reason}{'' if is_folder else nearest(name, types)}") from error
+        unknown = "no such folder or model type, and no such model within reach on the hub."
+        reason = _short(error) if is_folder else f"{unknown}{nearest(name, types)}"
+        raise FileNotFoundError(f"model={name!r}: {reason}") from error
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"model={name!r}: {NO_TEXT}") from error

@@ -183,7 +183,9 @@ def parse_fields(
     if extra:
         raise ValueError(f"unexpected {extra[0]!r}; after the YAML file, options are written --field value.")
     model_args.mixup = mixup
-    _expand_home(model_args, data_args, training_args)
+    for group, name in itertools.product((model_args, data_args, training_args), PATHS):
+        if isinstance(getattr(group, name, None), str):
+            setattr(group, name, os.path.expanduser(getattr(group, name)))
     check_options(training_args, given)
     # Without an accelerator there is nothing to pin memory for, and PyTorch warns.
     if "dataloader_pin_memory" not in given and not torch.accelerator.is_available():
@@ -221,13 +223,6 @@ def _without_none(argv: Sequence[str], optional: Collection[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
-
-
-def _expand_home(*groups: Any) -> None:
-    for group, name in itertools.product(groups, PATHS):
-        value = getattr(group, name, None)
-        if isinstance(value, str):
-            setattr(group, name, os.path.expanduser(value))
 
 
 def _option_names(argv: Sequence[str]) -> list[str]:
