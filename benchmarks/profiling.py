@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from hf_mixup import mixup as mixup_module
-from hf_mixup.forward.hooks import Hooks
+from hf_mixup.forward.hooks import READOUTS, SITES, Hooks
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.logs import MixupLogs
 
@@ -23,10 +23,11 @@ Step = Callable[[dict[str, torch.Tensor]], None]
 PARTS: list[tuple[Any, str]] = [
     (mixup_module, "begin"),
     *[(Mixup, name) for name in ("draw", "targets")],
-    *[(Hooks, name) for name in ("register", "before_block", "after_block", "mix_lookup", "mix_readout", "mix_logits")],
-    (Hooks, "swap_tokens"),
+    (Hooks, "register"),
     (MixupLogs, "add"),
 ]
+HOOKS = {kind for table in (SITES, READOUTS) for kinds in table.values() for kind in kinds}
+PARTS += [(kind, name) for kind in HOOKS for name in vars(kind) if name.startswith(("before_", "after_"))]
 # What the backward pass of an interpolation consists of; the models measured have no other such nodes.
 BACKWARD = ("LerpBackward0", "IndexSelectBackward0")
 
