@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from hf_mixup import mixup as mixup_module
-from hf_mixup.forward.hooks import READOUTS, SITES, Hooks
+from hf_mixup.forward.hooks import READ_AT_SITE, READOUTS, SITES, Hooks
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.logs import MixupLogs
 
@@ -26,7 +26,7 @@ PARTS: list[tuple[Any, str]] = [
     (Hooks, "register"),
     (MixupLogs, "add"),
 ]
-HOOKS = {kind for table in (SITES, READOUTS) for kinds in table.values() for kind in kinds}
+HOOKS = {kind for table in (SITES, READOUTS, READ_AT_SITE) for kinds in table.values() for kind in kinds}
 PARTS += [(kind, name) for kind in HOOKS for name in vars(kind) if name.startswith(("before_", "after_"))]
 # What the backward pass of an interpolation consists of; the models measured have no other such nodes.
 BACKWARD = ("LerpBackward0", "IndexSelectBackward0")

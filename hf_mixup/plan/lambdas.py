@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -106,10 +107,15 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
         return (lam >= 0.5).to(lam.dtype)
     assert examples.targets is not None and config.class_counts is not None
     # Under autocast a matrix product would round the counts.
-    counts = torch.tensor(config.class_counts, dtype=torch.float32)
-    size = (examples.targets * counts.to(examples.targets.device, non_blocking=True)).sum(1)
+    size = (examples.targets * _counts_on(examples.targets.device, tuple(config.class_counts))).sum(1)
     lam, partner = (tensor.to(size.device, non_blocking=True) for tensor in (lam, partner))
     ratio = size / size[partner]
     rare_partner = (ratio >= config.kappa) & (lam < config.tau)
     rare_own = (ratio <= 1 / config.kappa) & (1 - lam < config.tau)
     return torch.where(rare_partner, 0.0, torch.where(rare_own, 1.0, lam))
+
+
+@lru_cache(maxsize=8)
+def _counts_on(device: torch.device, counts: tuple[float, ...]) -> Tensor:
+    """The counts of the classes, sent to a device once and not in each step."""
+    return torch.tensor(counts, dtype=torch.float32, device=device)
