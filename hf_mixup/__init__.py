@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hf_mixup.mixup import Mixup
     from hf_mixup.plan.mixup_plan import MixupPlan
     from hf_mixup.training.collator import MixupCollator
+    from hf_mixup.training.mixin import MixupMixin
     from hf_mixup.training.model import MixupModel
     from hf_mixup.training.trainer import MixupTrainer
 
@@ -19,6 +20,7 @@ __all__ = [
     "Mixup",
     "MixupCollator",
     "MixupConfig",
+    "MixupMixin",
     "MixupModel",
     "MixupPlan",
     "MixupTrainer",
@@ -36,6 +38,7 @@ __getattr__ = lazy_names(
         "mixup": ["Mixup"],
         "plan.mixup_plan": ["MixupPlan"],
         "training.collator": ["MixupCollator"],
+        "training.mixin": ["MixupMixin"],
         "training.model": ["MixupModel"],
         "training.trainer": ["MixupTrainer"],
     },

@@ -223,6 +223,7 @@ class Task:
             ValueError: for labels that are missing, of another number than the plan's examples, or out of range.
         """
         num_labels, problem_type = self.about.num_labels, self.problem_type(labels)
+        plan = None if plan is None else plan.of_examples
         if plan is not None and labels.shape[:1] != plan.lam.shape:
             raise ValueError(f"labels: shape {tuple(labels.shape)} for a plan of {plan.lam.shape[0]} examples.")
         # On an accelerator reading the values means waiting for it, so it is done once.

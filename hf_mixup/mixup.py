@@ -19,7 +19,7 @@ from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
-from hf_mixup.forward.anatomy.inputs import batch_size, changeable_state, check_model, model_config, separators
+from hf_mixup.forward.anatomy.inputs import changeable_state, check_model, examples_of, model_config, separators
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.endpoints import check_endpoints, check_outside_partners, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
@@ -88,7 +88,7 @@ class Mixup:
     def check(self) -> None:
         """As `prepare`, unless the parameters are not all here yet (sharded, on the meta device, or on rank 0 only)."""
         # All ranks have to look for the sites at the same time, because a sharded forward pass needs all of them.
-        if _is_materialised(self.model) and not is_fsdp_enabled():
+        if all(map(is_whole, self.model.parameters())) and not is_fsdp_enabled():
             self.prepare()
 
     def prepare(self) -> Anatomy:
@@ -122,15 +122,21 @@ class Mixup:
         progress: float | None = None,
         labels: Tensor | None = None,
         groups: Tensor | None = None,
+        rows_per_example: int = 1,
+        one_lambda: bool = False,
     ) -> MixupPlan:
         """The plan of a batch: who is mixed with whom, how much and where.
 
         Args:
-            batch (`Mapping`): model inputs; the number of examples is read, and for spans of tokens the masks.
+            batch (`Mapping`): model inputs, for the number of examples and, for spans of tokens, the masks. The labels
+                are counted if none of them is known, such as texts that are not tokenized yet.
             epoch (`float`, *optional*): needed if `config.off_epoch` is set, or `config.alpha` changes with it.
             progress (`float`, *optional*): share of the training that is done, needed with a `config.schedule`.
             labels (`torch.Tensor`, *optional*): needed if `needs_labels`.
             groups (`torch.Tensor` of shape `(batch,)`, *optional*): number of each example's group, for `"lisa"`.
+            rows_per_example (`int`, defaults to 1): rows that share a partner and lambda, such as 2 for preferences:
+                first the chosen text of each example, then the rejected ones. Labels have one row per example.
+            one_lambda (`bool`, defaults to `False`): one lambda for the batch, whatever `config.mode` says.
 
         Returns:
             `MixupPlan`: on the host, but for what depends on the labels or the masks, which stays on their device. Not
@@ -138,16 +144,15 @@ class Mixup:
             `"previous_batch"` is active with lambda 1.
 
         Raises:
-            ValueError: for something that is needed and not given.
+            ValueError: for something that is needed and not given, and rows that are not whole examples.
         """
-        if isinstance(epoch, Tensor):
-            raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
-        size = batch_size(batch)
+        size = examples_of(batch, labels, rows_per_example)
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
         targets = self.task.targets_to_draw(labels, size, self.needs_labels)
         saliency = partial(self._saliency, batch, labels)
-        return self.planner.draw(Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency))
+        examples = Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency)
+        return self.planner.draw(replace(examples, rows_per_example=rows_per_example, one_lambda=one_lambda))
 
     def _layers_to_draw(self, size: int) -> tuple[list[int], dict[int | None, int]]:
         """The layers that a batch may be mixed after, and the hidden dimensions there, if each has a lambda."""
@@ -168,7 +173,7 @@ class Mixup:
         return "targets" in self.planner.needs
 
     def needs_clean_pass(self, plan: MixupPlan) -> bool:
-        """Whether `loss` has to be given the logits of the same batch, unmixed, as well."""
+        """Whether `loss` has to be given the logits of the same batch unmixed."""
         return plan.active and self.config.clean_weight > 0
 
     @contextmanager
@@ -201,7 +206,9 @@ class Mixup:
         assert self._hooks is not None
         root = self._hooks.anatomy.root
         if root in _IN_USE:
-            raise RuntimeError("apply is already under way on this model; one plan applies to one forward pass.")
+            raise RuntimeError(
+                "apply is already under way on this model; a trainer of MixupMixin applies plans itself."
+            )
         mixing = begin(self._hooks.anatomy, plan, batch)
         mixing.is_first = not self._checked_batch
         self._hooks.register(mixing)
@@ -237,10 +244,8 @@ class Mixup:
             label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
             clean_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): from a forward pass that was not
                 mixed; needed if `needs_clean_pass(plan)`.
-            reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the batch; `"none"` for one value per
-                example.
-            targets (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): what `targets(labels, plan)` returned,
-                if it was called before.
+            reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the batch; `"none"` for one per example.
+            targets (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): what `targets(labels, plan)` returned.
 
         Returns:
             `torch.Tensor`: in float32, a scalar or of shape `(batch,)`.
@@ -292,8 +297,3 @@ class Mixup:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.planner.load_state_dict(state, next(self.model.parameters()).device)
-
-
-def _is_materialised(model: nn.Module) -> bool:
-    """Whether every parameter is all here."""
-    return all(map(is_whole, model.parameters()))

@@ -32,6 +32,14 @@ def choice(*allowed: str) -> Check:
     return check
 
 
+def allow_only(config: Any, allowed: Mapping[str, tuple[Any, ...]], why: str) -> None:
+    """Raise `ValueError` if a field of `config` has a value that is not among those `allowed` by `why`."""
+    for name, values in allowed.items():
+        value = getattr(config, name)
+        if value not in values:
+            raise ValueError(f"{name}={value!r}: {why}; expected {' or '.join(map(repr, values))}.")
+
+
 def optional(check: Check) -> Check:
     """`None`, or what `check` takes."""
     return lambda name, value: None if value is None else check(name, value)

@@ -25,6 +25,9 @@ class Examples:
         groups (`torch.Tensor` of shape `(batch,)` or `(batch, 1)`, *optional*): the domain of each example.
         saliency (`Callable`, *optional*): gives that of each token, `(batch, length)`; it takes another pass.
         margins (`torch.Tensor` of shape `(batch,)`, *optional*): area under the margin so far; the planner knows it.
+        rows_per_example (`int`, defaults to 1): rows of the inputs that belong to one example. The first `size` rows
+            are the first of each example.
+        one_lambda (`bool`, defaults to `False`): whether all examples share a lambda, whatever `config.mode` says.
     """
 
     size: int
@@ -37,3 +40,5 @@ class Examples:
     groups: Tensor | None = None
     saliency: Callable[[], Tensor] | None = None
     margins: Tensor | None = None
+    rows_per_example: int = 1
+    one_lambda: bool = False

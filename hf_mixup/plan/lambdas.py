@@ -14,7 +14,11 @@ from hf_mixup.plan.examples import Examples
 
 
 def draw_lambda(
-    generator: np.random.Generator, batch_size: int, config: MixupConfig, epoch: float | None = None
+    generator: np.random.Generator,
+    batch_size: int,
+    config: MixupConfig,
+    epoch: float | None = None,
+    one_lambda: bool = False,
 ) -> np.ndarray:
     """Lambda of each example: float32 of shape (batch,), in [0, 1].
 
@@ -23,13 +27,14 @@ def draw_lambda(
         batch_size (`int`): number of examples.
         config (`MixupConfig`): the distribution.
         epoch (`float`, *optional*): needed if `config.alpha` changes with it.
+        one_lambda (`bool`, defaults to `False`): one for all examples, whatever `config.mode` says.
     """
     if config.lam is not None:
         lam = np.full(batch_size, config.lam)
     else:
         alpha = alpha_at(config, epoch)
         beta = alpha if config.beta is None else config.beta
-        draws = generator.beta(alpha, beta, size=batch_size if config.mode == "elem" else 1)
+        draws = generator.beta(alpha, beta, size=1 if one_lambda or config.mode == "batch" else batch_size)
         lam = np.broadcast_to(draws, (batch_size,))
     if config.dominant and config.lam is None:
         lam = np.maximum(lam, 1 - lam)

@@ -50,6 +50,8 @@ class MixupPlan:
         outside (`OutsidePartners`, *optional*): partners from outside of the batch; `partner` numbers them
             after its rows.
         is_remembered (`bool`, defaults to `False`): whether later batches are to be mixed with this one.
+        rows_per_example (`int`, defaults to 1): rows that belong to one example, such as a chosen and a rejected text.
+            The batch is then of rows: first one of each example, then the other of each, and both share a partner.
 
     Raises:
         ValueError: if `partner` and `lam` are not of one shape `(batch,)`, or `similarity` lacks its random numbers.
@@ -69,6 +71,7 @@ class MixupPlan:
     noise: tuple[float, float] | None = None
     outside: OutsidePartners | None = None
     is_remembered: bool = False
+    rows_per_example: int = 1
     record: PassRecord = field(default_factory=PassRecord, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,15 @@ class MixupPlan:
             )
         if self.similarity is not None and self.uniform is None:
             raise ValueError("A plan with similarity needs uniform, the random numbers that lambda is made of.")
+
+    @property
+    def of_examples(self) -> MixupPlan:
+        """The plan with one row per example, which is what the labels follow."""
+        if self.rows_per_example == 1:
+            return self
+        size = self.lam.shape[0] // self.rows_per_example
+        label_lam = None if self.label_lam is None else self.label_lam[:size]
+        return replace(self, partner=self.partner[:size], lam=self.lam[:size], label_lam=label_lam, rows_per_example=1)
 
     def to(self, device: torch.device) -> MixupPlan:
         """The same plan with its tensors on `device`, sent without waiting."""

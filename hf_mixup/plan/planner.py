@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.checks import allow_only
+from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.plan.margins import Margins
@@ -25,6 +26,12 @@ NEEDS = {
     ("label_rule", "remix"): ("targets",),
     ("interpolation", "span"): ("input_ids",),
     ("interpolation", "salient_span"): ("targets", "input_ids", "saliency"),
+}
+# What may be said if several rows belong to one example: rows that are mixed by the same numbers.
+OF_ROWS = {
+    "partner": tuple(name for name in PARTNERS if name not in (*OUTSIDE, "margin")),
+    "interpolation": ("line", "dimensions"),
+    "similarity": (None,),
 }
 
 
@@ -85,6 +92,10 @@ class Planner:
 
     def _check(self, examples: Examples) -> None:
         config = self.config
+        if isinstance(examples.epoch, Tensor):
+            raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
+        if examples.rows_per_example > 1:
+            allow_only(config, OF_ROWS, f"not with rows_per_example={examples.rows_per_example}")
         if examples.groups is not None and len(examples.groups) != examples.size:
             raise ValueError(f"groups: {len(examples.groups)} of them for a batch of {examples.size} examples.")
         if "groups" in self.needs and examples.groups is None:
@@ -118,10 +129,12 @@ class Planner:
         strength = strength_at(config, examples.progress, self.drawn)
         self.drawn += 1
         if self._stays_clean(examples, strength):
-            return MixupPlan(torch.arange(size), torch.ones(size), config.site, active=False)
+            plan = MixupPlan(torch.arange(size), torch.ones(size), config.site, active=False)
+            return _with_rows(plan, examples.rows_per_example)
         layer = int(self.generator.choice(examples.layers)) if examples.layers else None
         partner = self._partner(examples)
-        lam = _weaken(torch.from_numpy(draw_lambda(self.generator, size, config, examples.epoch)), strength)
+        drawn = draw_lambda(self.generator, size, config, examples.epoch, examples.one_lambda)
+        lam = _weaken(torch.from_numpy(drawn), strength)
         # Layer -1 is what enters the first block.
         site, block = ("embeddings", None) if layer == -1 else (config.site, layer)
         plan = MixupPlan(partner, lam, site, block, strength=strength)
@@ -135,7 +148,7 @@ class Planner:
             plan = self._with_spans(plan, examples)
         if config.label_rule != "lambda":
             plan = replace(plan, label_lam=label_lambda(config, plan.lam, plan.partner, examples))
-        return plan
+        return _with_rows(plan, examples.rows_per_example)
 
     def _stays_clean(self, examples: Examples, strength: float) -> bool:
         config, epoch = self.config, examples.epoch
@@ -212,3 +225,14 @@ class Planner:
 def _weaken(lam: Tensor, strength: float) -> Tensor:
     """Lambda with only a share of the partner's weight."""
     return lam if strength == 1 else 1 - strength * (1 - lam)
+
+
+def _with_rows(plan: MixupPlan, rows: int) -> MixupPlan:
+    """A plan of examples for `rows` rows of each: row r of an example is mixed with row r of its partner."""
+    if rows == 1:
+        return plan
+    size = len(plan.lam)
+    partner = torch.cat([plan.partner + number * size for number in range(rows)])
+    tensors = {name: getattr(plan, name) for name in ("lam", "label_lam", "dimension_lam")}
+    repeated: dict[str, Any] = {n: torch.cat([value] * rows) for n, value in tensors.items() if value is not None}
+    return replace(plan, partner=partner, rows_per_example=rows, **repeated)

@@ -32,6 +32,10 @@ class BaselineTrainer(TrainerSeams):
         ValueError: for what cannot be trained; in `train()`, for labels that cannot be trained on or evaluated.
     """
 
+    # False: a loss is a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says
+    # True when it returns the batch's share of the mean over all examples of the step already.
+    loss_is_scaled_for_ga = False
+
     def __init__(
         self, *args: Any, class_weights: Sequence[float] | None = None, nonfinite_loss: str = "warn", **kwargs: Any
     ) -> None:
@@ -42,14 +46,10 @@ class BaselineTrainer(TrainerSeams):
         # Whether some rows of the data have no label; None as long as nobody knows.
         self._has_ignored: bool | None = None
         weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
-        config, self._has_weights = MixupConfig(class_weights=weights), weights is not None
+        self._class_weights, self._has_weights = weights, weights is not None
+        config = MixupConfig(class_weights=weights)
         check_trainer(self, self._has_weights)
         self._task = Task(model_config(self._module), config)
-
-    @property
-    def _module(self) -> nn.Module:
-        assert self.model is not None
-        return self.model
 
     # ---- Evaluation ----
 
@@ -129,6 +129,11 @@ class BaselineTrainer(TrainerSeams):
         """Whether labels become targets here, and not in the model or in a loss of the user's."""
         return self._has_weights
 
+    @property
+    def _casts_labels(self) -> bool:
+        """Whether labels of booleans and small integers are made what losses take, also for a loss of the user's."""
+        return self._has_weights
+
     # ---- Loss ----
 
     def compute_loss(
@@ -191,7 +196,7 @@ class BaselineTrainer(TrainerSeams):
 
     def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
         labels = inputs.get("labels")
-        is_users = self.compute_loss_func is not None and not self._makes_targets
+        is_users = self.compute_loss_func is not None and not self._casts_labels
         if not isinstance(labels, Tensor) or is_users:
             return dict(inputs)
         return {**inputs, "labels": label_columns.as_loss_takes_them(labels, model_config(self._module))}

@@ -14,10 +14,9 @@ from transformers.trainer_utils import HPSearchBackend, number_of_arguments
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.mixup import Mixup
 from hf_mixup.training.baseline_trainer import changed
 from hf_mixup.training.search_objective import check_best, choose_objective
-from hf_mixup.training.trainer_checks import check_mixing, check_trainer, metric_name
+from hf_mixup.training.trainer_checks import metric_name
 
 # How a search space may write the base config of a trial, under "mixup", and each field of `MixupConfig`.
 NAMES = {"mixup": "mixup", "recipe": "mixup", "mixup.recipe": "mixup"} | {
@@ -152,12 +151,7 @@ class Search:
         finally:
             # The columns may hold that of the groups of the trial before.
             trainer._set_trial(space, trial)
-        trainer.mixup = None
-        if self.config is not None:
-            check_trainer(trainer, self.config.class_weights is not None)
-            check_mixing(trainer, self.config)
-            trainer.mixup = Mixup(trainer._module, self.config, trainer.args.seed, trainer.args.process_index)
-            trainer._check_labels()
+        trainer._use_in_trial(self.config)
 
 
 def run_search(
@@ -191,9 +185,8 @@ def _next_search(trainer: Any) -> Search:
     """A new search of a trainer, which starts as its first one did."""
     if trainer._search is not None:
         return Search(trainer._search.base, trainer._search.class_weights)
-    weights = trainer._task._class_weights
     base = None if trainer.mixup is None else replace(trainer.mixup.config)
-    return Search(base, None if weights is None else weights.tolist())
+    return Search(base, trainer._class_weights)
 
 
 def _trial_model(

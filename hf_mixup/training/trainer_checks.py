@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
-from transformers import Trainer
 from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
@@ -19,12 +18,19 @@ from hf_mixup.training.model import MixupModel
 logger = logging.get_logger(__name__)
 
 NOTHING_MIXED = (
-    "mixup is set, but the first step drew no plan, so nothing would be mixed: a compute_loss of your own stands "
-    "before that of MixupTrainer. Give your loss as compute_loss_func in its place, or its class weights as "
-    "class_weights. Or write in it, if self.mixup is not None, `plan = self.mixup.draw(inputs, labels=labels)`, `with "
-    "self.mixup.apply(plan, inputs):` around the model, and `self.mixup.targets(labels, plan)` for the targets. "
-    "Or say mixup=None."
+    "mixup is set, but no training step came to MixupMixin, so nothing would be mixed: a training_step of your own "
+    "stands before it. Call super().training_step in it, or say mixup=None."
 )
+NOTHING_RAN = (
+    "mixup is set, but compute_loss did not call the model that it was given, so nothing would be mixed. Call that "
+    "model in it, or say mixup=None."
+)
+
+
+def overrides_loss(kind: type) -> bool:
+    """Whether a class of trainers has a `compute_loss` that is neither Trainer's nor of this package."""
+    own = [cls for cls in kind.__mro__ if not cls.__module__.startswith(("hf_mixup.", "transformers."))]
+    return any("compute_loss" in vars(cls) for cls in own)
 
 
 def check_trainer(trainer: Any, has_weights: bool) -> None:
@@ -94,21 +100,7 @@ def check_mixing(trainer: Any, config: MixupConfig) -> None:
             f"{trainer.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "
             "drawn. Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0."
         )
-    _refuse_hidden_loss(trainer)
     if config.group_column is not None and isinstance(trainer.train_dataset, Dataset):
         check_groups(trainer.train_dataset, config.group_column)
     if config.clean_weight and trainer.compute_loss_func is not None:
         raise ValueError("clean_weight: not used by a compute_loss_func of your own; leave one of the two out.")
-
-
-def _refuse_hidden_loss(trainer: Any) -> None:
-    """A compute_loss after MixupTrainer's would be used if mixup is off, and not if it is on."""
-    order = type(trainer).__mro__
-    ours = next(place for place, cls in enumerate(order) if cls.__module__ == "hf_mixup.training.trainer")
-    later = [cls for cls in order[ours + 1 : order.index(Trainer)] if not cls.__module__.startswith("hf_mixup.")]
-    hidden = [cls.__name__ for cls in later if "compute_loss" in vars(cls)]
-    if hidden:
-        raise ValueError(
-            f"compute_loss of {hidden[0]}: MixupTrainer stands before it and would not use it, while mixup=None would. "
-            "Give that loss as compute_loss_func, or its weights as class_weights."
-        )

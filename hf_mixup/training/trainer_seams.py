@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
@@ -18,9 +19,14 @@ from transformers.trainer import DEFAULT_CALLBACKS
 class TrainerSeams(Trainer):
     """Trainer with plainly named methods at the places where it has private ones; by themselves they change nothing."""
 
-    # False: a loss is a mean per batch, which Trainer divides by the number of accumulated batches. compute_loss says
-    # True when it returns the batch's share of the mean over all examples of the step already.
-    loss_is_scaled_for_ga = False
+    @property
+    def _module(self) -> nn.Module:
+        assert self.model is not None
+        return self.model
+
+    def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch whose labels are of the types that losses take."""
+        return dict(inputs)
 
     def _extra_columns(self) -> Sequence[str]:
         """Columns that are kept although the model does not take them."""
@@ -76,3 +82,13 @@ def add_default_callback(callback: type[TrainerCallback]) -> None:
     """Give every Trainer that is made from now on one more callback, once."""
     if callback not in DEFAULT_CALLBACKS:
         DEFAULT_CALLBACKS.append(callback)  # type: ignore[arg-type]
+
+
+def before_each_update(check: Callable[[], None]) -> TrainerCallback:
+    """A callback that calls `check` before the optimizer updates the parameters."""
+
+    class Checking(TrainerCallback):
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            check()
+
+    return Checking()

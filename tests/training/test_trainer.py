@@ -229,7 +229,7 @@ def accumulated_step(folder, size, **options):
         {"mixup": MIXED},
         {"mixup": MIXED | {"class_weights": [0.5, 1.0, 3.0]}},
         {"mixup": MIXED, "label_smoothing_factor": 0.2},
-        {"mixup": MIXED, "compute_loss_func": summed_loss},
+        {"mixup": MIXED, "compute_loss_func": summed_loss, "soft_targets": True},
         {"mixup": None},
         {"mixup": None, "label_smoothing_factor": 0.2},
         {"mixup": None, "compute_loss_func": summed_loss},
@@ -279,7 +279,7 @@ def test_compute_loss_func_gets_the_mixed_targets_and_the_number_of_items(tmp_pa
         return outputs["logits"].sum() * 0 + 42.0 / num_items_in_batch
 
     inputs, plan = training_inputs(), a_plan(8)
-    trainer = make_trainer(tmp_path, mixup=MIXED, compute_loss_func=keep)
+    trainer = make_trainer(tmp_path, mixup=MIXED, compute_loss_func=keep, soft_targets=True)
     trainer.mixup.draw = lambda *args, **kwargs: plan
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=21)
@@ -324,8 +324,8 @@ def of_class_indices_by_nll(outputs, labels, num_items_in_batch=None):
 
 
 @pytest.mark.parametrize("loss_func", [of_class_indices, of_class_indices_by_nll])
-def test_a_compute_loss_func_for_class_indices_is_told_so(tmp_path, loss_func):
-    trainer = make_trainer(tmp_path, mixup=MIXED, compute_loss_func=loss_func)
+def test_a_compute_loss_func_of_soft_targets_that_takes_class_indices_is_told_so(tmp_path, loss_func):
+    trainer = make_trainer(tmp_path, mixup=MIXED, compute_loss_func=loss_func, soft_targets=True)
     with pytest.raises(ValueError, match=r"compute_loss_func failed.*floats of shape \(8, 3\).*class probabilities"):
         trainer.train()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,6 +69,24 @@ SKIPS_HOOKS, GRAPHS_KEPT, DEFAULT_GRAPHS_KEPT = "skip_nnmodule_hook_guards", "re
 def is_reentrant_checkpoint(error: RuntimeError) -> bool:
     """Whether an error says that a reentrant checkpoint was asked for the gradient of something inside of it."""
     return "use_reentrant" in str(error)
+
+
+@contextmanager
+def intercepted(module: nn.Module, call: Callable[[Callable[..., Any], tuple, dict[str, Any]], Any]) -> Iterator[None]:
+    """Inside of the block a call of the module runs `call`, given the module's own way and the arguments.
+
+    The module's hooks belong to its own way. PyTorch looks for an attribute of this name, which `Module.compile` sets.
+    """
+    name = "_compiled_call_impl"
+    before = vars(module).get(name)
+    own = before or module._call_impl
+    vars(module)[name] = lambda *args, **kwargs: call(own, args, kwargs)
+    try:
+        yield
+    finally:
+        del vars(module)[name]
+        if before is not None:
+            vars(module)[name] = before
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:

@@ -142,6 +142,20 @@ def batch_size(batch: Mapping[str, Any]) -> int:
     raise ValueError(f"The batch has none of {', '.join(PROBED)} or inputs_embeds, only {', '.join(batch)}.")
 
 
+def examples_of(batch: Mapping[str, Any], labels: Tensor | None, rows_per_example: int) -> int:
+    """The number of examples of a batch, counted in its labels if it has no input of a name that mixup knows.
+
+    Raises:
+        ValueError: for a batch without either, or whose rows are not whole examples.
+    """
+    if labels is not None and all(batch.get(name) is None for name in (*PROBED, "inputs_embeds")):
+        return len(labels)
+    rows = batch_size(batch)
+    if rows_per_example < 1 or rows % rows_per_example:
+        raise ValueError(f"rows_per_example={rows_per_example}: a batch of {rows} rows does not hold whole examples.")
+    return rows // rows_per_example
+
+
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
     return {**dict(zip(names, args, strict=False)), **kwargs}

@@ -1,0 +1,203 @@
+"""One training step of a trainer that keeps its own loss: a plan, its labels, and the passes that it mixes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_mixup.config.checks import allow_only
+from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
+from hf_mixup.forward.anatomy.inputs import bind, logits_of, model_config, with_loss
+from hf_mixup.loss import Task
+from hf_mixup.mixup import Mixup
+from hf_mixup.plan.mixup_plan import MixupPlan
+
+# What a batch may call its labels, besides the label names of the training arguments.
+LABEL_NAMES = ("labels", "label", "scores", "score", "margin")
+# What goes with a loss that mixup does not know: one whose labels are mixed before the forward pass, once.
+KEPT_LOSS: dict[str, tuple[Any, ...]] = {
+    "similarity": (None,),
+    "clean_weight": (0.0,),
+    "partner": tuple(name for name in PARTNERS if name not in OUTSIDE),
+}
+# And besides, if it takes the labels themselves: what leaves one lambda for the batch.
+OF_HARD_LABELS: dict[str, tuple[Any, ...]] = {
+    "interpolation": ("line",),
+    "label_rule": ("lambda", "larger", "own"),
+}
+# How far a loss of half precision may be from that of full precision.
+TOLERANCE = 0.05
+
+
+def labels_in(inputs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """The labels of a batch, by name: those of `names` and of `LABEL_NAMES` that it holds."""
+    found = {name: inputs.get(name) for name in dict.fromkeys((*names, *LABEL_NAMES))}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor) and value.dim()}
+
+
+def check_kept_loss(config: MixupConfig, takes_hard_labels: bool) -> None:
+    """Raise `ValueError` for what cannot be mixed around a loss of the trainer's own."""
+    allow_only(config, KEPT_LOSS, "not with a loss of the trainer's own")
+    if takes_hard_labels:
+        why = "not with a loss of class indices, which needs one lambda for the batch (soft_targets=True lifts that)"
+        allow_only(config, OF_HARD_LABELS, why)
+
+
+def label_sets(labels: Mapping[str, Tensor], plan: MixupPlan, soft: Callable[[Tensor], Tensor] | None) -> list[dict]:
+    """The labels to evaluate a loss on: one mixed set of what is mixed as numbers, or that of the examples and that of
+    their partners.
+
+    Args:
+        labels (`Mapping[str, torch.Tensor]`): with a row for each example, or for each row of the plan.
+        plan (`MixupPlan`): active.
+        soft (`Callable`, *optional*): makes targets of class indices, for a loss that takes them.
+    """
+    given = {name: soft(value) if soft and not is_float(value) else value for name, value in labels.items()}
+    mixed = {name: mix(name, value, plan) for name, value in given.items() if is_float(value)}
+    hard = {name: value for name, value in given.items() if not is_float(value)}
+    if not hard:
+        return [mixed]
+    partners = {name: value[_rows(name, value, plan).partner.to(value.device)] for name, value in hard.items()}
+    return [mixed | hard, mixed | partners]
+
+
+def is_float(labels: Tensor) -> bool:
+    """Whether labels are numbers that can be mixed: scores, probabilities, multi-hot vectors of floats."""
+    return labels.dtype.is_floating_point
+
+
+def mix(name: str, values: Tensor, plan: MixupPlan) -> Tensor:
+    """lam * v_i + (1 - lam) * v_j, lam being the label's: of the shape of `values`."""
+    plan = _rows(name, values, plan).to(values.device)
+    lam = plan.lam if plan.label_lam is None else plan.label_lam
+    lam = lam.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
+    return torch.lerp(values[plan.partner], values, lam)
+
+
+def _rows(name: str, values: Tensor, plan: MixupPlan) -> MixupPlan:
+    """The plan with as many rows as there are labels."""
+    for rows in (plan, plan.of_examples):
+        if len(values) == len(rows.lam):
+            return rows
+    raise ValueError(f"{name}: {len(values)} of them for a plan of {len(plan.of_examples.lam)} examples.")
+
+
+def mean_of_label_sets(losses: Sequence[Any], plan: MixupPlan) -> Any:
+    """lam f(y) + (1 - lam) f(y of the partners), lam being one for the batch (Zhang et al. 2018, sec. 2).
+
+    Args:
+        losses (`Sequence`): what `compute_loss` returned for each set of labels: a loss, or a tuple of it and more.
+        plan (`MixupPlan`): with one lambda.
+    """
+    first = losses[0]
+    if len(losses) == 1:
+        return first
+    values = [found[0] if isinstance(found, tuple) else found for found in losses]
+    lam = (plan.lam if plan.label_lam is None else plan.label_lam)[0]
+    loss = torch.lerp(values[1], values[0], lam.to(values[0].device, values[0].dtype, non_blocking=True))
+    return (loss, *first[1:]) if isinstance(first, tuple) else loss
+
+
+@dataclass
+class MixedPass:
+    """How a pass of a step is run.
+
+    Args:
+        mixup (`Mixup`): of the model.
+        root (`nn.Module`): the model without wrappers.
+        plan (`MixupPlan`): of the step.
+        labels (`Mapping[str, torch.Tensor]`): as the user gave them.
+        model_loss (`ModelLoss`): how the model reduces a loss of its own.
+    """
+
+    mixup: Mixup
+    root: nn.Module
+    plan: MixupPlan
+    labels: Mapping[str, Tensor]
+    model_loss: ModelLoss
+
+    def run(self, call: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The outputs of a mixed pass. A model that is given labels returns the loss of the mixed labels."""
+        inputs = bind(list(inspect.signature(self.root.forward).parameters), args, kwargs)
+        labels = self.labels.get("labels") if inputs.get("labels") is not None else None
+        if not self.plan.active:
+            return call(*args, **kwargs)
+        if labels is None:
+            # Of no use without labels, and handed on to the blocks.
+            inputs.pop("num_items_in_batch", None)
+            only = next(iter(inputs.values()), None) if len(inputs) == 1 else None
+            with self.mixup.apply(self.plan, only if isinstance(only, Mapping) else inputs):
+                return call(*args, **{name: value for name, value in kwargs.items() if name in inputs})
+        self.model_loss.learn(self.root, self.mixup.task, inputs | {"labels": labels})
+        items = inputs.pop("num_items_in_batch", None)
+        del inputs["labels"]
+        with self.mixup.apply(self.plan, inputs):
+            outputs = call(**inputs)
+        clean_logits = logits_of(call(**inputs)) if self.mixup.needs_clean_pass(self.plan) else None
+        logits = logits_of(outputs)
+        losses = self.mixup.loss(logits, labels, self.plan, clean_logits=clean_logits, reduction="none")
+        return with_loss(outputs, self.model_loss.reduce(losses, labels, items))
+
+
+class ModelLoss:
+    """How a model reduces the loss of a batch of its own, learned from the first batch that it is given labels of."""
+
+    def __init__(self) -> None:
+        self.is_share: bool | None = None
+
+    def reduce(self, losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        """The loss of a batch as the model would reduce it: a mean, or its share of the items of a step."""
+        return share_of_items(losses, labels, items) if self.is_share else losses.mean()
+
+    def learn(self, root: nn.Module, task: Task, inputs: dict[str, Any]) -> None:
+        """Look at the loss of a pass that is not mixed; once.
+
+        Raises:
+            ValueError: if it is not the loss that mixed labels would get, which would silently be another.
+        """
+        if self.is_share is not None:
+            return
+        labels, items = inputs["labels"], inputs.get("num_items_in_batch")
+        targets, problem_type = task.targets(labels), task.problem_type(labels)
+        # Twice as many, so that a share is told from a mean.
+        own, logits = _models_loss(root, inputs if items is None else inputs | {"num_items_in_batch": 2 * items})
+        losses = task.losses(logits, targets.to(logits.device), problem_type)
+        self.is_share = False
+        if items is not None and _is_near(own, share_of_items(losses, labels, 2 * items)):
+            self.is_share = True
+        elif not _is_near(own, losses.mean()):
+            raise ValueError(
+                f"The loss that {type(root).__name__} computes by itself, {own.item():.4g} for the first batch, is not "
+                f"the {problem_type} loss of its logits, {losses.mean().item():.4g}, so it is not known "
+                "for mixed labels. Set problem_type in its config, give the loss as compute_loss_func, or compute it "
+                "in a compute_loss of your own."
+            )
+
+
+def _models_loss(root: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The loss and the logits of a pass in evaluation mode, which leaves the model and its config as they were."""
+    training, config = [module for module in root.modules() if module.training], model_config(root)
+    problem_type = config.problem_type
+    root.eval()
+    try:
+        with torch.no_grad():
+            outputs = root(**inputs)
+    finally:
+        config.problem_type = problem_type
+        for module in training:
+            module.training = True
+    return (outputs["loss"], outputs["logits"]) if isinstance(outputs, Mapping) else (outputs[0], outputs[1])
+
+
+def share_of_items(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+    """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
+    return losses.mean() if items is None else losses.sum() * (labels.numel() // labels.shape[0]) / items
+
+
+def _is_near(found: Tensor, expected: Tensor) -> bool:
+    return bool(torch.isclose(found.float(), expected.float(), rtol=TOLERANCE, atol=1e-4))

@@ -1,0 +1,299 @@
+"""`MixupMixin`: mixup around the loss of any subclass of transformers' Trainer."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.trainer_utils import HPSearchBackend
+from transformers.utils import logging
+
+from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.recipes import resolve_config
+from hf_mixup.loss import to_targets
+from hf_mixup.mixup import Mixup
+from hf_mixup.training.checkpoints import checkpoint_to_resume
+from hf_mixup.training.forward_passes import ForwardPasses
+from hf_mixup.training.logs import MixupLogs
+from hf_mixup.training.mixed_step import (
+    MixedPass,
+    ModelLoss,
+    check_kept_loss,
+    is_float,
+    label_sets,
+    labels_in,
+    mean_of_label_sets,
+)
+from hf_mixup.training.records import MixupRecords
+from hf_mixup.training.search import Search, run_search
+from hf_mixup.training.trainer_checks import NOTHING_MIXED, NOTHING_RAN, check_mixing, overrides_loss
+from hf_mixup.training.trainer_seams import before_each_update
+
+logger = logging.get_logger(__name__)
+
+
+class MixupMixin(MixupRecords):
+    """Mixes the training batches of a Trainer that keeps its own loss.
+
+    ```python
+    class MixedTrainer(MixupMixin, WeightedTrainer):
+        pass
+
+    trainer = MixedTrainer(model=model, args=args, train_dataset=train_dataset, mixup="tmix")
+    ```
+
+    The forward pass of the model is mixed, whatever the loss does with its outputs. Labels that are numbers (scores,
+    probabilities, multi-hot vectors of floats) reach the loss mixed. Class indices stay what they are: the loss f is
+    evaluated on the same mixed outputs for the labels of the examples and for those of their partners, and the result
+    is lam f(y) + (1 - lam) f(y of the partners) (Zhang et al. 2018), at no second forward pass. Such a batch has one
+    lambda. A model that is given its labels and returns a loss returns that of the mixed labels.
+
+    Args:
+        *args, **kwargs: those of the other Trainer. Its class may stand before or after `MixupMixin`.
+        mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
+            mix and how much; `None` turns mixup off.
+        soft_targets (`bool`, defaults to `False`): whether the loss takes class probabilities, floats of shape
+            `(batch, num_labels)`, in the place of class indices, as `torch.nn.functional.cross_entropy` does. It is
+            then evaluated once, on the mixed targets, with a lambda for each example.
+        rows_per_example (`int`, defaults to 1): rows of a batch that belong to one example, such as 2 for preferences:
+            first the chosen text of each, then the rejected one of each. They share their partner and lambda, and a
+            loss without labels, such as that of TRL's `RewardTrainer`, is that of the mixed rows.
+
+    Raises:
+        ValueError: for a config that cannot work, or a model that cannot be mixed with it; at the first step, for what
+            does not go with the loss, and if nothing would be mixed. Never is a training silently not mixed.
+
+    Evaluation and prediction are the other Trainer's own. Training logs also hold `mixup_lambda` (the mean) and
+    `mixup_site`. Labels are those of `args.label_names`, `labels`, `label`, `scores`, `score` and `margin`.
+    """
+
+    _search: Search | None = None
+    # Whether compute_loss is being given labels that it should leave as they are.
+    _keeps_labels = False
+    _class_weights: list[float] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[: cls.__mro__.index(MixupMixin)]
+        if any("__init__" in vars(base) and not issubclass(base, MixupMixin) for base in before):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *args: Any,
+        mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
+        soft_targets: bool = False,
+        rows_per_example: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        kept = vars(self).pop("_kept_arguments", {})
+        config = resolve_config(kept.get("mixup", mixup))
+        super().__init__(*args, **kwargs)
+        self.soft_targets = kept.get("soft_targets", soft_targets)
+        self.rows_per_example = kept.get("rows_per_example", rows_per_example)
+        self._restart()
+        self.add_callback(before_each_update(self._check_mixed))
+        self._use(config)
+
+    def _use(self, config: MixupConfig | None) -> None:
+        """Mix by `config` from now on. Raises `ValueError` for what cannot be mixed."""
+        self.mixup = None
+        if config is None:
+            return
+        check_mixing(self, config)
+        if overrides_loss(type(self)):
+            check_kept_loss(config, takes_hard_labels=False)
+        self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
+        reach = self.args.world_size if config.partner == "all_ranks" else 1
+        if self.args.train_batch_size * reach > 1 or config.partner == "previous_batch":
+            self.mixup.check()
+        else:
+            logger.warning(
+                "per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed; there is "
+                "partner='previous_batch' for that."
+            )
+
+    def _use_in_trial(self, config: MixupConfig | None) -> None:
+        """As `_use`, for a trial of a search."""
+        self._use(config)
+
+    def _restart(self) -> None:
+        self._logs, self._model_loss = MixupLogs(), ModelLoss()
+        # Whether a training step came here, and whether a checkpoint says that batches were mixed.
+        self._reached = self._was_mixed = False
+
+    def _extra_columns(self) -> Sequence[str]:
+        """The column of groups, if partners depend on it."""
+        column = None if self.mixup is None else self.mixup.config.group_column
+        return () if column is None else (column,)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer, which the column of groups is not for."""
+        if self.mixup is not None:
+            inputs = {name: value for name, value in inputs.items() if name != self.mixup.config.group_column}
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
+    # ---- The step ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As that of the other Trainer, around whose `compute_loss` mixup is."""
+        if self.mixup is None:
+            return super().training_step(*args, **kwargs)
+        vars(self)["compute_loss"] = functools.partial(self._mixed_loss, self.compute_loss)
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            del vars(self)["compute_loss"]
+
+    def _mixed_loss(
+        self, compute_loss: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The loss of the other Trainer on a mixed batch."""
+        if not model.training or self._mixes_itself(inputs):
+            return compute_loss(model, inputs, *args, **kwargs)
+        mixup, inputs = self._mixup_of_current_model(), self._with_usual_labels(inputs)
+        groups = inputs.pop(mixup.config.group_column or "", None)
+        labels = labels_in(inputs, self.label_names)
+        plan = self._plan(mixup, inputs, labels, groups)
+        sets = label_sets(labels, plan, self._soft if self.soft_targets else None) if plan.active else [labels]
+        passes = ForwardPasses(model, MixedPass(mixup, self._module, plan, labels, self._model_loss).run)
+        losses = []
+        self._keeps_labels = True
+        try:
+            for chosen in sets if self._keeps_loss else [labels]:
+                with passes.watched():
+                    losses.append(compute_loss(model, inputs | chosen, *args, **kwargs))
+        finally:
+            self._keeps_labels = False
+        if not passes.outputs:
+            raise ValueError(NOTHING_RAN)
+        self._reached = True
+        self._logs.add(plan.resolved, None)
+        return mean_of_label_sets(losses, plan)
+
+    def _plan(self, mixup: Mixup, inputs: dict[str, Any], labels: dict[str, Tensor], groups: Tensor | None) -> Any:
+        if not labels and self.rows_per_example == 1:
+            raise ValueError(
+                f"labels: none in this training batch, which has only {', '.join(inputs)}. Name them in label_names of "
+                "the training arguments; a loss of pairs of rows, without labels, needs rows_per_example=2."
+            )
+        is_hard = not self.soft_targets and not all(map(is_float, labels.values()))
+        if self._keeps_loss:
+            check_kept_loss(mixup.config, is_hard)
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return mixup.draw(
+            inputs,
+            self.state.epoch or 0.0,
+            progress=progress,
+            labels=next(iter(labels.values()), None),
+            groups=groups,
+            rows_per_example=self.rows_per_example,
+            one_lambda=self._keeps_loss and is_hard,
+        )
+
+    def _soft(self, labels: Tensor) -> Tensor:
+        """Class indices as class probabilities."""
+        assert self.mixup is not None
+        return to_targets(labels, self.mixup.task.problem_type(labels), self.mixup.task.about.num_labels)
+
+    @property
+    def _keeps_loss(self) -> bool:
+        """Whether the loss is computed outside of the model."""
+        return overrides_loss(type(self)) or self.compute_loss_func is not None or self._smooths_labels()
+
+    def _mixes_itself(self, inputs: dict[str, Any]) -> bool:
+        """Whether `compute_loss` mixes by itself."""
+        return False
+
+    def _check_mixed(self) -> None:
+        """Raise `ValueError` if mixup is set and no step came here, so that nothing was mixed."""
+        if self.mixup is not None and not self._reached:
+            raise ValueError(NOTHING_MIXED)
+
+    def _mixup_of_current_model(self) -> Mixup:
+        """The Mixup of the model being trained; `model_init` and sharding replace the model that was given."""
+        assert self.mixup is not None
+        if self.mixup.model is not self.model:
+            state = self.mixup.state_dict()
+            self.mixup = Mixup(self._module, self.mixup.config, self.args.seed, self.args.process_index)
+            self.mixup.load_state_dict(state)
+        return self.mixup
+
+    # ---- Start, search ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's. Every training starts the random stream of mixup anew, and a resumed one continues it.
+
+        Raises:
+            ValueError, FileNotFoundError: for a checkpoint that is not whole, or of another model.
+        """
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        folder, rank = str(self.args.output_dir), self.args.process_index if self.args.save_on_each_node else None
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, folder, self.model, is_sharded, rank)
+        if self.mixup is not None:
+            self.mixup.restart(self.args.seed, self.args.process_index)
+        self._restart()
+        return super().train(checkpoint, *args, **kwargs)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: str | HPSearchBackend | None = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As Trainer's, over mixup as well: every trial starts from the config that the trainer was made with.
+
+        Args:
+            hp_space (`Callable`, *optional*): besides training arguments it may name `mixup` or `recipe`, what `mixup=`
+                takes, as the base of a trial (`"none"` turns mixup off, and fields are then without effect), and fields
+                of `MixupConfig`, as `alpha` or `mixup.alpha`. Fields of the base that those make inapplicable, such as
+                the layers of another site, fall back to their defaults.
+            compute_objective (`Callable`, *optional*): defaults to the metric that `metric_for_best_model` names in the
+                training arguments, else to Trainer's: the sum of all metrics, or the loss if there are no others.
+            n_trials (`int`, defaults to 20): number of trials.
+            direction (`str` or `list[str]`, *optional*): `"minimize"` or `"maximize"`; defaults to the direction of
+                `metric_for_best_model`, else to `"minimize"`.
+            backend, hp_name, **kwargs: as Trainer's.
+
+        Returns:
+            `BestRun` or `list[BestRun]`: the best trial, its hyperparameters by the names that the search space gave.
+            A trial whose objective is not finite is never the best. The trainer is left with the settings of the last
+            trial, as Trainer is.
+
+        Raises:
+            ValueError: for an unknown hyperparameter, before its trial trains; for metrics that do not get better in
+                `direction`; if every trial diverged.
+        """
+        options = {"hp_space": hp_space, "n_trials": n_trials, "hp_name": hp_name, **kwargs}
+        return run_search(self, super().hyperparameter_search, compute_objective, direction, backend, **options)
+
+    def _set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
+        """As Trainer's, with the mixup config of the trial."""
+        if trial is None or self._search is None or self.hp_search_backend is None:
+            set_up(trial)
+        else:
+            self._search.set_up(self, trial, set_up)
+
+
+# The arguments of `MixupMixin.__init__` itself.
+ARGUMENTS = ("mixup", "soft_targets", "rows_per_example")
+
+
+def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """An `__init__` that comes before that of `MixupMixin` and does not know its arguments, which are kept for it."""
+    unknown = [name for name in ARGUMENTS if name not in inspect.signature(init).parameters]
+
+    @functools.wraps(init)
+    def keeping(self: MixupMixin, *args: Any, **kwargs: Any) -> None:
+        kept = {name: kwargs.pop(name) for name in unknown if name in kwargs}
+        vars(self).setdefault("_kept_arguments", {}).update(kept)
+        init(self, *args, **kwargs)
+
+    return keeping

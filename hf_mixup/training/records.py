@@ -1,0 +1,61 @@
+"""What a mixed training writes: logs, the state from which plans resume, the config beside the model, its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_mixup.mixup import Mixup
+from hf_mixup.training.logs import MixupLogs
+from hf_mixup.training.state import CONFIG_NAME, load_state, save_state
+from hf_mixup.training.trainer_seams import TrainerSeams
+
+
+class MixupRecords(TrainerSeams):
+    """Trainer that writes what mixup did. Nothing that it saves says "mixed" of a training that was not."""
+
+    mixup: Mixup | None = None
+    # Whether a checkpoint says that batches were mixed.
+    _was_mixed: bool = False
+    _logs: MixupLogs
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what mixup did since the last log to the training logs."""
+        if "loss" in logs and self.mixup is not None:
+            logs.update(self._logs.drain())
+        super().log(logs, *args, **kwargs)
+
+    @property
+    def _has_mixed(self) -> bool:
+        """Whether some batch was mixed, so that nothing saved says so of a training in which none was."""
+        return self.mixup is not None and (self._was_mixed or self.mixup.mixed > 0)
+
+    @contextmanager
+    def _saving_model(self, folder: Path) -> Iterator[None]:
+        """The mixup config is saved with a model that was mixed."""
+        with super()._saving_model(folder):
+            yield
+        if self._has_mixed and self.mixup is not None and self.args.should_save:
+            self.mixup.config.save(folder / CONFIG_NAME)
+
+    def _on_state_saved(self, folder: str) -> None:
+        """The plans resume with the random state."""
+        if self.mixup is not None:
+            save_state(folder, self.mixup, self.args.process_index, self.args.world_size)
+
+    def _on_state_loaded(self, folder: str) -> None:
+        """The plans resume with the random state."""
+        if self.mixup is not None:
+            load_state(folder, self.mixup, self.args.process_index, self.args.world_size)
+            self._was_mixed = Path(folder, CONFIG_NAME).is_file()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's model card, with the mixup config."""
+        super().create_model_card(*args, **kwargs)
+        path = Path(self.args.output_dir or ".") / "README.md"
+        if self.mixup is None or not self._has_mixed or not self.is_world_process_zero() or not path.is_file():
+            return
+        with path.open("a", encoding="utf-8") as card:
+            card.write(f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{self.mixup.config.to_yaml()}```\n")
