@@ -103,7 +103,7 @@ def contenders(options: Options) -> dict[str, Kind]:
         return chosen | {site: mixing_at(site, one_layer if site == "hidden" else None) for site in SITES}
     if options.contenders == "references":
         return chosen | {name: recipe_for_texts(name) for name in ("tmix", "sent_mixup")} | REFERENCES
-    names = [name for name in recipe_names() if name != "input_mixup"]
+    names = [name for name in recipe_names() if name not in ("input_mixup", "cutmix")]
     if options.contenders != "recipes":
         names = options.contenders.split(",")
     recipes = {name: recipe_for_texts(name) for name in names}

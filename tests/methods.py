@@ -18,6 +18,8 @@ AUTHORS = "the authors' code was read"
 OTHERS = "no code of the authors was found; implementations by others were read"
 ABSTRACT = "no code of the authors was found; only the abstract was read"
 OWN = "no paper"
+# What these mix are the pixels of images; all others mix texts as well.
+OF_PIXELS = ("input_mixup", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,18 @@ METHODS = {
         AUTHORS,
         "As their CIFAR-10 code: one lambda a batch, alpha 1, a permutation of the batch that may pair an "
         "example with itself.",
+    ),
+    "cutmix": Method(
+        "Yun, Han, Oh, Chun, Choe, Yoo 2019, CutMix: Regularization Strategy to Train Strong Classifiers with "
+        "Localizable Features, ICCV",
+        "a random box, sqrt(1 - lambda) of the height and the width, gives way to that of the partner; y by the share "
+        "replaced; lambda ~ Beta(1, 1)",
+        "images",
+        AUTHORS,
+        "The box, its center at any pixel, its even sides and alpha 1 are as in their code, and every batch is mixed, "
+        "as in its command for ImageNet (for CIFAR half of them, `prob: 0.5`). Theirs has one box a batch; here each "
+        "image has a box of its own, of one lambda a batch. The label follows the pixels that were in fact replaced, "
+        "the box being cut off at the border, which their code does since its first correction.",
     ),
     "word_mixup": Method(
         "Guo, Mao, Zhang 2019, Augmenting Data with Mixup for Sentence Classification: An Empirical Study, "

@@ -11,7 +11,7 @@ CHOICES = {
     "partner": PARTNERS,
     "mode": ("elem", "batch"),
     "ramp": ("linear", "cosine", "step"),
-    "interpolation": ("line", "dimensions", "span", "salient_span"),
+    "interpolation": ("line", "dimensions", "box", "span", "salient_span"),
     "label_rule": ("lambda", "remix", "larger", "own"),
 }
 

@@ -10,8 +10,12 @@ from scipy import stats
 
 from hf_mixup import Mixup, MixupModel, MixupPlan
 from hf_mixup.config.recipes import recipe_names, resolve_config
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.planner import Planner
 from hf_mixup.training.collator import MixupCollator
 from tests.architectures import build
+from tests.forward.anatomy.test_images_and_sounds import toy
+from tests.methods import OF_PIXELS
 from tests.plain_config import plain_config
 from tests.zoo import FAMILIES, WIDTH, cached_toy_model, toy_batch, toy_model
 
@@ -774,7 +778,49 @@ def test_input_mixup_averages_the_numbers_themselves():
     assert stats.kstest(lambdas, "uniform").pvalue > 1e-3
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name != "input_mixup"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cutmix_takes_a_box_of_the_partner_and_the_label_follows_its_area(seed):
+    mixup = Mixup(toy("vit"), "cutmix", seed=seed)
+    generator = np.random.default_rng(seed)
+    pixels = torch.from_numpy(generator.normal(size=(SIZE, 3, 32, 32))).float()
+    labels = torch.from_numpy(generator.integers(0, CLASSES, SIZE))
+    entered = []
+    handle = mixup.model.vit.register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append(args[0] if args else kwargs["pixel_values"]), with_kwargs=True
+    )
+    for _ in range(5):
+        plan = mixup.draw({"pixel_values": pixels})
+        with mixup.apply(plan, {"pixel_values": pixels}), torch.no_grad():
+            logits = mixup.model(pixel_values=pixels).logits
+        image, sides, expected_lam = entered.pop().numpy(), set(), []
+        for i, j in enumerate(plan.partner.tolist()):
+            expected = pixels[i].numpy().copy()
+            top, bottom, left, right = plan.box[i].tolist()
+            expected[:, top:bottom, left:right] = pixels[j, :, top:bottom, left:right]
+            np.testing.assert_array_equal(image[i], expected)
+            sides |= {bottom - top} if top > 0 and bottom < 32 else set()
+            expected_lam.append(1 - (bottom - top) * (right - left) / 32**2)
+        # One lambda a batch, so that boxes which are not cut off have one size.
+        assert len(sides) <= 1
+        np.testing.assert_allclose(plan.lam, expected_lam, atol=1e-6)
+        targets = mixed_labels(labels, plan.partner, expected_lam)
+        assert mixup.loss(logits, labels, plan).item() == pytest.approx(cross_entropy(logits, targets), rel=1e-5)
+    handle.remove()
+
+
+def test_cutmix_draws_the_area_of_its_boxes_uniformly():
+    planner, images = Planner(resolve_config("cutmix")), {"pixel_values": torch.zeros(64, 3, 100, 100)}
+    drawn = []
+    for _ in range(300):
+        box = planner.draw(Examples(64, inputs=images)).box
+        # One of 64 boxes is not cut off, if it is not large.
+        drawn.append(1 - (box[:, 1] - box[:, 0]).max().item() * (box[:, 3] - box[:, 2]).max().item() / 100**2)
+    large = [lam for lam in drawn if lam < 0.3]
+    assert stats.kstest([lam for lam in drawn if lam > 0.3], stats.uniform(0.3, 0.7).cdf).pvalue > 1e-3
+    assert stats.binomtest(len(large), 300, 0.3).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in OF_PIXELS])
 def test_every_recipe_trains_a_mixup_model(recipe):
     batch, labels, groups = examples_of(0)
     model = MixupModel(toy_model("bert", num_hidden_layers=2).train(), config_of(recipe))

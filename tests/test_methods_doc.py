@@ -45,7 +45,7 @@ def with_groups(rows):
 def trainer_of(name, folder):
     """A trainer of one step, with the recipe and data that suit it."""
     config, rows = resolve_config(name), examples(8)
-    if name == "input_mixup":
+    if name in methods.OF_PIXELS:
         images = [{"pixel_values": torch.randn(3, 32, 32), "labels": number % CLASSES} for number in range(8)]
         return MixupTrainer(toy("vit"), arguments(folder, max_steps=1), train_dataset=images, mixup=config)
     model = steady_bert()

@@ -167,13 +167,14 @@ class MixupConfig:
     )
     interpolation: str = how(
         "line",
-        choice("line", "dimensions", "span", "salient_span"),
+        choice("line", "dimensions", "box", "span", "salient_span"),
         "line: lambda of the example, 1 - lambda of its partner. dimensions: a lambda for each hidden dimension (Guo "
-        "2020), the label follows their mean. span: at site input of a text, a random span of 1 - lambda of the tokens "
-        "gives way to one of the partner. salient_span: the least salient span to the partner's most salient one "
-        "(SSMix, Yoon et al. 2021), which takes another pass.",
+        "2020), the label follows their mean. box: at site input of images, a random box of 1 - lambda of the pixels "
+        "gives way to that of the partner, the label follows the share that stays (CutMix, Yun et al. 2019). span: of "
+        "a text, a random span of tokens gives way to one of the partner. salient_span: the least salient span to the "
+        "partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass.",
         needs("site", *STATES, only=("dimensions",)),
-        needs("site", "input", only=("span", "salient_span")),
+        needs("site", "input", only=("box", "span", "salient_span")),
         not_with("similarity", only=("dimensions",), why=AT_SITE),
         not_with("partner", *OUTSIDE, only=("span", "salient_span")),
     )

@@ -49,6 +49,8 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
     if config.partner in OUTSIDE:
         check_outside(anatomy, config.partner)
     is_text, has_spans = anatomy.input_name == "input_ids", config.interpolation in ("span", "salient_span")
+    if config.interpolation == "box" and anatomy.input_name != "pixel_values":
+        raise ValueError(f"interpolation='box': {name} takes no pixel_values; boxes are for images.")
     if has_spans and not is_text:
         raise ValueError(f"interpolation={config.interpolation!r}: {name} takes no tokens; spans are for texts.")
     if config.interpolation == "dimensions" and not is_text:
@@ -77,8 +79,8 @@ def check_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None
     Raises:
         ValueError: for a site at which a mixture would not be exact in this model; it names those at which it is.
     """
-    if config.interpolation in ("span", "salient_span"):
-        # Tokens are exchanged before the model sees them.
+    if config.interpolation in ("box", "span", "salient_span"):
+        # Pixels and tokens are exchanged before the model sees them.
         return
     try:
         _compare_endpoints(anatomy, config, apply)

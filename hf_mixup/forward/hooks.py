@@ -115,10 +115,11 @@ def _check_alike(path: str, value: Tensor, call: BlockCall) -> None:
         )
 
 
-# What mixes at each site. Tokens are exchanged whatever the site, and some models are mixed at the outputs of blocks.
+# What mixes at each site. Spans and boxes are exchanged before the model, and some models are mixed at the outputs of
+# blocks.
 SITES: dict[str, tuple[type[HookGroup], ...]] = {
-    "input": (sites.FloatInput, Blocks),
-    "spans": (sites.TokenSpans,),
+    "input": (sites.ModelInput, Blocks),
+    "exchanged": (sites.ModelInput,),
     "word_embeddings": (Blocks, sites.Lookups),
     "embeddings": (Blocks,),
     "hidden": (Blocks,),
@@ -133,7 +134,7 @@ READOUTS: dict[str, tuple[type[HookGroup], ...]] = {
     "text": (sites.BothTexts,),
 }
 READ_AT_SITE: dict[str, tuple[type[HookGroup], ...]] = {
-    "spans": (),
+    "exchanged": (),
     "block_outputs": (),
     "pooled": (sites.PooledStates,),
 }
@@ -148,7 +149,8 @@ def groups_of(anatomy: Anatomy, plan: MixupPlan, with_outside_rows: bool) -> tup
     """
     site = plan.site
     if site != "pooled":
-        site = "spans" if plan.source is not None else "block_outputs" if anatomy.embedding_module else site
+        is_exchanged = plan.source is not None or plan.box is not None
+        site = "exchanged" if is_exchanged else "block_outputs" if anatomy.embedding_module else site
     read = READ_AT_SITE.get(site, READOUTS.get(anatomy.readout, ()))
     if not with_outside_rows:
         return (*SITES[site], *read)

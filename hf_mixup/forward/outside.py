@@ -53,12 +53,13 @@ def padding_of(anatomy: Anatomy) -> Padding:
 def with_outside_rows(plan: MixupPlan) -> MixupPlan:
     """The plan for the batch and its partners from outside, which stay as they are."""
     rows = torch.arange(plan.lam.shape[0], 2 * plan.lam.shape[0], device=plan.lam.device)
-    dimensions = plan.dimension_lam
+    dimensions, box = plan.dimension_lam, plan.box
     return replace(
         plan,
         partner=torch.cat([plan.partner, rows]),
         lam=torch.cat([plan.lam, torch.ones_like(plan.lam)]),
         dimension_lam=None if dimensions is None else torch.cat([dimensions, torch.ones_like(dimensions)]),
+        box=None if box is None else torch.cat([box, torch.zeros_like(box)]),
     )
 
 

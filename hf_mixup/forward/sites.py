@@ -15,11 +15,22 @@ from hf_mixup.forward.anatomy.inputs import first_tensor, logits_of, map_tensors
 from hf_mixup.forward.anatomy.masks import mix_rows
 from hf_mixup.forward.anatomy.soft_mask import soft_mask
 from hf_mixup.forward.state import HookGroup, Mixing
+from hf_mixup.plan.boxes import swap_boxes
+from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.spans import swap_tokens
 
 
-class FloatInput(HookGroup):
-    """Mix the float input of an image or audio model."""
+def mix_input(value: Tensor, plan: MixupPlan) -> Tensor:
+    """What a model is given, mixed: tokens by spans, images by boxes if the plan has any, other floats on a line."""
+    if plan.source is not None:
+        return swap_tokens(value, plan.partner, plan.source)
+    if plan.box is not None:
+        return swap_boxes(value, plan.partner, plan.box)
+    return mix_rows(value, plan.partner, plan.lam)
+
+
+class ModelInput(HookGroup):
+    """Mix what the model is given."""
 
     def register(self, mixing: Mixing) -> Iterator[RemovableHandle]:
         yield self.anatomy.root.register_forward_pre_hook(self.before_model, with_kwargs=True)
@@ -28,20 +39,8 @@ class FloatInput(HookGroup):
         self.mixing.reached = True
         name = self.anatomy.input_name
         if name in kwargs:
-            return args, kwargs | {name: self.mix(kwargs[name])}
-        return (self.mix(args[0]), *args[1:]), kwargs
-
-    def mix(self, value: Tensor) -> Tensor:
-        return mix_rows(value, self.mixing.plan.partner, self.mixing.plan.lam)
-
-
-class TokenSpans(FloatInput):
-    """Take spans of tokens from the partners."""
-
-    def mix(self, value: Tensor) -> Tensor:
-        plan = self.mixing.plan
-        assert plan.source is not None
-        return swap_tokens(value, plan.partner, plan.source)
+            return args, kwargs | {name: mix_input(kwargs[name], self.mixing.plan)}
+        return (mix_input(args[0], self.mixing.plan), *args[1:]), kwargs
 
 
 class Lookups(HookGroup):

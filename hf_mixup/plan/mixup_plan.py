@@ -43,6 +43,8 @@ class MixupPlan:
         dimension_lam (`torch.FloatTensor` of shape `(batch, width)`, *optional*): a weight for each hidden dimension.
         source (`torch.LongTensor` of shape `(batch, length)`, *optional*): for spans of tokens, the position in the
             partner's text that each position takes its token from, or -1.
+        box (`torch.LongTensor` of shape `(batch, 4)`, *optional*): for boxes of images, the first row and the end of
+            the rows, the first column and the end of the columns that are taken from the partner.
         similarity (`tuple[float, float]`, *optional*): lambda is drawn at the site, see `MixupConfig.similarity`.
         uniform (`torch.Tensor` of shape `(2, batch)`, *optional*): the random numbers that it is then made of.
         strength (`float`, defaults to 1.0): share of the partner's weight that such a lambda uses.
@@ -65,6 +67,7 @@ class MixupPlan:
     label_lam: Tensor | None = None
     dimension_lam: Tensor | None = None
     source: Tensor | None = None
+    box: Tensor | None = None
     similarity: tuple[float, float] | None = None
     uniform: Tensor | None = None
     strength: float = 1.0

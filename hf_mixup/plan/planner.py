@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
+from hf_mixup.plan.boxes import plan_boxes
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.plan.margins import Margins
@@ -24,6 +25,7 @@ from hf_mixup.plan.spans import plan_spans, text_parts
 # What words of a config need of the examples, besides what their partners do.
 NEEDS = {
     ("label_rule", "remix"): ("targets",),
+    ("interpolation", "box"): ("pixel_values",),
     ("interpolation", "span"): ("input_ids",),
     ("interpolation", "salient_span"): ("targets", "input_ids", "saliency"),
 }
@@ -104,11 +106,12 @@ class Planner:
                 f"{config.group_column!r}. In a loop of your own give draw(batch, groups=...); for MixupModel in a "
                 "Trainer set remove_unused_columns=False."
             )
-        if "input_ids" in self.needs and examples.inputs.get("input_ids") is None:
-            raise ValueError(
-                f"input_ids: partner={config.partner!r} with interpolation={config.interpolation!r} needs "
-                f"the tokens of each text; this batch has only {', '.join(examples.inputs)}."
-            )
+        for name, what in (("input_ids", "the tokens of each text"), ("pixel_values", "images")):
+            if name in self.needs and examples.inputs.get(name) is None:
+                raise ValueError(
+                    f"{name}: partner={config.partner!r} with interpolation={config.interpolation!r} needs "
+                    f"{what}; this batch has only {', '.join(examples.inputs)}."
+                )
 
     def _draw_for_all(self, examples: Examples) -> MixupPlan:
         """This rank's part of a plan of the global batch."""
@@ -144,6 +147,8 @@ class Planner:
             plan = self._with_similarity(plan, config.similarity)
         if config.add_noise or config.mult_noise:
             plan = self._with_noise(plan)
+        if config.interpolation == "box":
+            plan = self._with_boxes(plan, examples.inputs["pixel_values"])
         if config.interpolation in ("span", "salient_span"):
             plan = self._with_spans(plan, examples)
         if config.label_rule != "lambda":
@@ -180,6 +185,16 @@ class Planner:
     def _with_noise(self, plan: MixupPlan) -> MixupPlan:
         add, mult = (plan.strength * float(scale) for scale in self.generator.beta(2, 5, size=2))
         return replace(plan, noise=(self.config.add_noise * add, self.config.mult_noise * mult))
+
+    def _with_boxes(self, plan: MixupPlan, images: Tensor) -> MixupPlan:
+        if images.dim() < 4:
+            raise ValueError(
+                f"pixel_values: shape {tuple(images.shape)}; interpolation='box' needs (batch, channels, height, "
+                "width)."
+            )
+        uniform = torch.from_numpy(self.generator.random((2, len(plan.lam))))
+        box, lam = plan_boxes(plan.lam, images.shape[-2], images.shape[-1], uniform)
+        return replace(plan, box=box, lam=lam)
 
     def _with_spans(self, plan: MixupPlan, examples: Examples) -> MixupPlan:
         uniform = torch.from_numpy(self.generator.random((2, 2, len(plan.lam))))

@@ -83,16 +83,9 @@ def share_of_plan(
         for source, row in (where[partner] for partner in chosen)
     ]
     outside = OutsidePartners(parts, of_partners(_gather(targets, counts, [0] * len(counts))), states_at, max(lengths))
-    label_lam = None if plan.label_lam is None else plan.label_lam[own]
-    dimension_lam = None if plan.dimension_lam is None else plan.dimension_lam[own]
-    return replace(
-        plan,
-        partner=torch.arange(size, 2 * size),
-        lam=plan.lam[own],
-        label_lam=label_lam,
-        dimension_lam=dimension_lam,
-        outside=outside,
-    )
+    values = {name: getattr(plan, name) for name in ("lam", "label_lam", "dimension_lam", "box")}
+    rows = {name: value[own] for name, value in values.items() if value is not None}
+    return replace(plan, partner=torch.arange(size, 2 * size), outside=outside, **rows)
 
 
 def _gather(values: Tensor, counts: list[int], lengths: list[int]) -> list[Tensor]:

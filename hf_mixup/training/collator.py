@@ -17,20 +17,20 @@ from hf_mixup.config.checks import choice, count
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, MASKS, logits_of
-from hf_mixup.forward.anatomy.masks import mix_rows
+from hf_mixup.forward.sites import mix_input
 from hf_mixup.loss import PROBLEM_TYPES, Task
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner
-from hf_mixup.plan.spans import swap_tokens
 from hf_mixup.training.collator_callback import NOT_MIXED, CollatorCallback
 
 
 class MixupCollator(CollatorCallback):
     """A collator that mixes the batches of another one.
 
-    At site `"input"` the examples themselves are mixed: float inputs on a line, texts by spans of tokens. `labels`
-    become the mixed targets, floats of shape `(batch, num_labels)`, so the loss has to take those: `collator.loss`.
+    At site `"input"` the examples themselves are mixed: float inputs on a line, images also by boxes, texts by spans.
+    `labels` become the mixed targets, floats of shape `(batch, num_labels)`, so the loss has to take those:
+    `collator.loss`.
 
     ```python
     collator = MixupCollator(DataCollatorWithPadding(tokenizer), "span_mix", num_labels=2)
@@ -217,7 +217,7 @@ def _on_its_default(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     needs = {
-        "interpolation": (config.interpolation, ("line", "span")),
+        "interpolation": (config.interpolation, ("line", "box", "span")),
         "partner": (config.partner, tuple(name for name in PARTNERS if name not in ("margin", *OUTSIDE))),
         "similarity": (config.similarity, (None,)),
         "clean_weight": (config.clean_weight, (0.0,)),
@@ -245,6 +245,8 @@ def _check_inputs(batch: Mapping[str, Any], interpolation: str) -> None:
         if names:
             raise ValueError(f"{names[0]}: interpolation='span' mixes tokens alone; use MixupTrainer at 'embeddings'.")
         return
+    if interpolation == "box" and names != ["pixel_values"]:
+        raise ValueError(f"interpolation='box': expected pixel_values alone, got {', '.join(names or batch)}.")
     if not names or batch.get("input_ids") is not None:
         raise ValueError(
             f"site='input': expected one of {', '.join(FLOAT_INPUTS)} and no input_ids, got {', '.join(batch)}. Tokens "
@@ -268,8 +270,6 @@ def _float_inputs(batch: Mapping[str, Any]) -> list[str]:
 def _mix_inputs(batch: dict[str, Any], plan: MixupPlan) -> dict[str, Any]:
     if not plan.active:
         return batch
-    if plan.source is not None:
-        return batch | {"input_ids": swap_tokens(batch["input_ids"], plan.partner, plan.source)}
-    names = _float_inputs(batch)
+    names = _float_inputs(batch) if plan.source is None else ["input_ids"]
     plan = plan.to(batch[names[0]].device)
-    return batch | {name: mix_rows(batch[name], plan.partner, plan.lam) for name in names}
+    return batch | {name: mix_input(batch[name], plan) for name in names}

