@@ -120,16 +120,6 @@ def to_targets(labels: Tensor, problem_type: str, num_labels: int) -> Tensor:
     return labels.float().reshape(labels.shape[0], -1)
 
 
-def mix_targets(targets: Tensor, plan: MixupPlan) -> Tensor:
-    """lam * y_i + (1 - lam) * y_j (Zhang et al. 2018, eq. 1), lam being the label's: `(batch, k)` in and out."""
-    if not plan.active:
-        return targets
-    plan = plan.to(targets.device)
-    lam = plan.lam if plan.label_lam is None else plan.label_lam
-    pool = targets if plan.outside is None else torch.cat([targets, plan.outside.targets.to(targets)])
-    return torch.lerp(pool[plan.partner], targets, lam.unsqueeze(-1).to(targets.dtype))
-
-
 def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None, label_smoothing: float) -> Tensor:
     """Cross-entropy with class probabilities, with a factor for each class: `(batch,)`."""
     return F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="none")
@@ -231,7 +221,9 @@ class Task:
             check_labels(labels, problem_type, num_labels)
             self._checked_labels = True
         clean = to_targets(labels if device is None else labels.to(device), problem_type, num_labels)
-        return clean if plan is None else mix_targets(clean, plan)
+        if plan is None:
+            return clean
+        return plan.mix(clean, None if plan.outside is None else plan.outside.targets)
 
     def targets_to_draw(self, labels: Tensor | None, size: int, are_needed: bool) -> Tensor | None:
         """The targets of the `size` labels that a plan depends on, not mixed; `None` if it depends on none.

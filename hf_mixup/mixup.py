@@ -274,7 +274,7 @@ class Mixup:
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
         """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
-        return self.task.targets(labels, None if plan is None else plan.resolved, device)
+        return self.task.targets(labels, plan, device)
 
     def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         assert labels is not None

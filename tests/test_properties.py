@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.anatomy.masks import mix_rows, position_weights
-from hf_mixup.loss import Task, mix_targets
+from hf_mixup.loss import Task
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.margins import Margins
 from hf_mixup.plan.planner import Planner
@@ -222,7 +222,7 @@ def test_the_order_of_a_batch_is_that_of_its_targets(size, classes, seed):
     clean = torch.rand(size, classes, generator=generator).softmax(1)
     order, plan = torch.randperm(size, generator=generator), random_plan(size, seed)
     moved, moved_plan = permuted({"clean": clean}, plan, order)
-    assert torch.equal(mix_targets(moved["clean"], moved_plan), mix_targets(clean, plan)[order])
+    assert torch.equal(moved_plan.mix(moved["clean"]), plan.mix(clean)[order])
 
 
 @CORE

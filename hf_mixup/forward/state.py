@@ -38,7 +38,6 @@ class Mixing:
         seen (`dict`): how many calls of a block that runs several times there were, for each group of hooks.
         outside (`OutsideRows`, *optional*): the rows of partners from outside of the batch.
         is_first (`bool`): whether the values of the batch are looked at, which means waiting for an accelerator.
-        is_resolved (`bool`): whether a lambda that depends on what is mixed was drawn.
         mixed_arguments (`list`): what several blocks share, unmixed and mixed.
     """
 
@@ -52,7 +51,6 @@ class Mixing:
     seen: dict[tuple[str, nn.Module], int] = field(default_factory=dict)
     outside: OutsideRows | None = None
     is_first: bool = False
-    is_resolved: bool = False
     mixed_arguments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,7 +87,7 @@ class Mixing:
         return mixed.narrow(argument.batch_dim, 0, self.outside.size)
 
     def _mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
-        if self.plan.similarity is not None and not self.is_resolved:
+        if self.plan.similarity is not None:
             self._resolve(values, argument.batch_dim)
         length = values.shape[1 - argument.batch_dim] if argument.by_position else 0
         weights = self._weights_of(values, length, argument, stack)
@@ -123,9 +121,8 @@ class Mixing:
         plan = self.plan
         assert plan.similarity is not None and plan.uniform is not None
         drawn = interpolation.similar_lambda(values, plan.partner, self.mask, plan.similarity, plan.uniform, batch_dim)
-        self.plan = replace(self.plan, lam=1 - self.plan.strength * (1 - drawn))
+        self.plan = replace(plan, lam=1 - plan.strength * (1 - drawn), similarity=None, uniform=None)
         self.weights = self.weigh(self.plan)
-        self.is_resolved = True
 
 
 def begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixing:

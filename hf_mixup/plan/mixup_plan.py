@@ -115,3 +115,34 @@ class MixupPlan:
         if self.active and self.similarity is not None and not self.record.is_applied:
             raise ValueError("similarity: lambda is drawn where the plan is applied, so run the forward pass first.")
         return self.record.resolved or self
+
+    def mix(self, values: Tensor, outside: Tensor | None = None) -> Tensor:
+        """Values of the examples, mixed as their targets are: lam v_i + (1 - lam) v_j (Zhang et al. 2018, eq. 1).
+
+        lam is the label's. For models of several label sets, `mixup.loss` being that of one.
+
+        Args:
+            values (`torch.Tensor` of shape `(batch, ...)`): floats: one-hot or multi-hot vectors, scores.
+            outside (`torch.Tensor` of shape `(batch, ...)`, *optional*): those of the partners, if these are from
+                outside of the batch.
+
+        Returns:
+            `torch.Tensor`: of the same shape, dtype and device; `values` themselves if the plan is not active.
+
+        Raises:
+            ValueError: for integers, another number of examples, or if the values of outside partners are missing; if
+                lambda is drawn at the site and no forward pass has reached it.
+        """
+        found = f"values: {values.dtype} of shape {tuple(values.shape)}"
+        if not values.is_floating_point():
+            raise ValueError(f"{found}; classes are mixed as floats: torch.nn.functional.one_hot(values, k).float().")
+        if values.shape[:1] != self.lam.shape:
+            raise ValueError(f"{found}, for a plan of {len(self.lam)} examples.")
+        if not self.active:
+            return values
+        if self.outside is not None and outside is None:
+            raise ValueError("outside: the partners are from outside of the batch, so give their values as well.")
+        plan = self.resolved.to(values.device)
+        lam = plan.lam if plan.label_lam is None else plan.label_lam
+        pool = values if outside is None else torch.cat([values, outside.to(values)])
+        return torch.lerp(pool[plan.partner], values, lam.reshape(-1, *[1] * (values.dim() - 1)).to(values.dtype))
