@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.plan.lambdas import at_epoch, numbers_on
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS
 
@@ -185,18 +186,25 @@ class Task:
     def __init__(self, about: Any, config: MixupConfig) -> None:
         self.about, self.config = about, config
         self._checked_labels = False
-        self._class_weights: Tensor | None = None
-        counts, weights = config.class_counts, config.class_weights
+        # How far training is, for class weights that change with it; whoever knows says it.
+        self.epoch: float | None = None
+        counts = config.class_counts
         self._check_problem_type(about.problem_type or ("regression" if about.num_labels == 1 else None))
         if counts is not None and len(counts) != about.num_labels:
             raise ValueError(f"class_counts: {len(counts)} counts for num_labels={about.num_labels}.")
-        if weights is None:
-            return
-        if len(weights) != about.num_labels or about.num_labels == 1:
-            raise ValueError(f"class_weights: {len(weights)} weights for num_labels={about.num_labels}.")
-        if about.problem_type not in (None, "single_label_classification"):
-            raise ValueError(f"class_weights need single_label_classification, not {about.problem_type}.")
-        self._class_weights = torch.tensor(weights, dtype=torch.float32)
+        self._check_weights(config.class_weights)
+
+    def _check_weights(self, given: Any) -> None:
+        about, by_epoch = self.about, given if isinstance(given, dict) else {0.0: given}
+        if min(by_epoch) > 0:
+            raise ValueError(f"class_weights={given}: say from epoch 0 on, such as {{0: null, 10: [1, 1, 4]}}.")
+        for weights in by_epoch.values():
+            if weights is None:
+                continue
+            if len(weights) != about.num_labels or about.num_labels == 1:
+                raise ValueError(f"class_weights: {len(weights)} weights for num_labels={about.num_labels}.")
+            if about.problem_type not in (None, "single_label_classification"):
+                raise ValueError(f"class_weights need single_label_classification, not {about.problem_type}.")
 
     def problem_type(self, labels: Tensor | None) -> str:
         """The problem type of the model, from its config or by transformers' rules from the labels."""
@@ -265,15 +273,16 @@ class Task:
             label_smoothing (`float`, defaults to 0.0): mass of the target spread evenly over the classes.
 
         Raises:
-            ValueError: for label smoothing of anything but class probabilities.
+            ValueError: for label smoothing of anything but class probabilities, or an epoch that is needed and not
+                known.
         """
         single = "single_label_classification"
         if label_smoothing and problem_type != single:
             raise ValueError(f"label_smoothing={label_smoothing} needs {single}, not {problem_type}.")
-        if self._class_weights is not None and self._class_weights.device != logits.device:
-            self._class_weights = self._class_weights.to(logits.device)
+        weights = at_epoch("class_weights", self.config.class_weights, self.epoch)
+        on_device = None if weights is None else numbers_on(logits.device, tuple(weights))
         logits = logits.float().reshape(targets.shape)
-        return LOSSES[problem_type](logits, targets, self._class_weights, label_smoothing)
+        return LOSSES[problem_type](logits, targets, on_device, label_smoothing)
 
     def sum_of_terms(self, terms: Sequence[Term], problem_type: str, label_smoothing: float = 0.0) -> Tensor:
         """The weighted sum of the losses of several terms, for each example: `(batch,)`. Raises as `losses` does."""

@@ -130,7 +130,7 @@ class Mixup:
         Args:
             batch (`Mapping`): model inputs, for the number of examples and, for spans of tokens, the masks. The labels
                 are counted if none of them is known, such as texts that are not tokenized yet.
-            epoch (`float`, *optional*): needed if `config.off_epoch` is set, or `config.alpha` changes with it.
+            epoch (`float`, *optional*): needed if `off_epoch` is set, or `alpha` or `class_weights` go by it.
             progress (`float`, *optional*): share of the training that is done, needed with a `config.schedule`.
             labels (`torch.Tensor`, *optional*): needed if `needs_labels`.
             groups (`torch.Tensor` of shape `(batch,)`, *optional*): number of each example's group, for `"lisa"`.
@@ -146,6 +146,7 @@ class Mixup:
         Raises:
             ValueError: for something that is needed and not given, and rows that are not whole examples.
         """
+        self.task.epoch = epoch
         size = examples_of(batch, labels, rows_per_example)
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))

@@ -215,7 +215,7 @@ METHODS = {
         "classification of imbalanced classes",
         OTHERS,
         "There is no code of the authors; the rule, kappa 3 and tau 0.5 are as others implement it, who also "
-        "weigh the classes late in the training. Here `class_weights`, if given, hold from the start.",
+        "weigh the classes late in the training; here that is said as well, `class_weights: {0: null, 160: [1, 4]}`.",
     ),
     "warped": Method(
         "Bouniot, Mozharovskyi, d'Alché-Buc, Tailoring Mixup to Data for Calibration, ICLR 2025 (first version 2023)",

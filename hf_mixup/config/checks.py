@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, SupportsFloat
 
 # Takes the name of a field and what was given, and returns what it means or raises `ValueError`.
 Check = Callable[[str, Any], Any]
@@ -49,9 +49,9 @@ def number(low: float = 0.0, high: float = math.inf, open_low: bool = False) -> 
     """A finite number from `low` to `high`."""
 
     def check(name: str, value: Any) -> float:
-        if isinstance(value, str):
-            # YAML reads 1e-1 as text.
-            with suppress(ValueError):
+        if not isinstance(value, Real) and isinstance(value, (str, SupportsFloat)):
+            # YAML reads 1e-1 as text, and what is in a tensor is a tensor.
+            with suppress(RuntimeError, TypeError, ValueError):
                 value = float(value)
         is_number = isinstance(value, Real) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
@@ -117,13 +117,17 @@ def _moment(item: tuple[Any, Any]) -> float:
     return math.inf
 
 
-def either(single: Check, mapping: Check) -> Check:
-    """A value, or a mapping of moments to values."""
+def by_epoch(single: Check, later: Check, example: str) -> Check:
+    """A value, or a mapping of epochs to values, such as `example`: what `later` takes."""
+    mapping = points(number(), later)
 
     def check(name: str, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            raise ValueError(f"{name}={value!r}: expected a number, or a mapping such as {{0: 0.1, 2: 0.4}}.")
-        return (mapping if isinstance(value, Mapping) else single)(name, value)
+        if isinstance(value, Mapping):
+            return mapping(name, value)
+        try:
+            return single(name, value)
+        except ValueError as error:
+            raise ValueError(f"{str(error).removesuffix('.')}; or a mapping of epochs, such as {example}.") from None
 
     return check
 

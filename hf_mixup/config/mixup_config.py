@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hf_mixup.config import checks
-from hf_mixup.config.checks import choice, count, either, nearest, number, optional, per_class, points
+from hf_mixup.config.checks import by_epoch, choice, count, nearest, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
 from hf_mixup.config.setting import check_settings, needs, not_with, setting, takes_none
 
@@ -84,7 +84,7 @@ class MixupConfig:
     group: str = who("group", checks.text, "The column with the number of each example's group.", WITH_LISA)
     alpha: float | dict[float, float] = how_much(
         2.0,
-        either(POSITIVE, points(number(), POSITIVE)),
+        by_epoch(POSITIVE, POSITIVE, "{0: 0.1, 2: 0.4}"),
         "lambda ~ Beta(alpha, beta). Small: most pairs stay near one of the two. Or from which epoch on which alpha: "
         "{0: 0.1, 2: 0.4}.",
         LAMBDA_IS_DRAWN,
@@ -205,11 +205,12 @@ class MixupConfig:
         "Share of the loss that comes from the same batch unmixed, which takes another pass; 0.5 adds the clean loss "
         "to the mixed one in equal parts (RegMixup, Pinto et al. 2022).",
     )
-    class_weights: list[float] | None = what(
+    class_weights: list[float] | dict[float, list[float] | None] | None = what(
         None,
-        optional(per_class),
+        optional(by_epoch(per_class, optional(per_class), "{0: null, 10: [1, 1, 4]}")),
         "Factor of each class in the cross-entropy (single-label only). The loss is the mean over examples, not over "
-        "weights, so that it accumulates exactly.",
+        "weights, so that it accumulates exactly. Or from which epoch on which factors, null for none (deferred "
+        "re-weighting, Cao et al. 2019): {0: null, 10: [1, 1, 4]}.",
     )
 
     def __post_init__(self) -> None:

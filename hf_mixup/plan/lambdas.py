@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def draw_lambda(
     if config.lam is not None:
         lam = np.full(batch_size, config.lam)
     else:
-        alpha = alpha_at(config, epoch)
+        alpha = at_epoch("alpha", config.alpha, epoch)
         beta = alpha if config.beta is None else config.beta
         draws = generator.beta(alpha, beta, size=1 if one_lambda or config.mode == "batch" else batch_size)
         lam = np.broadcast_to(draws, (batch_size,))
@@ -41,17 +42,21 @@ def draw_lambda(
     return lam.astype(np.float32)
 
 
-def alpha_at(config: MixupConfig, epoch: float | None) -> float:
-    """Alpha in `epoch`: of a schedule, the entry of the latest epoch that has begun."""
-    if not isinstance(config.alpha, dict):
-        return config.alpha
+def at_epoch(name: str, value: Any, epoch: float | None) -> Any:
+    """The value of the field `name` in `epoch`: of a mapping, the entry of the latest epoch that has begun.
+
+    Raises:
+        ValueError: for a mapping without an `epoch`.
+    """
+    if not isinstance(value, dict):
+        return value
     if epoch is None:
         raise ValueError(
-            f"alpha={config.alpha} needs the progress of training: give draw(batch, epoch=...), or set "
+            f"{name}={value} needs the progress of training: give draw(batch, epoch=...), or set "
             "mixup_epoch of a MixupModel."
         )
-    begun = [start for start in config.alpha if start <= epoch]
-    return config.alpha[max(begun) if begun else min(config.alpha)]
+    begun = [start for start in value if start <= epoch]
+    return value[max(begun) if begun else min(value)]
 
 
 def strength_at(config: MixupConfig, progress: float | None, drawn: int) -> float:
@@ -112,7 +117,7 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
         return (lam >= 0.5).to(lam.dtype)
     assert examples.targets is not None and config.class_counts is not None
     # Under autocast a matrix product would round the counts.
-    size = (examples.targets * _counts_on(examples.targets.device, tuple(config.class_counts))).sum(1)
+    size = (examples.targets * numbers_on(examples.targets.device, tuple(config.class_counts))).sum(1)
     lam, partner = (tensor.to(size.device, non_blocking=True) for tensor in (lam, partner))
     ratio = size / size[partner]
     rare_partner = (ratio >= config.kappa) & (lam < config.tau)
@@ -121,6 +126,8 @@ def label_lambda(config: MixupConfig, lam: Tensor, partner: Tensor, examples: Ex
 
 
 @lru_cache(maxsize=8)
-def _counts_on(device: torch.device, counts: tuple[float, ...]) -> Tensor:
-    """The counts of the classes, sent to a device once and not in each step."""
-    return torch.tensor(counts, dtype=torch.float32, device=device)
+def numbers_on(device: torch.device, numbers: tuple[float, ...]) -> Tensor:
+    """Numbers of the classes, sent to a device once and not in each step."""
+    # What is made in inference mode cannot be trained with later.
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=torch.float32, device=device)

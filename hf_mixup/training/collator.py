@@ -149,7 +149,8 @@ class MixupCollator(CollatorCallback):
         if self.has_trainer and torch.is_grad_enabled() and not is_mixed:
             raise ValueError(NOT_MIXED)
         logits = logits_of(outputs)
-        targets = self.task.targets(labels, None, logits.device)
+        targets, epoch = self.task.targets(labels, None, logits.device), self._progress[0].item()
+        self.task.epoch = None if math.isnan(epoch) else epoch
         losses = self.task.losses(logits, targets, self.task.problem_type(labels), self.label_smoothing)
         if num_items_in_batch is None:
             return losses.mean()
@@ -189,6 +190,7 @@ class MixupCollator(CollatorCallback):
         for name, is_used, known in (
             ("off_epoch", self.config.off_epoch is not None, epoch),
             ("alpha", isinstance(self.config.alpha, dict), epoch),
+            ("class_weights", isinstance(self.config.class_weights, dict), epoch),
             ("schedule", self.config.schedule is not None, progress),
         ):
             if is_used and known is None:

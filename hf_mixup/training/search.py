@@ -63,15 +63,13 @@ def split_hyperparameters(
     return mixup, training
 
 
-def trial_config(
-    base: MixupConfig | None, chosen: Mapping[str, Any], class_weights: list[float] | None = None
-) -> MixupConfig | None:
+def trial_config(base: MixupConfig | None, chosen: Mapping[str, Any], class_weights: Any = None) -> MixupConfig | None:
     """The config of a trial.
 
     Args:
         base (`MixupConfig`, *optional*): the config that the trainer was made with.
         chosen (`Mapping[str, Any]`): fields of `MixupConfig`; `mixup`, if it is there, takes the place of `base`.
-        class_weights (`list[float]`, *optional*): those of the trainer, for a base that has none.
+        class_weights (`list[float]` or `dict`, *optional*): those of the trainer, for a base that has none.
 
     Returns:
         `MixupConfig | None`: the base with the chosen fields, `None` if the trial turns mixup off. A field of the base
@@ -115,7 +113,7 @@ class Search:
     """
 
     base: MixupConfig | None
-    class_weights: list[float] | None = None
+    class_weights: Any = None
     # Of the current trial.
     config: MixupConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)

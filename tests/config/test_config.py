@@ -338,10 +338,11 @@ def test_every_word_means_something_else(name):
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_moments_survive_a_file(tmp_path, suffix):
-    config = plain_config(alpha={0: 0.1, 2.5: 0.4}, schedule={0: 0, 0.1: 1}, ramp="cosine")
+    config = plain_config(alpha={0: 0.1, 2.5: 0.4}, schedule={0: 0, 0.1: 1}, class_weights={0: None, 2: [1, 4]})
     config.save(tmp_path / f"mixup.{suffix}")
     read = MixupConfig.from_file(tmp_path / f"mixup.{suffix}")
     assert read == config and read.alpha == {0.0: 0.1, 2.5: 0.4} and read.schedule == {0.0: 0.0, 0.1: 1.0}
+    assert read.class_weights == {0.0: None, 2.0: [1.0, 4.0]}
 
 
 def test_moments_may_be_text_in_any_order():

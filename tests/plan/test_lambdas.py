@@ -11,7 +11,7 @@ from scipy import stats
 from hf_mixup import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.plan.examples import Examples
-from hf_mixup.plan.lambdas import alpha_at, draw_lambda, label_lambda, schedule_at
+from hf_mixup.plan.lambdas import at_epoch, draw_lambda, label_lambda, schedule_at
 from hf_mixup.plan.planner import Planner
 from tests.plain_config import plain_config
 
@@ -98,11 +98,11 @@ def test_a_warm_up_resumes():
 
 @pytest.mark.parametrize(("epoch", "expected"), [(0.0, 0.1), (1.99, 0.1), (2.0, 0.4), (2.5, 0.4), (5, 2.0), (9, 2.0)])
 def test_alpha_is_that_of_the_latest_epoch_that_has_begun(epoch, expected):
-    assert alpha_at(plain_config(alpha={5: 2.0, 0: 0.1, "2": 0.4}), epoch) == expected
+    assert at_epoch("alpha", plain_config(alpha={5: 2.0, 0: 0.1, "2": 0.4}).alpha, epoch) == expected
 
 
 def test_before_its_first_epoch_alpha_is_the_first_one():
-    assert alpha_at(plain_config(alpha={3: 2.0, 1: 0.5}), 0.0) == 0.5
+    assert at_epoch("alpha", {3: 2.0, 1: 0.5}, 0.0) == 0.5
 
 
 def test_alpha_by_epoch_needs_the_epoch():
