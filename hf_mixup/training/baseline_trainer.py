@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class BaselineTrainer(TrainerSeams):
 
     Args:
         *args, **kwargs: exactly Trainer's.
-        class_weights (`Sequence[float]`, *optional*): factor of each class in the cross-entropy, also in evaluation.
+        class_weights (`Sequence[float]` or mapping, *optional*): factor of each class in the cross-entropy, also in
+            evaluation; as `MixupConfig.class_weights`.
         nonfinite_loss (`str`, defaults to `"warn"`): see `LossWatch`.
 
     Raises:
@@ -36,18 +37,15 @@ class BaselineTrainer(TrainerSeams):
     # True when it returns the batch's share of the mean over all examples of the step already.
     loss_is_scaled_for_ga = False
 
-    def __init__(
-        self, *args: Any, class_weights: Sequence[float] | None = None, nonfinite_loss: str = "warn", **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, class_weights: Any = None, nonfinite_loss: str = "warn", **kwargs: Any) -> None:
         self._loss_watch = LossWatch(nonfinite_loss)
         super().__init__(*args, **kwargs)
         self._step_examples: int | None = None
         self._args_before: dict[str, Any] = {}
         # Whether some rows of the data have no label; None as long as nobody knows.
         self._has_ignored: bool | None = None
-        weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
-        self._class_weights, self._has_weights = weights, weights is not None
-        config = MixupConfig(class_weights=weights)
+        config, self._has_weights = MixupConfig(class_weights=class_weights), class_weights is not None
+        self._class_weights = config.class_weights
         check_trainer(self, self._has_weights)
         self._task = Task(model_config(self._module), config)
 
@@ -168,6 +166,7 @@ class BaselineTrainer(TrainerSeams):
         )
         kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
         mixed = self._task.targets(labels[kept], None, logits.device)
+        self._task.epoch = self.state.epoch or 0.0
         problem_type, smoothing = self._task.problem_type(labels), self.args.label_smoothing_factor
         loss = self._task.losses(logits[kept], mixed, problem_type, smoothing).mean()
         return loss, with_loss(outputs, loss)

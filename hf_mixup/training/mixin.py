@@ -73,7 +73,7 @@ class MixupMixin(MixupRecords):
     _search: Search | None = None
     # Whether compute_loss is being given labels that it should leave as they are.
     _keeps_labels = False
-    _class_weights: list[float] | None = None
+    _class_weights: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
@@ -26,9 +25,9 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         *args, **kwargs: exactly Trainer's.
         mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
             mix and how much; `None` turns mixup off.
-        class_weights (`Sequence[float]`, *optional*): factor of each class in the cross-entropy, in training with mixup
-            on or off, and in evaluation. Defaults to the `class_weights` of the config. The loss is the mean over
-            examples, not over weights.
+        class_weights (`Sequence[float]` or mapping, *optional*): factor of each class in the cross-entropy, in training
+            with mixup on or off, and in evaluation, or from which epoch on which. Defaults to the `class_weights` of
+            the config. The loss is the mean over examples, not over weights.
         soft_targets, rows_per_example: see `MixupMixin`.
         nonfinite_loss (`str`, defaults to `"warn"`): what to do at the first training loss that is not finite:
             `"warn"`, `"stop"` (a `FloatingPointError`) or `"ignore"`. On an accelerator it shows when it is logged.
@@ -54,14 +53,14 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         self,
         *args: Any,
         mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Mapping[float, Sequence[float] | None] | None = None,
         **kwargs: Any,
     ) -> None:
         config = resolve_config(mixup)
         if class_weights is None and config is not None:
             class_weights = config.class_weights
         if config is not None:
-            config.class_weights = None if class_weights is None else torch.as_tensor(class_weights).tolist()
+            config.class_weights = MixupConfig(class_weights=class_weights).class_weights
         super().__init__(*args, mixup=config, class_weights=class_weights, **kwargs)
 
     # ---- Loss ----

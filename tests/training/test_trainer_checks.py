@@ -143,6 +143,57 @@ def test_class_weights_that_do_not_fit_are_refused_without_mixup_too(tmp_path):
         trainer_of(MixupTrainer, tmp_path, mixup=None, class_weights=WEIGHTS, compute_loss_func=weighted_loss)
 
 
+class MeanWeighted(Trainer):
+    """The weighted cross-entropy as a mean over examples, not over weights."""
+
+    loss_is_scaled_for_ga = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits, labels, weight=torch.tensor(WEIGHTS), reduction="none").mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("mixup", [None, MIXED | {"prob": 0.0}])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_class_weights_train_and_evaluate_as_a_weighted_trainer(tmp_path, mixup, parts):
+    trained = []
+    for kind, options in ((MeanWeighted, {}), (MixupTrainer, {"mixup": mixup, "class_weights": WEIGHTS})):
+        args = arguments(tmp_path, max_steps=3, gradient_accumulation_steps=parts)
+        trainer = trainer_of(kind, tmp_path, rows=examples(32), args=args, **options)
+        trained.append([*losses(trainer), trainer.evaluate()["eval_loss"]])
+    assert trained[0] == pytest.approx(trained[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("mixup", [None, MIXED | {"prob": 0.0}, MIXED | {"lam": 1.0}])
+def test_class_weights_of_each_epoch_in_training_and_evaluation(tmp_path, mixup):
+    """Two epochs of a step each, the second of which has the weights, and evaluations after both."""
+    args = arguments(tmp_path, max_steps=2, per_device_train_batch_size=16, learning_rate=0.0, eval_strategy="epoch")
+    trainer = trainer_of(
+        MixupTrainer, tmp_path, args=args, mixup=mixup, class_weights={0: None, 1: torch.tensor(WEIGHTS)}
+    )
+    model = steady_bert().eval()
+    inputs = training_inputs(examples(16))
+    plain = F.cross_entropy(clean_logits(model, inputs), inputs["labels"]).item()
+    later = mean_weighted_loss(model, examples(16)).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain, rel=1e-5)
+    trainer.train()
+    log = trainer.state.log_history
+    assert [entry["loss"] for entry in log if "loss" in entry] == [
+        pytest.approx(loss, rel=1e-4) for loss in (plain, later)
+    ]
+    # The first one comes when epoch 1 begins.
+    seen = [entry["eval_loss"] for entry in log if "eval_loss" in entry and entry["epoch"] > 0]
+    assert seen == [pytest.approx(later, rel=1e-4)] * 2
+    assert abs(plain - later) > 0.1
+
+
+def test_class_weights_by_epoch_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="class_weights: 2 weights for num_labels=3"):
+        trainer_of(MixupTrainer, tmp_path, mixup=None, class_weights={0: None, 1: [1.0, 2.0]})
+
+
 # ---- Labels ----
 
 DTYPES = {
