@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_mixup import Mixup, MixupPlan
 from tests.distributed.launch import WORLD, on_two_ranks
+from tests.forward.anatomy.test_images_and_sounds import toy
 from tests.plain_config import PLAIN, plain_config
 from tests.zoo import toy_batch, toy_model
 
@@ -133,6 +134,25 @@ def on_other_inputs():
         return str(error)
 
 
+def boxes_of(images, labels, partner):
+    """The logits and targets of images that take boxes from each other."""
+    model, inputs = toy("vit"), {"pixel_values": images}
+    mixup = Mixup(model, plain_config(site="input", interpolation="box", partner=partner, alpha=1.0), seed=3)
+    plan = mixup.draw(inputs, labels=labels)
+    with mixup.apply(plan, inputs), torch.no_grad():
+        return model(**inputs).logits, mixup.targets(labels, plan)
+
+
+def six_images():
+    return torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor(LABELS).flatten()
+
+
+def on_images():
+    own = slice(3 * distributed.get_rank(), 3 * distributed.get_rank() + 3)
+    images, labels = six_images()
+    return boxes_of(images[own], labels[own], "all_ranks")
+
+
 @pytest.fixture(scope="module")
 def ranks():
     return on_two_ranks(on_each_rank)
@@ -178,6 +198,12 @@ def test_batches_of_other_sizes_meet(uneven):
         for row, part in zip(logits, parts, strict=True):
             partner = tuple(token for token in part[0].tolist() if token != 1)
             torch.testing.assert_close(row, clean[partner], rtol=1e-4, atol=1e-5)
+
+
+def test_boxes_are_those_of_one_process_with_the_global_batch():
+    found = zip(*on_two_ranks(on_images), strict=True)
+    for ours, expected in zip(found, boxes_of(*six_images(), "random"), strict=True):
+        torch.testing.assert_close(torch.cat(ours), expected)
 
 
 def test_other_inputs_are_refused_on_every_rank():
