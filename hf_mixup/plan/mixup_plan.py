@@ -88,12 +88,24 @@ class MixupPlan:
 
     @property
     def of_examples(self) -> MixupPlan:
-        """The plan with one row per example, which is what the labels follow."""
+        """The plan with one row per example, which is what labels follow."""
         if self.rows_per_example == 1:
             return self
         size = self.lam.shape[0] // self.rows_per_example
         label_lam = None if self.label_lam is None else self.label_lam[:size]
         return replace(self, partner=self.partner[:size], lam=self.lam[:size], label_lam=label_lam, rows_per_example=1)
+
+    def for_values(self, values: Tensor) -> MixupPlan:
+        """The plan with as many rows as there are values: one per row of the batch, or per example.
+
+        Raises:
+            ValueError: for another number of values.
+        """
+        plan = next((plan for plan in (self, self.of_examples) if values.shape[:1] == plan.lam.shape), None)
+        if plan is None:
+            size = len(self.of_examples.lam)
+            raise ValueError(f"values: {values.dtype} of shape {tuple(values.shape)}, for a plan of {size} examples.")
+        return plan
 
     def to(self, device: torch.device) -> MixupPlan:
         """The same plan with its tensors on `device`, sent without waiting."""
@@ -122,7 +134,8 @@ class MixupPlan:
         lam is the label's. For models of several label sets, `mixup.loss` being that of one.
 
         Args:
-            values (`torch.Tensor` of shape `(batch, ...)`): floats: one-hot or multi-hot vectors, scores.
+            values (`torch.Tensor` of shape `(batch, ...)`, or `(examples, ...)` if several rows of the batch belong to
+                one example): floats: one-hot or multi-hot vectors, scores.
             outside (`torch.Tensor` of shape `(batch, ...)`, *optional*): those of the partners, if these are from
                 outside of the batch.
 
@@ -133,16 +146,17 @@ class MixupPlan:
             ValueError: for integers, another number of examples, or if the values of outside partners are missing; if
                 lambda is drawn at the site and no forward pass has reached it.
         """
-        found = f"values: {values.dtype} of shape {tuple(values.shape)}"
         if not values.is_floating_point():
-            raise ValueError(f"{found}; classes are mixed as floats: torch.nn.functional.one_hot(values, k).float().")
-        if values.shape[:1] != self.lam.shape:
-            raise ValueError(f"{found}, for a plan of {len(self.lam)} examples.")
+            raise ValueError(
+                f"values: {values.dtype} of shape {tuple(values.shape)}; classes are mixed as floats: "
+                "torch.nn.functional.one_hot(values, k).float()."
+            )
+        self.for_values(values)
         if not self.active:
             return values
         if self.outside is not None and outside is None:
             raise ValueError("outside: the partners are from outside of the batch, so give their values as well.")
-        plan = self.resolved.to(values.device)
+        plan = self.resolved.for_values(values).to(values.device)
         lam = plan.lam if plan.label_lam is None else plan.label_lam
         pool = values if outside is None else torch.cat([values, outside.to(values)])
         return torch.lerp(pool[plan.partner], values, lam.reshape(-1, *[1] * (values.dim() - 1)).to(values.dtype))

@@ -58,33 +58,17 @@ def label_sets(labels: Mapping[str, Tensor], plan: MixupPlan, soft: Callable[[Te
         soft (`Callable`, *optional*): makes targets of class indices, for a loss that takes them.
     """
     given = {name: soft(value) if soft and not is_float(value) else value for name, value in labels.items()}
-    mixed = {name: mix(name, value, plan) for name, value in given.items() if is_float(value)}
+    mixed = {name: plan.mix(value) for name, value in given.items() if is_float(value)}
     hard = {name: value for name, value in given.items() if not is_float(value)}
     if not hard:
         return [mixed]
-    partners = {name: value[_rows(name, value, plan).partner.to(value.device)] for name, value in hard.items()}
+    partners = {name: value[plan.for_values(value).partner.to(value.device)] for name, value in hard.items()}
     return [mixed | hard, mixed | partners]
 
 
 def is_float(labels: Tensor) -> bool:
     """Whether labels are numbers that can be mixed: scores, probabilities, multi-hot vectors of floats."""
     return labels.dtype.is_floating_point
-
-
-def mix(name: str, values: Tensor, plan: MixupPlan) -> Tensor:
-    """lam * v_i + (1 - lam) * v_j, lam being the label's: of the shape of `values`."""
-    plan = _rows(name, values, plan).to(values.device)
-    lam = plan.lam if plan.label_lam is None else plan.label_lam
-    lam = lam.to(values.dtype).reshape(-1, *[1] * (values.dim() - 1))
-    return torch.lerp(values[plan.partner], values, lam)
-
-
-def _rows(name: str, values: Tensor, plan: MixupPlan) -> MixupPlan:
-    """The plan with as many rows as there are labels."""
-    for rows in (plan, plan.of_examples):
-        if len(values) == len(rows.lam):
-            return rows
-    raise ValueError(f"{name}: {len(values)} of them for a plan of {len(plan.of_examples.lam)} examples.")
 
 
 def mean_of_label_sets(losses: Sequence[Any], plan: MixupPlan) -> Any:

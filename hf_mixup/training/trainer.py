@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         self,
         *args: Any,
         mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
-        class_weights: Sequence[float] | Mapping[float, Sequence[float] | None] | None = None,
+        class_weights: Any = None,
         **kwargs: Any,
     ) -> None:
         config = resolve_config(mixup)
