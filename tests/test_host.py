@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     DynamicCache,
@@ -29,12 +30,15 @@ from transformers.models.bert.modeling_bert import BertForSequenceClassification
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.xlnet.modeling_xlnet import XLNetLayer
 from transformers.trainer import DEFAULT_CALLBACKS
+from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.forward.anatomy import host
-from hf_mixup.forward.anatomy.inputs import INPUTS, first_tensor, transformers_model
+from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, transformers_model
+from hf_mixup.forward.anatomy.masks import BIAS_BELOW
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from hf_mixup.training import trainer_seams
+from tests.hosts import T5_HAS_MASKED_BIASES
 from tests.zoo import toy_model
 
 HOST = "hf_mixup/forward/anatomy/host.py"
@@ -83,6 +87,35 @@ def test_the_config_knows_the_part_for_texts():
 
 def test_fsdp_can_be_asked_for():
     assert host.is_fsdp_enabled() is False, moved("transformers.integrations.is_fsdp_enabled", "is_fsdp_enabled")
+
+
+@pytest.mark.parametrize("is_mended", [False, True])
+def test_hooks_of_a_checkpointed_block_run_once(is_mended):
+    model, seen = toy_model("bert").train(), []
+    model.gradient_checkpointing_enable()
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *args: seen.append(args))
+    handles = [*host.hooks_outside(model)] if is_mended and host.CHECKPOINTS_HOOKS else []
+    logits = model(input_ids=torch.tensor([[5, 6, 2]])).logits
+    for handle in handles:
+        handle.remove()
+    logits.sum().backward()
+    assert len(seen) == (2 if host.CHECKPOINTS_HOOKS and not is_mended else 1), moved(
+        "whether hooks run again when a block is recomputed", "CHECKPOINTS_HOOKS, HooksOutside"
+    )
+
+
+def test_the_position_bias_of_t5_holds_the_mask_in_old_versions():
+    seen, batch = [], {"input_ids": torch.tensor([[5, 2, 1]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    model = toy_model("t5")
+    names = set(inspect.signature(model.transformer.encoder.block[1].forward).parameters)
+    assert set(host.MASKED_BIASES) <= names, moved("blocks of T5 take position biases", "MASKED_BIASES")
+    model.transformer.encoder.block[1].register_forward_pre_hook(
+        lambda block, args, kwargs: seen.append(bind([*inspect.signature(block.forward).parameters], args, kwargs)),
+        with_kwargs=True,
+    )
+    model(**batch)
+    is_masked = bool(seen[0]["position_bias"].min() < BIAS_BELOW)
+    assert is_masked == T5_HAS_MASKED_BIASES, moved("T5 adds the mask to the bias before 5.15", "MASKED_BIASES")
 
 
 def test_layerdrop_is_read_from_modules_and_config():
@@ -233,18 +266,41 @@ def test_trainer_calls_the_method_that_is_overridden(name, parameters, caller, w
     [
         ("self._signature_columns", Trainer._remove_unused_columns, SEAMS),
         ("self.label_smoother", Trainer.compute_loss, SEAMS),
-        ("self.loss_is_scaled_for_ga", Trainer.training_step, SEAMS),
+        *(
+            (name, Trainer.training_step, SEAMS)
+            for name in (
+                ("self.loss_is_scaled_for_ga",)
+                if trainer_seams.ASKS_FOR_SCALE
+                else ("if (not self.model_accepts_loss_kwargs or num_items_in_batch is None) and", "self.compute_loss(")
+            )
+        ),
+        ("loss / self.current_gradient_accumulation_steps", Trainer.training_step, SEAMS),
         ("self._trial", Trainer._hp_search_setup, SEAMS),
         ("self.hp_space", Trainer._hp_search_setup, SEAMS),
         ("self.model_init", Trainer.call_model_init, "hf_mixup/training/search.py"),
         ("args.logging_nan_inf_filter", Trainer._run_epoch, BASELINE),
-        ("args.logging_nan_inf_filter", Trainer.evaluation_loop, BASELINE),
+        *([] if host.CHECKPOINTS_HOOKS else [("args.logging_nan_inf_filter", Trainer.evaluation_loop, BASELINE)]),
         ("args.dataloader_drop_last", Trainer._get_dataloader, BASELINE),
         ("args.average_tokens_across_devices", Trainer.compute_loss, BASELINE),
     ],
 )
 def test_trainer_reads_the_attribute_that_is_set(name, reader, where):
     assert name in inspect.getsource(reader), moved(f"{reader.__qualname__} reads {name}", name, where)
+
+
+def test_a_smoothed_loss_is_divided_by_the_items_of_the_step():
+    smoother, logits, labels = LabelSmoother(), {"logits": torch.zeros(2, 3)}, torch.tensor([0, 1])
+    if trainer_seams.SMOOTHS_BY_STEP:
+        assert smoother(logits, labels, num_items_in_batch=4) == smoother(logits, labels) / 2, moved(
+            "LabelSmoother divides by num_items_in_batch", "SMOOTHS_BY_STEP", SEAMS
+        )
+
+
+def test_ddp_can_be_told_not_to_write_buffers():
+    reader = inspect.getsource(DistributedDataParallel.will_sync_module_buffers)
+    assert "self.require_forward_param_sync" in reader, moved("DDP reads the attribute", "_run_again", SEAMS)
+    is_safe = "preserve_version_counter" in inspect.getsource(DistributedDataParallel._sync_buffers)
+    assert is_safe != trainer_seams.DDP_WRITES_BUFFERS, moved("torch < 2.13 writes them", "DDP_WRITES_BUFFERS", SEAMS)
 
 
 def test_every_trainer_starts_with_the_default_callbacks(tmp_path):

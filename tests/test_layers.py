@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hf_mixup import Mixup
+from hf_mixup.forward.anatomy.host import CHECKPOINTS_HOOKS
 from tests.plain_config import plain_config
 from tests.zoo import toy_batch, toy_model
 
@@ -104,4 +105,5 @@ def test_a_plain_step_passes_nine_modules():
         step()
     finally:
         sys.setprofile(None)
-    assert len(passed) <= MOST_MODULES_IN_A_STEP, sorted(passed)
+    # transformers < 5.23: host.py as well.
+    assert len(passed) <= MOST_MODULES_IN_A_STEP + CHECKPOINTS_HOOKS, sorted(passed)

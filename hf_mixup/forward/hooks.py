@@ -13,7 +13,17 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_mixup.forward import outside_hooks, sites
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
-from hf_mixup.forward.anatomy.host import COMPILER, DEFAULT_GRAPHS_KEPT, GRAPHS_KEPT, LINEAR_ARGUMENTS, SKIPS_HOOKS
+from hf_mixup.forward.anatomy.host import (
+    CHECKPOINTS_HOOKS,
+    COMPILER,
+    DEFAULT_GRAPHS_KEPT,
+    GRAPHS_KEPT,
+    LINEAR_ARGUMENTS,
+    SKIPS_HOOKS,
+    HooksOutside,
+    appears_when_compiling,
+    hooks_outside,
+)
 from hf_mixup.forward.anatomy.inputs import bind, first_tensor, map_arguments, unbind, with_first_tensor
 from hf_mixup.forward.anatomy.masks import mix_mask, mix_rows
 from hf_mixup.forward.anatomy.quirks import quirk_of
@@ -60,20 +70,22 @@ class Blocks(HookGroup):
         mixing, argument = self.mixing, call.arguments.get(path)
         if path.split(".")[0] in LINEAR_ARGUMENTS:
             return mixing.once(value, self._mix_line)
-        if path not in call.seen and value.dtype != torch.long:
+        if path not in call.seen and value.dtype != torch.long and not appears_when_compiling(path, call.stack):
             raise ValueError(
                 f"{path}: {type(call.module).__name__} is given it for this batch, and was not when the model was "
                 f"probed with padded texts; so it is not known how it mixes. {quirk_of(self.anatomy.root).why}"
             )
         if path in call.alike and not torch.compiler.is_compiling() and mixing.is_first:
             _check_alike(path, value, call)
-        if argument is None or (argument.kind == "states" and self._is_mixed(argument, path == call.names[0])):
+        if argument is None or self._is_mixed(argument, path == call.names[0]):
             return value
-        return mixing.once(value, lambda unmixed: self._mix(unmixed, argument, call, dtype))
+        return mixing.once(value, lambda unmixed: self._mix(path, unmixed, argument, call, dtype))
 
-    def _mix(self, value: Tensor, argument: Argument, call: BlockCall, dtype: torch.dtype) -> Tensor:
+    def _mix(self, path: str, value: Tensor, argument: Argument, call: BlockCall, dtype: torch.dtype) -> Tensor:
         mixing, plan = self.mixing, self.mixing.plan
         if argument.kind != "states":
+            if argument.origin is not None and mixing.outside is not None:
+                raise ValueError(f"{path}: holds the mask of the batch alone; this needs transformers 5.15 or newer.")
             return mix_mask(value, argument, plan.partner, plan.lam, dtype, mixing.reads_padding)
         stack = call.stack if argument.origin is None else self.anatomy.calls[argument.origin].stack
         if not argument.merged:
@@ -81,10 +93,10 @@ class Blocks(HookGroup):
         return mixing.mix(value.unflatten(0, (plan.lam.shape[0], -1)), argument, stack).flatten(0, 1)
 
     def _is_mixed(self, argument: Argument, enters_first: bool) -> bool:
-        """Whether the states that a block is given were computed from mixed ones."""
+        """Whether what a block is given was computed from mixed states."""
         start, origin = self.mixing.start, argument.origin
         if origin is None:
-            from_input = argument.by_position or enters_first
+            from_input = argument.kind == "states" and (argument.by_position or enters_first)
             return from_input and self.mixing.plan.site in ("input", "word_embeddings")
         return origin >= start or (origin == start - 1 and origin in self.anatomy.stack_ends)
 
@@ -169,11 +181,13 @@ class Hooks:
         self.anatomy = anatomy
         tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
         self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | HooksOutside] = []
 
     def register(self, mixing: Mixing) -> None:
         """Make `mixing` the current pass and register the hooks that its site needs; all of them, or none."""
         try:
+            if CHECKPOINTS_HOOKS:
+                self.handles.extend(hooks_outside(self.anatomy.root))
             for kind in groups_of(self.anatomy, mixing.plan, mixing.outside is not None):
                 self.groups[kind].current = mixing
                 for handle in self.groups[kind].register(mixing):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.host import is_reentrant_checkpoint
+from hf_mixup.forward.anatomy.host import CHECKPOINTS_HOOKS, hooks_outside, is_reentrant_checkpoint
 from hf_mixup.forward.anatomy.inputs import logits_of
 
 
@@ -68,7 +68,10 @@ def changed_entry(anatomy: Anatomy, change: Callable[[Tensor], Tensor]) -> Itera
         states = change(args[0] if args else kwargs[name])
         return ((states, *args[1:]), kwargs) if args else (args, kwargs | {name: states})
 
-    with anatomy.calls[0].module.register_forward_pre_hook(enter, with_kwargs=True):
+    with ExitStack() as hooks:
+        for handle in hooks_outside(anatomy.root) if CHECKPOINTS_HOOKS else ():
+            hooks.callback(handle.remove)
+        hooks.enter_context(anatomy.calls[0].module.register_forward_pre_hook(enter, with_kwargs=True))
         yield
 
 

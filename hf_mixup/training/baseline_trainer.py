@@ -147,7 +147,7 @@ class BaselineTrainer(TrainerSeams):
         is_users = self.compute_loss_func is not None
         if labels is None or is_users or not (self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
-            is_normalised = is_users or (self._smooths_labels() and items is not None)
+            is_normalised = is_users or (self._smooths_by_step() and items is not None)
             loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
         else:
             loss, outputs = self._own_loss(model, inputs)

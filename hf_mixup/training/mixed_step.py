@@ -16,6 +16,7 @@ from hf_mixup.forward.anatomy.inputs import bind, logits_of, model_config, with_
 from hf_mixup.loss import Task
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.training.trainer_seams import run_again
 
 # What a batch may call its labels, besides the label names of the training arguments.
 LABEL_NAMES = ("labels", "label", "scores", "score", "margin")
@@ -94,6 +95,7 @@ class MixedPass:
     Args:
         mixup (`Mixup`): of the model.
         root (`nn.Module`): the model without wrappers.
+        model (`nn.Module`): as the loss calls it.
         plan (`MixupPlan`): of the step.
         labels (`Mapping[str, torch.Tensor]`): as the user gave them.
         model_loss (`ModelLoss`): how the model reduces a loss of its own.
@@ -101,6 +103,7 @@ class MixedPass:
 
     mixup: Mixup
     root: nn.Module
+    model: nn.Module
     plan: MixupPlan
     labels: Mapping[str, Tensor]
     model_loss: ModelLoss
@@ -122,7 +125,9 @@ class MixedPass:
         del inputs["labels"]
         with self.mixup.apply(self.plan, inputs):
             outputs = call(**inputs)
-        clean_logits = logits_of(call(**inputs)) if self.mixup.needs_clean_pass(self.plan) else None
+        clean_logits = (
+            logits_of(run_again(self.model, call, inputs)) if self.mixup.needs_clean_pass(self.plan) else None
+        )
         logits = logits_of(outputs)
         losses = self.mixup.loss(logits, labels, self.plan, clean_logits=clean_logits, reduction="none")
         return with_loss(outputs, self.model_loss.reduce(losses, labels, items))

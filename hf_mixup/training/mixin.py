@@ -159,7 +159,7 @@ class MixupMixin(MixupRecords):
         labels = labels_in(inputs, self.label_names)
         plan = self._plan(mixup, inputs, labels, groups)
         sets = label_sets(labels, plan, self._soft if self.soft_targets else None) if plan.active else [labels]
-        passes = ForwardPasses(model, MixedPass(mixup, self._module, plan, labels, self._model_loss).run)
+        passes = ForwardPasses(model, MixedPass(mixup, self._module, model, plan, labels, self._model_loss).run)
         losses = []
         self._keeps_labels = True
         try:

@@ -16,6 +16,7 @@ from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.mixed_step import is_float
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
+from hf_mixup.training.trainer_seams import run_again
 
 
 class MixupTrainer(MixupMixin, BaselineTrainer):
@@ -106,7 +107,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             self.loss_is_scaled_for_ga = True
             loss = self._users_loss(outputs, mixed if plan.active else None, labels, num_items_in_batch)
         else:
-            clean_logits = logits_of(model(**inputs)) if mixup.needs_clean_pass(plan) else None
+            clean_logits = logits_of(run_again(model, model, inputs)) if mixup.needs_clean_pass(plan) else None
             smoothing = self.args.label_smoothing_factor
             loss = mixup.loss(logits, labels, plan, smoothing, clean_logits, targets=mixed)
             loss = self._share_of_step(loss, count)

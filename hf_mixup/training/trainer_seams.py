@@ -6,14 +6,30 @@ mended here and nowhere else; `tests/test_host.py` says what moved.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from transformers import Trainer, TrainerCallback
+from accelerate.utils import is_torch_version
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_CALLBACKS
+from transformers.trainer_pt_utils import LabelSmoother
+
+# transformers < 5.23: the training argument that recomputes activations has another name.
+RECOMPUTES = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
+# transformers < 5.19: Trainer divides a loss by the number of accumulated batches by rules of its own.
+ASKS_FOR_SCALE = hasattr(Trainer, "loss_is_scaled_for_ga")
+# transformers < 5.15: a loss with smoothed labels is a mean over the batch, whatever the step counts.
+SMOOTHS_BY_STEP = "num_items_in_batch" in inspect.signature(LabelSmoother.__call__).parameters
+# torch < 2.13: before each forward pass DDP writes all buffers, also what the pass before kept for its gradients.
+DDP_WRITES_BUFFERS = is_torch_version("<", "2.13")
 
 
 class TrainerSeams(Trainer):
@@ -56,6 +72,35 @@ class TrainerSeams(Trainer):
         """Whether Trainer computes the loss with smoothed labels itself."""
         return self.label_smoother is not None
 
+    def _smooths_by_step(self) -> bool:
+        """Whether Trainer computes the loss with smoothed labels itself, and divides it by the examples of the step."""
+        return self._smooths_labels() and SMOOTHS_BY_STEP
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's, which divides the loss unless `loss_is_scaled_for_ga`, if a trainer says so at all."""
+        if ASKS_FOR_SCALE or getattr(self, "loss_is_scaled_for_ga", None) is None:
+            return super().training_step(*args, **kwargs)
+        own = {name: value for name, value in vars(self).items() if name == "compute_loss"}
+        compute_loss: Callable[..., Any] = self.compute_loss
+        vars(self)["compute_loss"] = partial(self._scaled_against_trainer, compute_loss)
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            del vars(self)["compute_loss"]
+            vars(self).update(own)
+
+    def _scaled_against_trainer(
+        self, compute_loss: Callable[..., Tensor], *args: Any, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """transformers < 5.19: the loss, with what Trainer will do to it undone if it is wrong."""
+        loss = compute_loss(*args, num_items_in_batch=num_items_in_batch)
+        takes_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        is_divided = not takes_items and self.compute_loss_func is None
+        if is_divided != self.loss_is_scaled_for_ga:
+            return loss
+        steps = self.current_gradient_accumulation_steps
+        return loss * steps if is_divided else loss / steps
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         assert self._signature_columns is not None
@@ -82,6 +127,13 @@ def add_default_callback(callback: type[TrainerCallback]) -> None:
     """Give every Trainer that is made from now on one more callback, once."""
     if callback not in DEFAULT_CALLBACKS:
         DEFAULT_CALLBACKS.append(callback)  # type: ignore[arg-type]
+
+
+def run_again(model: nn.Module, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+    """The outputs of one more forward pass of a step, `call`, before the gradients of the first."""
+    if DDP_WRITES_BUFFERS and isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = False
+    return call(**inputs)
 
 
 def before_each_update(check: Callable[[], None]) -> TrainerCallback:

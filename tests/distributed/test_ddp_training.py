@@ -9,6 +9,7 @@ from torch import distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_mixup import Mixup
+from hf_mixup.training.trainer_seams import DDP_WRITES_BUFFERS
 from tests.distributed.halves import assert_close, mixed_loss, steady_model, told
 from tests.distributed.launch import WORLD, on_two_ranks
 from tests.toy_runs import examples, make_trainer
@@ -134,6 +135,7 @@ def test_mixup_adds_no_collective(ranks, recipe):
         mixed, clean = (Counter(trainings[kind]["collectives"]) for kind in (recipe, None))
         assert clean["c10d::allreduce_"] >= STEPS
         if recipe in TWO_PASSES:
-            # DDP broadcasts the buffers of the model before each forward pass.
-            assert mixed.pop("c10d::broadcast_") > clean.pop("c10d::broadcast_")
+            # DDP broadcasts the buffers of the model before each forward pass, with torch < 2.13 in the first one only.
+            is_more = mixed.pop("c10d::broadcast_") > clean.pop("c10d::broadcast_")
+            assert is_more != DDP_WRITES_BUFFERS
         assert mixed == clean

@@ -1,9 +1,12 @@
 """Hooks are registered for one forward pass: all of them or none, the same ones in every pass."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from hf_mixup import Mixup, MixupPlan
+from hf_mixup.forward.anatomy.host import CHECKPOINTS_HOOKS
 from hf_mixup.forward.hooks import OUTSIDE_ROWS, READ_AT_SITE, READOUTS, SITES
 from tests.forward.anatomy.test_architectures import own_model
 from tests.plain_config import plain_config
@@ -80,3 +83,23 @@ def test_no_pass_is_held_after_its_end():
         assert [kind for kind, group in groups.items() if group.current is not None] == [*SITES["hidden"]]
         model(**batch)
     assert all(group.current is None for group in groups.values())
+
+
+def held(model):
+    """What each checkpointed block holds: the very objects."""
+    return [{name: id(value) for name, value in vars(block).items()} for block in model.bert.encoder.layer]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_checkpointed_blocks_hold_afterwards_what_they_held_before(fails):
+    model, batch = toy_model("bert").train(), toy_batch()
+    model.gradient_checkpointing_enable()
+    mixup, before = Mixup(model, plain_config(site="hidden")), held(model)
+    ends = pytest.raises(RuntimeError, match="no room") if fails else nullcontext()
+    with ends, mixup.apply(MixupPlan(PARTNER, LAM, "hidden", 1), batch):
+        # From 5.23 on transformers checkpoints blocks without their hooks.
+        assert (held(model) == before) != CHECKPOINTS_HOOKS
+        model(**batch)
+        if fails:
+            fail()
+    assert held(model) == before

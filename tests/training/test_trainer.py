@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_mixup import MixupCollator, MixupModel, MixupTrainer
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.training.trainer_seams import SMOOTHS_BY_STEP
+from tests.hosts import checkpointing
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import (
     CLASSES,
@@ -68,6 +72,7 @@ def test_without_mixup_the_weights_are_those_of_trainer_bit_for_bit(tmp_path):
     assert not same_weights(models[0], models[2])
 
 
+@pytest.mark.skipif(not SMOOTHS_BY_STEP, reason="transformers < 5.15: Trainer itself adds up the means of the batches")
 def test_without_mixup_smoothed_batches_of_unequal_size_accumulate_as_in_trainer(tmp_path):
     sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_train_epochs": 2, "max_steps": -1}
     models = [steady_bert(), steady_bert()]
@@ -253,6 +258,32 @@ def test_accumulated_multi_label_batches_are_normalised_by_their_examples(tmp_pa
     assert_same_step(*(accumulated_step(tmp_path, size, **options) for size in (8, 2)))
 
 
+@pytest.mark.parametrize("mixup", [MIXED, None], ids=["mixed", "off"])
+@pytest.mark.parametrize("accepts", [True, False], ids=["", "takes no loss arguments"])
+@pytest.mark.parametrize(
+    ("label", "labels"), [(int, CLASSES), (one_hot, CLASSES), (float, 1)], ids=["classes", "multi-hot", "scores"]
+)
+def test_an_accumulated_step_of_gradient_descent_is_that_of_one_batch(tmp_path, label, labels, accepts, mixup):
+    """Trainer divides the loss of some models and not of others."""
+    models = []
+    for size in (8, 2):
+        model = steady_bert(num_labels=labels)
+        model.accepts_loss_kwargs = accepts
+        options = {"rows": examples(label=label), "mixup": mixup, "optim": "sgd", "learning_rate": 0.1}
+        accumulated_step(tmp_path, size, model=model, draw=swap_neighbours if mixup else None, **options)
+        models.append(model.state_dict())
+    for name, value in models[0].items():
+        torch.testing.assert_close(value, models[1][name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_a_mean_of_the_users_own_is_divided_by_the_number_of_accumulated_batches(tmp_path):
+    class OwnLoss(MixupTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return model(**inputs).loss
+
+    assert_same_step(*(accumulated_step(tmp_path, size, trainer=partial(OwnLoss, mixup=None)) for size in (8, 2)))
+
+
 @pytest.mark.parametrize("mixup", [PLAIN | {"lam": 1.0}, None], ids=["mixed", "off"])
 @pytest.mark.parametrize(
     "options",
@@ -404,7 +435,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, family, reent
         )
         for options in (
             {},
-            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}},
+            checkpointing(use_reentrant=reentrant),
         )
     ]
     assert_same_step(*steps)

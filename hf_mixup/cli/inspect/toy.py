@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
+from hf_mixup.forward.anatomy.host import let_experts_run_on_cpu
+
 WIDTH, DEPTH, HEADS, VOCAB = 32, 3, 4, 60
 
 
@@ -104,6 +106,7 @@ def toy_model(model_type: str, attention: str | None = None, std: float = 0.2, *
     """
     kernel = {} if attention is None else {"attn_implementation": attention}
     model = AutoModelForSequenceClassification.from_config(toy_config(model_type, **changes), **kernel)
+    let_experts_run_on_cpu(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

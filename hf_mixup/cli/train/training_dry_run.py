@@ -18,6 +18,8 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames, ParallelMode
 from transformers.utils import is_liger_kernel_available, is_torch_xla_available
 
+from hf_mixup.training.trainer_seams import RECOMPUTES
+
 WRONG = (ImportError, OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError, AssertionError)
 # Fields that TrainingArguments parses itself, from text or a file; what it says does not name them.
 PARSED = (
@@ -123,9 +125,9 @@ def check_torch(args: TrainingArguments) -> None:
         backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
         with _naming(f"torch_compile_backend={backend!r}, torch_compile_mode={mode!r}"):
             torch.compile(torch.nn.Identity(), backend=backend, mode=mode)
-    kwargs: Any = args.activation_checkpointing_kwargs
+    kwargs: Any = getattr(args, f"{RECOMPUTES}_kwargs")
     if kwargs is not None:
-        with _naming(f"activation_checkpointing_kwargs={kwargs!r}"):
+        with _naming(f"{RECOMPUTES}_kwargs={kwargs!r}"):
             checkpoint(torch.neg, torch.ones(1, requires_grad=True), **{"use_reentrant": False, **kwargs})
 
 

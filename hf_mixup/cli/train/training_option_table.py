@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import TrainingArguments
 
 from hf_mixup.config import checks
 from hf_mixup.config.checks import Check
+from hf_mixup.training.trainer_seams import RECOMPUTES
 
 # Takes the options and the names that the user wrote.
 Used = Callable[[TrainingArguments, set[str]], bool]
@@ -104,6 +105,13 @@ _NO_METRIC = "a comparison has no evaluations that it could follow"
 _LAST = "the last weights are measured, and select_by picks variants; leave it out"
 _IN_ORDER = "a comparison draws its batches at random and measures rows in their order"
 
+_WARMUP = Option(
+    "whole steps or a share of them; refused with schedules that have no warm-up",
+    _warmup,
+    lambda args, _: not args.warmup_steps or args.lr_scheduler_type not in NO_WARMUP,
+)
+
+# Some are not in every version of transformers.
 OPTIONS: dict[str, Option] = {
     "output_dir": Option(),
     **_all("per_device_train_batch_size per_device_eval_batch_size", Option("1 or more", checks.count(1))),
@@ -119,11 +127,8 @@ OPTIONS: dict[str, Option] = {
         _mapping,
         used=lambda args, _: args.lr_scheduler_type not in NO_KWARGS,
     ),
-    "warmup_steps": Option(
-        "whole steps or a share of them; refused with schedules that have no warm-up",
-        _warmup,
-        lambda args, _: not args.warmup_steps or args.lr_scheduler_type not in NO_WARMUP,
-    ),
+    "warmup_steps": _WARMUP,
+    "warmup_ratio": replace(_WARMUP, why="warmup_steps of transformers before 5.15"),
     "optim": Option("if the package that it needs is installed"),
     "optim_args": Option("what the optimizer takes"),
     **_all("weight_decay max_grad_norm", Option("a finite number from 0", checks.number())),
@@ -140,9 +145,9 @@ OPTIONS: dict[str, Option] = {
     **_all(
         "activation_checkpointing_kwargs gradient_checkpointing_kwargs",
         Option(
-            "used with activation_checkpointing only",
+            "used with activation_checkpointing (transformers before 5.23: gradient_checkpointing) only",
             _mapping,
-            used=lambda args, _: bool(args.activation_checkpointing),
+            used=lambda args, _: getattr(args, RECOMPUTES),
         ),
     ),
     **_all("torch_compile torch_compile_backend torch_compile_mode", Option("what `torch.compile` takes")),
@@ -155,6 +160,7 @@ OPTIONS: dict[str, Option] = {
     **_all("logging_strategy logging_first_step", Option(compare=_NO_LOGS)),
     "logging_steps": Option("whole steps or a share of them", _interval, compare=_NO_LOGS),
     "log_on_each_node": Option(),
+    "logging_dir": Option("of transformers before 5.15", compare=_NO_LOGS),
     "logging_nan_inf_filter": Option("on the logged loss only", decision=NO_EFFECT),
     "include_num_input_tokens_seen": Option("true or false", compare=_NO_LOGS),
     **_all("log_level log_level_replica disable_tqdm", Option()),

@@ -46,7 +46,7 @@ def check_training_options(args: TrainingArguments, given: set[str]) -> None:
     """Raise `ValueError` for a value that cannot work, or a given option that would be ignored."""
     names = {field_name(name) for name in given}
     for name, option in OPTIONS.items():
-        value = getattr(args, name)
+        value = getattr(args, name, None)
         value = value.value if isinstance(value, Enum) else value
         if option.check is not None and value is not None:
             option.check(name, value)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from typing import Any
 
+from accelerate.utils import is_torch_version
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from transformers import Cache as Cache
+from transformers import PreTrainedModel
 from transformers.integrations import is_fsdp_enabled as is_fsdp_enabled
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 # ---- transformers ----
 
@@ -41,6 +46,61 @@ def recorded_blocks(root: nn.Module) -> tuple[type[nn.Module], ...]:
         for recorder in recorded if isinstance(recorded, (list, tuple)) else [recorded]:
             found.append(getattr(recorder, "target_class", recorder))
     return tuple(declared for declared in found if isinstance(declared, type))
+
+
+# transformers < 5.15: T5 adds the mask to the position bias that a block returns and the next ones are given.
+MASKED_BIASES = ("position_bias", "encoder_decoder_position_bias")
+# transformers < 5.23: a checkpoint takes in the hooks of a block, and they run again when it is recomputed.
+CHECKPOINTS_HOOKS = "__call__" in vars(GradientCheckpointingLayer)
+
+
+class HooksOutside:
+    """transformers < 5.23: one block of which only `forward` is checkpointed, as from 5.23 on, until `remove()`.
+
+    Args:
+        block (`nn.Module`): with gradient checkpointing turned on.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        checkpoint: Any = block._gradient_checkpointing_func
+        forward = block.forward
+
+        @wraps(forward)
+        def checkpointed(*args: Any, **kwargs: Any) -> Any:
+            return checkpoint(partial(forward, **kwargs), *args)
+
+        changed = {"forward": checkpointed, "_gradient_checkpointing_func": lambda call, *args: call(*args)}
+        self.block, self.before = block, {name: vars(block).get(name) for name in changed}
+        vars(block).update(changed)
+
+    def remove(self) -> None:
+        """Leave the block as it was."""
+        for name, value in self.before.items():
+            del vars(self.block)[name]
+            if value is not None:
+                vars(self.block)[name] = value
+
+
+def let_experts_run_on_cpu(model: PreTrainedModel) -> None:
+    """torch < 2.9: by default transformers runs mixtures of experts with a kernel that is for GPUs alone."""
+    if is_torch_version("<", "2.9") and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
+
+
+def appears_when_compiling(path: str, stack: int) -> bool:
+    """torch < 2.13: whether a block argument is the causal mask of a decoder, left out when the model is not compiled.
+
+    It is the same for every example.
+    """
+    return path == "attention_mask" and stack > 0 and is_compiling()
+
+
+def hooks_outside(root: nn.Module) -> Iterator[HooksOutside]:
+    """transformers < 5.23: take the hooks of blocks out of their checkpoints, one by one."""
+    for module in root.modules():
+        is_block = isinstance(module, GradientCheckpointingLayer)
+        if is_block and module.training and module.gradient_checkpointing:
+            yield HooksOutside(module)
 
 
 # ---- PEFT ----

@@ -158,7 +158,8 @@ def examples_of(batch: Mapping[str, Any], labels: Tensor | None, rows_per_exampl
 
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    # torch < 2.9: the compiler knows zip without strict only.
+    return {**dict(zip(names, args)), **kwargs}  # noqa: B905
 
 
 def unbind(

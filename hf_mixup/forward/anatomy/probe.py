@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
 from hf_mixup.forward.anatomy.blocks import embedding_width, find_blocks, with_adapter
-from hf_mixup.forward.anatomy.host import backbone_of
+from hf_mixup.forward.anatomy.host import MASKED_BIASES, backbone_of
 from hf_mixup.forward.anatomy.masks import recognize_mask
 from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
@@ -142,7 +143,7 @@ class _Record:
             elif tensor.dim() > 1 and tensor.shape[0] == 1:
                 # The same for all in the probe, and perhaps not in every batch.
                 call.batch_dims[path] = 0, 1
-            argument = self.describe(tensor)
+            argument = self.describe(tensor, path in MASKED_BIASES)
             if argument is not None:
                 call.arguments[path] = argument
             elif PROBE_BATCH in tensor.shape and (tensor.dim() == 1 or not tensor.is_floating_point()):
@@ -154,8 +155,11 @@ class _Record:
         inputs.map_arguments(given, note)
         self.calls.append(call)
 
-    def describe(self, value: Tensor) -> Argument | None:
-        """What a tensor that differs from example to example is to a block; `None` for all others."""
+    def describe(self, value: Tensor, may_be_mask: bool = False) -> Argument | None:
+        """What a tensor that differs from example to example is to a block; `None` for all others.
+
+        What a block before it computed is a mask only if it `may_be_mask`.
+        """
         merged = PROBE_BATCH not in value.shape and value.dim() > 1 and value.shape[0] % PROBE_BATCH == 0
         if merged:
             value = value.unflatten(0, (PROBE_BATCH, -1))
@@ -165,10 +169,10 @@ class _Record:
         rows = value.detach().movedim(batch_dim, 0)
         if origin is None and torch.equal(rows, rows[:1].expand_as(rows)):
             return None
-        if origin is None:
+        if origin is None or may_be_mask:
             mask = recognize_mask(rows, batch_dim, merged, quirk_of(self.root).compares_masks)
             if mask is not None:
-                return mask
+                return replace(mask, origin=origin)
         if not value.is_floating_point():
             return None
         length = value.shape[1 - batch_dim] if value.dim() == 3 and batch_dim < 2 else -1

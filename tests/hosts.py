@@ -1,0 +1,19 @@
+"""What has other names, or is lacking, in some of the versions of transformers and PyTorch that the tests run on."""
+
+from dataclasses import fields
+
+from transformers import T5PreTrainedModel, TrainingArguments
+
+from hf_mixup.training.trainer_seams import RECOMPUTES
+
+# Training arguments that are not in every version: from 5.23, from 5.15, and before 5.15.
+SOME_HAVE = {"activation_checkpointing", "activation_checkpointing_kwargs"}
+SOME_HAVE |= {"dataloader_in_order", "dataloader_multiprocessing_context", "logging_dir", "warmup_ratio"}
+LACKING = SOME_HAVE - {field.name for field in fields(TrainingArguments)}
+# transformers < 5.15.
+T5_HAS_MASKED_BIASES = not T5PreTrainedModel._supports_sdpa
+
+
+def checkpointing(**kwargs):
+    """The training arguments that turn gradient checkpointing on."""
+    return {RECOMPUTES: True, f"{RECOMPUTES}_kwargs": kwargs}
