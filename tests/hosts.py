@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from accelerate.utils import is_torch_version
 from transformers import T5PreTrainedModel, TrainingArguments
 
 from hf_mixup.training.trainer_seams import RECOMPUTES
@@ -12,6 +13,10 @@ SOME_HAVE |= {"dataloader_in_order", "dataloader_multiprocessing_context", "logg
 LACKING = SOME_HAVE - {field.name for field in fields(TrainingArguments)}
 # transformers < 5.15.
 T5_HAS_MASKED_BIASES = not T5PreTrainedModel._supports_sdpa
+# torch < 2.11: the compiler guards on the numbers of hooks, which are new in each pass.
+COMPILES_ANEW = is_torch_version("<", "2.11")
+# torch < 2.13: the causal mask of a decoder is made in a compiled model only.
+COMPILES_CAUSAL_MASK = is_torch_version("<", "2.13")
 
 
 def checkpointing(**kwargs):

@@ -7,6 +7,7 @@ from torch._dynamo.utils import counters
 
 from hf_mixup import Mixup
 from tests.forward.anatomy.test_architectures import own_model
+from tests.hosts import COMPILES_ANEW, COMPILES_CAUSAL_MASK
 from tests.plain_config import plain_config
 from tests.zoo import DEPTH, toy_batch, toy_model
 
@@ -19,6 +20,7 @@ CASES += [
     ("deberta-v2", "hidden"),
     ("albert", "hidden"),
 ]
+compiled_once = pytest.mark.skipif(COMPILES_ANEW, reason="torch < 2.11 compiles anew whenever hooks are registered")
 
 
 def graph_breaks(model, batch):
@@ -30,6 +32,7 @@ def graph_breaks(model, batch):
     return sum(counters["graph_break"].values()), counter.frame_count
 
 
+@compiled_once
 @pytest.mark.parametrize(("family", "site"), CASES)
 def test_new_plans_do_not_compile_anew_nor_break_the_graph(family, site):
     model, batch, counter = toy_model(family), toy_batch(), CompileCounter()
@@ -55,7 +58,8 @@ def test_new_plans_do_not_compile_anew_nor_break_the_graph(family, site):
     every_layer_seen = max(layers.index(layer) for layer in set(layers))
     assert len(set(frames[every_layer_seen:])) == 1
     # One graph for the mixture of each layer; pooled states are mixed behind the model's own graph.
-    assert frames[-1] <= (clean_frames + (site == "pooled")) * len(set(layers))
+    more = (site == "pooled") + (family == "t5" and COMPILES_CAUSAL_MASK)
+    assert frames[-1] <= (clean_frames + more) * len(set(layers))
     assert breaks <= clean_breaks * len(set(layers))
 
 
@@ -75,6 +79,7 @@ def test_a_model_that_was_compiled_without_mixing_is_mixed():
                 torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
 
 
+@compiled_once
 def test_a_deep_model_stays_compiled_for_a_mixture_behind_any_layer():
     torch._dynamo.reset()
     depth, counter = 9, CompileCounter()
@@ -89,6 +94,7 @@ def test_a_deep_model_stays_compiled_for_a_mixture_behind_any_layer():
         assert counter.frame_count == len(layers)
 
 
+@compiled_once
 @pytest.mark.parametrize("case", ["previous_batch", "text"])
 def test_hooks_that_hold_what_belongs_to_a_pass_do_not_compile_anew(case):
     """Partners from outside of the batch, and a head that reads by a rule of its own."""

@@ -158,7 +158,7 @@ def examples_of(batch: Mapping[str, Any], labels: Tensor | None, rows_per_exampl
 
 def bind(names: list[str], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call by name."""
-    # torch < 2.9: the compiler knows zip without strict only.
+    # torch < 2.11: the compiler knows zip without strict only.
     return {**dict(zip(names, args)), **kwargs}  # noqa: B905
 
 
