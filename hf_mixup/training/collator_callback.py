@@ -39,7 +39,6 @@ class CollatorCallback(TrainerCallback, ABC):
         self.label_smoothing = 0.0
         # In memory that the workers see as well.
         self.has_made_batch = torch.zeros((), dtype=torch.bool).share_memory_()
-        add_default_callback(ForgottenCallback)
 
     @abstractmethod
     def _restart(self, state: Any) -> None:
@@ -121,7 +120,7 @@ class TrainingBatches:
 class ForgottenCallback(TrainerCallback):
     """Refuses a Trainer that was given a `MixupCollator` as its `data_collator` alone.
 
-    Every Trainer has it from the first MixupCollator on, because nothing tells a collator that a Trainer calls it.
+    Every Trainer that is made after MixupCollator is imported has it: nothing tells a collator that a Trainer calls it.
     """
 
     _about: Any = None
@@ -218,3 +217,6 @@ def _forgotten(collator: CollatorCallback) -> str:
         "data_collator: a MixupCollator alone mixes evaluation batches too, and leaves the loss of the mixed labels to "
         "the model: give the Trainer callbacks=[collator] and compute_loss_func=collator.loss as well."
     )
+
+
+add_default_callback(ForgottenCallback)

@@ -1,6 +1,10 @@
 """Mixing in the collator: with a plain Trainer, with a loop, in workers; and what is refused."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -200,6 +204,21 @@ def test_a_collator_alone_is_refused_before_the_first_step(tmp_path, head, worke
     assert_refused(trainer, config, trainer.train)
     assert_refused(trainer, config, trainer.evaluate)
     assert_refused(trainer, config, lambda: trainer.predict(trainer.eval_dataset))
+
+
+def test_a_collator_that_is_made_after_the_trainer_is_refused_as_well(tmp_path):
+    script = """
+import pytest
+from transformers import Trainer
+from hf_mixup import MixupCollator
+from tests.toy_runs import arguments, collate, examples, steady_bert
+trainer = Trainer(model=steady_bert(), args=arguments("out"), train_dataset=examples())
+trainer.data_collator = MixupCollator(collate, "span_mix", 3)
+with pytest.raises(ValueError, match="data_collator: a MixupCollator alone"):
+    trainer.train()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
 
 
 def test_a_collator_alone_is_refused_by_an_evaluation_on_start(tmp_path):
