@@ -19,7 +19,7 @@ from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
-from hf_mixup.forward.anatomy.inputs import changeable_state, check_model, examples_of, model_config, separators
+from hf_mixup.forward.anatomy.inputs import check_model, examples_of, model_config, separators
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.endpoints import check_endpoints, check_outside_partners, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
@@ -97,7 +97,7 @@ class Mixup:
         Raises:
             ValueError: for a model whose sites cannot be found, a layer out of range, a missing pad token.
         """
-        if self._hooks is None or self._hooks.anatomy.state != changeable_state(self.model):
+        if self._hooks is None or not self._hooks.fit(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
             self.config.resolve_layers(anatomy.depth)
             self._layers = [], []

@@ -232,6 +232,13 @@ def test_parameters_can_be_exchanged():
     )
 
 
+def test_children_are_seen_as_they_are_now():
+    outer, other = nn.Sequential(nn.Linear(2, 2)), nn.Linear(2, 2)
+    children = host.own_modules(outer)
+    outer[0] = other
+    assert children == {"0": other}, moved("a module keeps its children in _modules", "own_modules")
+
+
 def test_parameters_that_are_not_all_here_are_told():
     here, elsewhere = nn.Linear(2, 2).weight, nn.Linear(2, 2, device="meta").weight
     assert host.is_whole(here) and not host.is_whole(elsewhere), moved("parameters on the meta device", "is_whole")

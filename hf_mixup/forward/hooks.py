@@ -23,8 +23,17 @@ from hf_mixup.forward.anatomy.host import (
     HooksOutside,
     appears_when_compiling,
     hooks_outside,
+    is_adapter,
+    own_modules,
 )
-from hf_mixup.forward.anatomy.inputs import bind, first_tensor, map_arguments, unbind, with_first_tensor
+from hf_mixup.forward.anatomy.inputs import (
+    bind,
+    changeable_state,
+    first_tensor,
+    map_arguments,
+    unbind,
+    with_first_tensor,
+)
 from hf_mixup.forward.anatomy.masks import mix_mask, mix_rows
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.state import HookGroup, Mixing
@@ -182,6 +191,14 @@ class Hooks:
         tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
         self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
         self.handles: list[RemovableHandle | HooksOutside] = []
+        # The children of each module, as they are and as they were when the sites were found.
+        self._children = [(own_modules(module), {**own_modules(module)}) for module in anatomy.root.modules()]
+
+    def fit(self, model: nn.Module) -> bool:
+        """Whether the config and the adapters of the model are as they were when its sites were found."""
+        changed = [pair for pair in self._children if pair[0] != pair[1]]
+        has_new_adapter = any(is_adapter(child) for pair in changed for children in pair for child in children.values())
+        return self.anatomy.state == changeable_state(model) and not has_new_adapter
 
     def register(self, mixing: Mixing) -> None:
         """Make `mixing` the current pass and register the hooks that its site needs; all of them, or none."""

@@ -46,8 +46,7 @@ def entry_gradient(anatomy: Anatomy, batch: Mapping[str, Any], loss_of: Callable
 
     with torch.enable_grad():
         with changed_entry(anatomy, enter):
-            # A MixupModel would mix this pass as well.
-            loss = loss_of(logits_of(nn.Module.__call__(anatomy.root, **batch))).sum()
+            loss = loss_of(logits_of(anatomy.root(**batch))).sum()
         (gradient,) = torch.autograd.grad(loss, entered)
     return by_text(anatomy, gradient)
 

@@ -11,10 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.inputs import bind, check_model, logits_of, with_loss
 from hf_mixup.mixup import Mixup
+from hf_mixup.training.trainer_seams import add_default_callback
+
+NO_LABELS = (
+    "labels: none in this training batch; MixupModel mixes them itself. If the loss is computed outside of the model "
+    "(label_smoothing_factor, compute_loss_func, sentence-transformers), use MixupTrainer, "
+    "`class Mine(MixupMixin, YourTrainer)`, or Mixup.draw, apply and targets in a loss of your own."
+)
+PASSED_BY = (
+    "The first step of this training never called its MixupModel, so nothing was mixed. PEFT's prefix tuning calls the "
+    "backbone alone: use an adapter such as LoRA."
+)
 
 
 class MixupModel(nn.Module):
@@ -25,10 +37,14 @@ class MixupModel(nn.Module):
     loss = model(**batch).loss
     ```
 
-    What is returned is the model itself under a class derived from its own: it has the same parameters (shared, not
-    copied), names, config, methods and `forward` signature, so a plain `Trainer` finds its columns and labels, and what
-    is saved is the plain model. In `eval()` it is the plain model, and warns once if it is given labels while gradients
-    are enabled: it looks like training in the wrong mode. Call the model itself: `forward` does not mix.
+    What is returned is an object of its own, of a class derived from the model's. It shares parameters, submodules and
+    config with the model, and has its methods and its `forward` signature, so a plain `Trainer` finds its columns and
+    labels, and what is saved is the plain model. The model that was given still mixes nothing.
+
+    `model(...)` and `model.forward(...)` do the same: in `train()` one mixed pass (and a clean one, if the recipe needs
+    it), also inside of wrappers that call `forward`. Hooks of your own run once with each pass, whose inputs
+    have no labels and whose outputs have no loss. In `eval()` it is the plain model, and warns once if it is given
+    labels while gradients are enabled: it looks like training in the wrong mode.
 
     Args:
         model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
@@ -38,7 +54,7 @@ class MixupModel(nn.Module):
 
     Raises:
         ValueError: for what is not a model, or a config that does not fit the model; in training, for a batch without
-            labels, or a call of `forward` with labels.
+            labels.
 
     `model.mixup` is its `Mixup`. During training, set `model.mixup_epoch` if the config has an
     `off_epoch` or an alpha for each epoch, and `model.mixup_progress`, 0 to 1, if it has a schedule. To resume with
@@ -50,6 +66,10 @@ class MixupModel(nn.Module):
     mixup_epoch: float | None
     mixup_progress: float | None
     _has_warned: bool = False
+    _has_trained: bool = False
+    # Whether passes are the plain model's: while the sites are looked for, and inside of a pass that mixes.
+    _is_plain: bool
+    _own_forward: Callable[..., Any] | None
 
     def __new__(
         cls,
@@ -58,13 +78,17 @@ class MixupModel(nn.Module):
         seed: int = 0,
         rank: int | None = None,
     ) -> MixupModel:
-        if isinstance(model, MixupModel):
-            raise ValueError("This model is a MixupModel already.")
         check_model(model)
+        if mixup_models(model):
+            raise ValueError("This model is or holds a MixupModel already.")
         mixing: MixupModel = object.__new__(_derive(type(model)))
-        mixing.__dict__.update(model.__dict__)
+        mixing.__dict__.update(model.__dict__, _is_plain=True)
+        # accelerate puts a forward of its own on an object; the class's, which mixes, calls it.
+        mixing._own_forward = mixing.__dict__.pop("forward", None)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
         mixing.mixup_epoch = mixing.mixup_progress = None
+        mixing._is_plain = False
+        add_default_callback(PassedByCallback)
         return mixing
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,36 +99,64 @@ class MixupModel(nn.Module):
         return _rebuild, (type(self).__mro__[2],), self.__dict__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        mixup = self.__dict__.get("mixup")
-        if mixup is None or not self.training:
-            if mixup is not None and not self._has_warned and torch.is_grad_enabled():
-                self._warn_of_labels(args, kwargs)
-            return super().__call__(*args, **kwargs)
-        inputs = bind(list(inspect.signature(self.forward).parameters), args, kwargs)
-        labels = inputs.pop("labels", None)
+        return self._run(super().__call__, args, kwargs)
+
+    def _run(self, plain: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What `__call__` and `forward` do; `plain` is what the model's own would have done."""
+        if self._is_plain:
+            return plain(*args, **kwargs)
+        self._is_plain = True
+        try:
+            if self.training:
+                return self._mixed(bind(_names(self), args, kwargs))
+            if torch.is_grad_enabled() and not self._has_warned:
+                self._warn_of_labels(bind(_names(self), args, kwargs))
+            return plain(*args, **kwargs)
+        finally:
+            self._is_plain = False
+
+    def _mixed(self, inputs: dict[str, Any]) -> Any:
+        mixup, labels = self.mixup, inputs.pop("labels", None)
         if labels is None:
-            raise ValueError(
-                "labels: none in this training batch; MixupModel mixes them itself. (Trainer's label_smoothing_factor "
-                "and compute_loss_func take them away: use MixupTrainer with those.)"
-            )
+            raise ValueError(NO_LABELS)
+        self._has_trained = True
         items = inputs.pop("num_items_in_batch", None)
-        groups = inputs.pop(mixup.config.group_column, None)
+        groups = inputs.pop(mixup.config.group_column or "", None)
         plan = mixup.draw(inputs, self.mixup_epoch, progress=self.mixup_progress, labels=labels, groups=groups)
+        # The hooks that mix are run by `nn.Module.__call__`, also if only `forward` was called.
         with mixup.apply(plan, inputs):
             outputs = super().__call__(**inputs)
         clean_logits = logits_of(super().__call__(**inputs)) if mixup.needs_clean_pass(plan) else None
         losses = mixup.loss(logits_of(outputs), labels, plan, clean_logits=clean_logits, reduction="none")
         return with_loss(outputs, _reduce(losses, labels, items))
 
-    def _warn_of_labels(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        if _has_labels(self, args, kwargs):
+    def _warn_of_labels(self, inputs: dict[str, Any]) -> None:
+        if inputs.get("labels") is not None:
             self._has_warned = True
             warnings.warn(
                 "This MixupModel is in eval mode, where it mixes nothing, and was given labels with gradients enabled. "
                 "To train, call model.train() first (from_pretrained returns a model in eval mode, and Lightning keeps "
                 "the mode); to evaluate, use torch.no_grad().",
-                stacklevel=3,
+                stacklevel=4,
             )
+
+
+class PassedByCallback(TrainerCallback):
+    """Refuses a training that calls a part of a `MixupModel` instead of it. Every Trainer has it from the first on."""
+
+    _has_looked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raises `ValueError` if the first step passed by a `MixupModel` in the model that is trained."""
+        if not self._has_looked:
+            self._has_looked = True
+            if not all(model._has_trained for model in mixup_models(kwargs["model"])):
+                raise ValueError(PASSED_BY)
+
+
+def mixup_models(model: nn.Module) -> list[MixupModel]:
+    """The `MixupModel`s in a model, itself among them."""
+    return [module for module in model.modules() if isinstance(module, MixupModel)]
 
 
 _DERIVED: dict[Any, Any] = {}
@@ -113,28 +165,21 @@ _DERIVED: dict[Any, Any] = {}
 def _derive(base: type[nn.Module]) -> Any:
     if base not in _DERIVED:
         # The name of the model's own class is what save_pretrained writes into the config.
-        own = {"__module__": base.__module__, "forward": _guarded_forward(base)}
+        own = {"__module__": base.__module__, "forward": _mixing_forward(base)}
         _DERIVED[base] = type(base.__name__, (MixupModel, base), own)
     return _DERIVED[base]
 
 
-def _guarded_forward(base: type[nn.Module]) -> Callable[..., Any]:
-    """The model's own `forward`, which in training never gets labels from `__call__`."""
-
+def _mixing_forward(base: type[nn.Module]) -> Callable[..., Any]:
     @functools.wraps(base.forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.training and (args or "labels" in kwargs) and _has_labels(self, args, kwargs):
-            raise ValueError(
-                "forward: this MixupModel is in training, and a direct call of forward would not be mixed; call the "
-                "model itself: model(**batch)."
-            )
-        return base.forward(self, *args, **kwargs)
+    def forward(self: MixupModel, *args: Any, **kwargs: Any) -> Any:
+        return self._run(self._own_forward or functools.partial(base.forward, self), args, kwargs)
 
     return forward
 
 
-def _has_labels(model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> bool:
-    return bind(list(inspect.signature(model.forward).parameters), args, kwargs).get("labels") is not None
+def _names(model: nn.Module) -> list[str]:
+    return list(inspect.signature(model.forward).parameters)
 
 
 def _rebuild(base: type[nn.Module]) -> MixupModel:

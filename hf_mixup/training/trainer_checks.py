@@ -13,7 +13,7 @@ from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.training.collator import MixupCollator
 from hf_mixup.training.groups import check_groups
 from hf_mixup.training.metric_names import METRIC_NAMES, higher_is_better
-from hf_mixup.training.model import MixupModel
+from hf_mixup.training.model import mixup_models
 
 logger = logging.get_logger(__name__)
 
@@ -93,8 +93,10 @@ def metric_name(trainer: Any) -> str | None:
 
 def check_mixing(trainer: Any, config: MixupConfig) -> None:
     """Refuse what cannot be mixed. Raises `ValueError`."""
-    if isinstance(trainer.model, MixupModel):
-        raise ValueError("The model is a MixupModel, which mixes by itself: give MixupTrainer the plain model.")
+    if mixup_models(trainer.model):
+        raise ValueError(
+            "The model is or holds a MixupModel, which mixes by itself: give MixupTrainer the plain model."
+        )
     if trainer.args.n_gpu > 1:
         raise ValueError(
             f"{trainer.args.n_gpu} GPUs without a launcher: nn.DataParallel splits each batch after its partners are "

@@ -2,14 +2,16 @@ import copy
 import inspect
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from datasets import Dataset
 from torch.nn import functional as F
-from transformers import Trainer
+from transformers import Trainer, ViTConfig, ViTForImageClassification
 
-from hf_mixup import MixupModel, MixupTrainer
+from hf_mixup import MixupModel, MixupPlan, MixupTrainer
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import (
     CLASSES,
@@ -28,6 +30,7 @@ from tests.toy_runs import (
     training_inputs,
     two_term,
 )
+from tests.toy_text import save_toy_model
 from tests.zoo import VOCAB, toy_batch, toy_model
 
 MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0, "self_pairs": False}
@@ -38,6 +41,13 @@ def mixing(model=None, plan=None, config=MIXED):
     model = MixupModel(steady_bert() if model is None else model, config).train()
     if plan is not None:
         model.mixup.draw = lambda *args, **kwargs: plan
+    return model
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     return model
 
 
@@ -83,34 +93,105 @@ def test_in_evaluation_it_is_the_plain_model():
 
 
 @pytest.mark.parametrize("by_position", [False, True])
-def test_training_in_evaluation_mode_is_warned_about_once(by_position):
+@pytest.mark.parametrize("name", ["__call__", "forward"])
+def test_training_in_evaluation_mode_is_warned_about_once(name, by_position):
     inputs = training_inputs()
     args = (inputs["input_ids"], inputs["attention_mask"], None, None, None, inputs["labels"]) if by_position else ()
     kwargs = {} if by_position else inputs
     model = mixing().eval()
+    call = getattr(model, name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with torch.no_grad():
-            model(*args, **kwargs)
-        model(inputs["input_ids"], inputs["attention_mask"])
+            call(*args, **kwargs)
+        call(inputs["input_ids"], inputs["attention_mask"])
     with pytest.warns(UserWarning, match=r"in eval mode, where it mixes nothing.* call model.train\(\) first") as seen:
         for _ in range(2):
-            model(*args, **kwargs)
+            call(*args, **kwargs)
     assert len(seen) == 1 and seen[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.train()(*args, **kwargs)
+        model.train()
+        call(*args, **kwargs)
 
 
-def test_a_direct_call_of_forward_is_refused_in_training():
-    plain, inputs = steady_bert(), training_inputs()
-    model = mixing(plain)
+RECIPES = {name: name for name in ("tmix", "word_mixup", "sent_mixup", "span_mix", "ssmix", "reg_mixup")}
+RECIPES["previous_batch"] = PLAIN | {"partner": "previous_batch"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_forward_mixes_as_a_call_does(recipe):
+    inputs, losses = training_inputs(), []
+    for name in ("__call__", "forward"):
+        model = MixupModel(steady_bert(), RECIPES[recipe], seed=1).train()
+        losses.append([getattr(model, name)(**inputs).loss.item() for _ in range(3)])
+        assert model.mixup.mixed == 3 and hooks_of(model) == []
+    assert losses[0] == losses[1] and len({*losses[0]}) == 3
+
+
+@pytest.mark.parametrize("site", ["input", "pooled"])
+def test_forward_mixes_images(site):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    plain = ViTForImageClassification(ViTConfig(image_size=32, num_labels=3, initializer_range=0.2, **shape))
+    inputs, plan = {"pixel_values": torch.randn(4, 3, 32, 32)}, MixupPlan(torch.arange(4).roll(1), torch.zeros(4), site)
+    outputs = mixing(plain, plan, PLAIN | {"site": site}).forward(**inputs, labels=torch.tensor([0, 1, 2, 0]))
+    torch.testing.assert_close(outputs.logits, clean_logits(plain, inputs).roll(1, 0))
+
+
+def test_forward_keeps_its_signature_and_takes_arguments_by_position():
+    plain, inputs, plan = steady_bert(), training_inputs(), a_plan(8)
+    model = mixing(plain, plan)
     assert inspect.signature(model.forward) == inspect.signature(plain.forward)
     labels, input_ids, mask = (inputs[name] for name in ("labels", "input_ids", "attention_mask"))
+    expected = model(**inputs).loss
     for args, kwargs in (((), inputs), ((input_ids, mask, None, None, None, labels), {})):
-        with pytest.raises(ValueError, match="forward: .* would not be mixed; call the model itself"):
-            model.forward(*args, **kwargs)
+        assert torch.equal(model.forward(*args, **kwargs).loss, expected)
     assert torch.equal(model.eval().forward(**inputs).loss, plain.eval()(**inputs).loss)
+
+
+@pytest.mark.parametrize("call", [lambda model: model, lambda model: model.forward], ids=["call", "forward"])
+@pytest.mark.parametrize("clean_weight", [0.0, 0.5])
+def test_one_mixed_pass_per_step_runs_the_users_hooks_once(call, clean_weight):
+    model, ran = mixing(config=MIXED | {"clean_weight": clean_weight}), []
+    model.register_forward_pre_hook(lambda *args: ran.append("before"))
+    model.register_forward_hook(lambda *args: ran.append("after"))
+    model.bert.embeddings.register_forward_hook(lambda *args: ran.append("embeddings"))
+    call(model)(**training_inputs())
+    passes = 1 if clean_weight == 0 else 2
+    assert ran == ["before", "embeddings", "after"] * passes and model.mixup.mixed == 1
+
+
+def test_a_forward_that_accelerate_put_on_the_model_still_mixes():
+    plain, plan, inputs = steady_bert(), a_plan(8), training_inputs()
+    expected = mixing(plan=plan)(**inputs)
+    add_hook_to_module(plain, AlignDevicesHook(io_same_device=True, execution_device="cpu"))
+    model = mixing(plain, plan)
+    for outputs in (model(**inputs), model.forward(**inputs)):
+        assert torch.equal(outputs.loss, expected.loss)
+
+
+@pytest.mark.parametrize("how", ["compile", "torch.compile", "DDP"])
+def test_it_mixes_the_same_compiled_and_under_ddp(how, tmp_path):
+    inputs, losses = training_inputs(), []
+    for is_wrapped in (False, True):
+        model = MixupModel(steady_bert(), MIXED, seed=1).train()
+        if is_wrapped and how == "compile":
+            model.compile(backend="eager")
+        called = {"torch.compile": partial(torch.compile, backend="eager"), "DDP": one_process}.get(
+            how, lambda model: model
+        )
+        wrapped = called(model) if is_wrapped else model
+        losses.append([wrapped(**inputs).loss.item() for _ in range(3)])
+        assert model.mixup.mixed == 3
+    torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len({*losses[0]}) == 3
+
+
+def one_process(model):
+    """A model under DDP, in a group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    return torch.nn.parallel.DistributedDataParallel(model)
 
 
 def test_inputs_may_be_given_by_position():
@@ -140,8 +221,9 @@ def test_the_batch_keeps_its_labels():
 def test_training_without_labels_is_refused():
     inputs = training_inputs()
     del inputs["labels"]
-    with pytest.raises(ValueError, match="labels: none in this training batch"):
-        mixing()(**inputs)
+    for call in (mixing(), mixing().forward):
+        with pytest.raises(ValueError, match="labels: none in this training batch.*class Mine.MixupMixin, YourTrainer"):
+            call(**inputs)
     assert mixing().eval()(**inputs).logits.shape == (8, CLASSES)
 
 
@@ -199,10 +281,7 @@ def test_checkpointed_gradients_are_the_same(family):
     inputs = toy_batch() | {"labels": torch.tensor([0, 1, 2, 0])}
     gradients = []
     for checkpointing in (False, True):
-        model = mixing(toy_model(family), a_plan(4), PLAIN | {"site": "embeddings"}).train()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        model = without_dropout(mixing(toy_model(family), a_plan(4), PLAIN | {"site": "embeddings"}))
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(**inputs).loss.backward()
@@ -299,7 +378,7 @@ def test_a_plain_trainer_mixes_under_bf16(tmp_path):
     ids=["label smoothing", "compute_loss_func"],
 )
 def test_losses_that_take_the_labels_away_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="compute_loss_func take them away: use MixupTrainer"):
+    with pytest.raises(ValueError, match="compute_loss_func, .*use MixupTrainer"):
         make_trainer(tmp_path, mixing(), Trainer, **options).train()
 
 
@@ -329,6 +408,87 @@ def test_a_peft_model_inside_has_the_mixed_loss():
     outputs = mixing(peft.get_peft_model(steady_bert(), lora), plan)(**inputs)
     torch.testing.assert_close(outputs.logits, mixing(plan=plan)(**inputs).logits)
     torch.testing.assert_close(outputs.loss, two_term(F.cross_entropy, outputs.logits, inputs["labels"], plan))
+
+
+ADAPTED = {
+    "bert": ["query", "value", "word_embeddings"],
+    "deberta-v2": ["query_proj", "word_embeddings"],
+    "llama": ["q_proj", "embed_tokens"],
+    "gpt2": ["c_attn", "wte"],
+}
+
+
+def toy_inputs():
+    return toy_batch() | {"labels": torch.tensor([0, 1, 2, 0])}
+
+
+@pytest.mark.parametrize("site", ["word_embeddings", "embeddings", "pooled"])
+@pytest.mark.parametrize("family", ADAPTED)
+def test_inside_of_a_peft_model_it_is_exact(family, site):
+    peft = pytest.importorskip("peft")
+    inputs, partner = toy_inputs(), torch.tensor([2, 0, 3, 1])
+    inside = MixupModel(toy_model(family), PLAIN | {"site": site})
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=ADAPTED[family], init_lora_weights=False)
+    model = without_dropout(peft.get_peft_model(inside, lora))
+    clean = clean_logits(model.eval(), toy_batch())
+    model.train()
+    for lam, expected in ((1.0, clean), (0.0, clean[partner])):
+        plan = MixupPlan(partner=partner, lam=torch.full((4,), lam), site=site)
+        inside.mixup.draw = lambda *args, plan=plan, **kwargs: plan
+        outputs = model(**inputs)
+        torch.testing.assert_close(outputs.logits, expected, rtol=1e-4, atol=1e-5)
+        assert model(**inputs).loss.item() == outputs.loss.item()
+    torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits, inputs["labels"][partner]))
+    assert inside.mixup.mixed == 4
+
+
+def test_inside_of_a_peft_model_a_plain_trainer_trains_the_adapter(tmp_path):
+    peft = pytest.importorskip("peft")
+    inside = mixing()
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"])
+    trainer = make_trainer(tmp_path, peft.get_peft_model(inside, lora), Trainer)
+    trainer.train()
+    assert inside.mixup.mixed == trainer.state.global_step > 0
+    trainer.save_model()
+    loaded = peft.PeftModel.from_pretrained(steady_bert(), tmp_path)
+    torch.testing.assert_close(*(clean_logits(one.eval(), training_inputs()) for one in (loaded, trainer.model)))
+    for wrap in (MixupModel, lambda model: make_trainer(tmp_path, model, mixup=MIXED)):
+        with pytest.raises(ValueError, match="is or holds a MixupModel"):
+            wrap(trainer.model)
+
+
+def test_prompts_in_front_of_a_decoder_are_refused():
+    peft = pytest.importorskip("peft")
+    for tuning, message in (
+        (peft.PrefixTuningConfig, "past_key_values: leave it out"),
+        (peft.PromptTuningConfig, "inputs_embeds: .* needs input_ids"),
+    ):
+        adapter = tuning(task_type="SEQ_CLS", num_virtual_tokens=3)
+        model = peft.get_peft_model(MixupModel(toy_model("llama"), MIXED), adapter).train()
+        with pytest.raises(ValueError, match=message):
+            model(**toy_inputs())
+
+
+def test_a_training_that_passes_by_the_model_is_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    prefix = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    trainer = make_trainer(tmp_path, peft.get_peft_model(mixing(), prefix), Trainer)
+    with pytest.raises(ValueError, match="first step of this training never called its MixupModel.*LoRA"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_cross_encoder_that_computes_its_loss_outside_is_told_what_works(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    save_toy_model(tmp_path)
+    encoder = sentence_transformers.CrossEncoder(str(tmp_path), num_labels=2, device="cpu")
+    pairs = [("a fine film", "the plot was dull"), ("a poor plot", "warm")]
+    expected = encoder.predict(pairs)
+    encoder[0].model = MixupModel(encoder[0].model, MIXED)
+    assert (encoder.predict(pairs) == expected).all()
+    loss = sentence_transformers.cross_encoder.losses.CrossEntropyLoss(encoder.train())
+    with pytest.raises(ValueError, match="loss is computed outside of the model.*sentence-transformers.*MixupMixin"):
+        loss([list(texts) for texts in zip(*pairs, strict=True)], torch.tensor([0, 1]))
 
 
 def test_configs_of_every_kind_are_taken(tmp_path):

@@ -154,6 +154,11 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     return module._parameters
 
 
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The children of a module, as it has them now."""
+    return module._modules
+
+
 def is_whole(parameter: Tensor) -> bool:
     """Whether all of a parameter is here: not one shard of many, and not on the meta device."""
     return type(parameter.data) is Tensor and not parameter.is_meta and parameter.numel() > 0
