@@ -153,6 +153,10 @@ class ModelLoss:
             return
         labels, items = inputs["labels"], inputs.get("num_items_in_batch")
         targets, problem_type = task.targets(labels), task.problem_type(labels)
+        if is_float(labels) and problem_type == "single_label_classification":
+            # Class probabilities, which heads of transformers do not take.
+            self.is_share = False
+            return
         # Twice as many, so that a share is told from a mean.
         own, logits = _models_loss(root, inputs if items is None else inputs | {"num_items_in_batch": 2 * items})
         losses = task.losses(logits, targets.to(logits.device), problem_type)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.inputs import bind, check_model, logits_of, with_loss
 from hf_mixup.mixup import Mixup
+from hf_mixup.training.mixed_step import share_of_items
 from hf_mixup.training.trainer_seams import add_default_callback
 
 NO_LABELS = (
@@ -128,7 +129,7 @@ class MixupModel(nn.Module):
             outputs = super().__call__(**inputs)
         clean_logits = logits_of(super().__call__(**inputs)) if mixup.needs_clean_pass(plan) else None
         losses = mixup.loss(logits_of(outputs), labels, plan, clean_logits=clean_logits, reduction="none")
-        return with_loss(outputs, _reduce(losses, labels, items))
+        return with_loss(outputs, share_of_items(losses, labels, items))
 
     def _warn_of_labels(self, inputs: dict[str, Any]) -> None:
         if inputs.get("labels") is not None:
@@ -184,11 +185,6 @@ def _names(model: nn.Module) -> list[str]:
 
 def _rebuild(base: type[nn.Module]) -> MixupModel:
     return object.__new__(_derive(base))
-
-
-def _reduce(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
-    """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
-    return losses.mean() if items is None else losses.sum() * (labels.numel() // labels.shape[0]) / items
 
 
 def _process_index() -> int:

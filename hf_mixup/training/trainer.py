@@ -118,7 +118,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         """Raise `ValueError` if the model, given labels, has a loss of another kind; at the first batch."""
         is_models = self.compute_loss_func is None and not self._has_weights and not self._smooths_labels()
         takes_labels = "labels" in inspect.signature(self._module.forward).parameters
-        if is_models and takes_labels and not self._are_probabilities(inputs["labels"]):
+        if is_models and takes_labels:
             self._model_loss.learn(self._module, self._task, inputs)
 
     def _mixes_itself(self, inputs: dict[str, Any]) -> bool:
