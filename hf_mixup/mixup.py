@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from hf_mixup.config.checks import choice
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
-from hf_mixup.forward.anatomy.inputs import check_model, examples_of, model_config, separators
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.endpoints import check_endpoints, check_outside_partners, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
@@ -49,7 +49,7 @@ class Mixup:
     The model, its class, its config and its state dict stay as they are.
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, also wrapped (DDP, torch.compile, PEFT).
+        model (`nn.Module`): any module that returns logits, also wrapped (DDP, torch.compile, PEFT).
         config (`MixupConfig`, mapping, recipe name or path, defaults to `"default"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
@@ -66,15 +66,15 @@ class Mixup:
         seed: int = 0,
         rank: int = 0,
     ) -> None:
-        check_model(model)
+        inputs.check_model(model)
         resolved = resolve_config(config)
         if resolved is None:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
-        self.model = model
+        self.model, self.root = model, inputs.root_of(model)
         self.config = resolved
         self._hooks: Hooks | None = None
-        self.task = Task(model_config(model), resolved)
-        self.planner = Planner(resolved, seed, rank, separators(model_config(model)))
+        self.task = Task(inputs.model_config(model), resolved)
+        self.planner = Planner(resolved, seed, rank, inputs.separators(model))
         # The layers of the config and, as numbers, of the model.
         self._layers: tuple[list[int | str] | None, list[int]] = [], []
         self._checked_batch = False
@@ -99,9 +99,9 @@ class Mixup:
         """
         if self._hooks is None or not self._hooks.fit(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
+            check_site(anatomy, self.config)
             self.config.resolve_layers(anatomy.depth)
             self._layers = [], []
-            check_site(anatomy, self.config)
             self._hooks = Hooks(anatomy)
             try:
                 check_endpoints(anatomy, self.config, self._mixing)
@@ -116,7 +116,7 @@ class Mixup:
 
     def draw(
         self,
-        batch: Mapping[str, Any],
+        batch: Mapping[str, Any] | Tensor,
         epoch: float | None = None,
         *,
         progress: float | None = None,
@@ -128,8 +128,8 @@ class Mixup:
         """The plan of a batch: who is mixed with whom, how much and where.
 
         Args:
-            batch (`Mapping`): model inputs, for the number of examples and, for spans of tokens, the masks. The labels
-                are counted if none of them is known, such as texts that are not tokenized yet.
+            batch (`Mapping` or `torch.Tensor`): what the model is given, for the number of examples and, for spans, the
+                masks. The labels are counted if none of it is known, such as texts that are not tokenized yet.
             epoch (`float`, *optional*): needed if `off_epoch` is set, or `alpha` or `class_weights` go by it.
             progress (`float`, *optional*): share of the training that is done, needed with a `config.schedule`.
             labels (`torch.Tensor`, *optional*): needed if `needs_labels`.
@@ -147,7 +147,8 @@ class Mixup:
             ValueError: for something that is needed and not given, and rows that are not whole examples.
         """
         self.task.epoch = epoch
-        size = examples_of(batch, labels, rows_per_example)
+        batch = inputs.by_name(self.root, batch)
+        size = inputs.examples_of(batch, labels, rows_per_example)
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
         targets = self.task.targets_to_draw(labels, size, self.needs_labels)
@@ -178,12 +179,12 @@ class Mixup:
         return plan.active and self.config.clean_weight > 0
 
     @contextmanager
-    def apply(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[None]:
+    def apply(self, plan: MixupPlan, batch: Mapping[str, Any] | Tensor) -> Iterator[None]:
         """Mix the forward pass inside the block; the hooks are gone after it, also after an exception.
 
         Args:
             plan (`MixupPlan`): from `draw`, or made by hand.
-            batch (`Mapping`): the inputs that the model is called with: `input_ids`, `attention_mask`, ...
+            batch (`Mapping` or `torch.Tensor`): what the model is called with: `input_ids`, `attention_mask`, ...
 
         Raises:
             ValueError: if plan and batch do not fit.
@@ -193,6 +194,7 @@ class Mixup:
             yield
             return
         self.prepare()
+        batch = inputs.by_name(self.root, batch)
         with self._mixing(plan, batch) as mixing:
             yield
         self.mixed += 1
@@ -205,19 +207,16 @@ class Mixup:
     @contextmanager
     def _mixing(self, plan: MixupPlan, batch: Mapping[str, Any]) -> Iterator[Mixing]:
         assert self._hooks is not None
-        root = self._hooks.anatomy.root
-        if root in _IN_USE:
-            raise RuntimeError(
-                "apply is already under way on this model; a trainer of MixupMixin applies plans itself."
-            )
+        if self.root in _IN_USE:
+            raise RuntimeError("apply is already under way on this model; MixupMixin applies plans by itself.")
         mixing = begin(self._hooks.anatomy, plan, batch)
         mixing.is_first = not self._checked_batch
         self._hooks.register(mixing)
-        _IN_USE.add(root)
+        _IN_USE.add(self.root)
         try:
             yield mixing
         finally:
-            _IN_USE.discard(root)
+            _IN_USE.discard(self.root)
             self._hooks.release()
         self._checked_batch = self._checked_batch or mixing.reached and plan.site != "pooled"
         if not mixing.reached:

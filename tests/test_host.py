@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -34,7 +35,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.forward.anatomy import host
-from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, transformers_model
+from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, root_of
 from hf_mixup.forward.anatomy.masks import BIAS_BELOW
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from hf_mixup.training import trainer_seams
@@ -63,6 +64,13 @@ def test_the_config_names_the_attention_kernel(kernel):
 def test_the_model_names_its_backbone():
     model = toy_model("bert")
     assert host.backbone_of(model) is model.bert, moved("base_model_prefix names the backbone", "backbone_of")
+
+
+def test_a_model_around_one_of_transformers_has_its_backbone_and_main_input():
+    inner = toy_model("bert")
+    around = nn.ModuleList([nn.Linear(2, 2), inner])
+    assert host.backbone_of(around) is inner.bert and host.main_input(around) == "input_ids"
+    assert host.backbone_of(nn.ModuleList([inner, toy_model("t5")])) is not inner.bert
 
 
 def test_the_model_names_its_main_input():
@@ -167,7 +175,7 @@ def test_outputs_are_dicts_with_the_states_first():
 
 @pytest.mark.parametrize("model_type", [name for name, quirk in QUIRKS.items() if quirk.blocks])
 def test_quirks_name_modules(model_type):
-    quirk, paths = QUIRKS[model_type], dict(any_toy_model(model_type).named_modules())
+    quirk, paths = QUIRKS[model_type], dict(host.backbone_of(any_toy_model(model_type)).named_modules())
     named = {*quirk.blocks, *([quirk.embedding_module] if quirk.embedding_module else [])}
     assert named <= set(paths), moved(
         f"{model_type} has the modules {named}", f"QUIRKS[{model_type!r}]", "hf_mixup/forward/anatomy/quirks.py"
@@ -207,11 +215,27 @@ def test_the_compiler_can_be_told_to_look_for_hooks():
     )
 
 
-def test_the_model_is_found_inside_of_a_compiled_one():
+def test_the_model_is_found_inside_of_wrappers():
     model = toy_model("bert")
-    assert transformers_model(torch.compile(model)) is model, moved(
-        "a compiled model holds the model as a module", "transformers_model", "hf_mixup/forward/anatomy/inputs.py"
-    )
+    adapted = get_peft_model(toy_model("bert"), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    for wrapped in (torch.compile(model), nn.DataParallel(model), torch.compile(nn.DataParallel(model)), model):
+        assert root_of(wrapped) is model, moved("wrappers hold the model as a module", "is_wrapper")
+    assert root_of(adapted) is adapted.base_model.model, moved("adapters stand in the package peft", "is_adapter")
+    for kind in (nn.parallel.DistributedDataParallel, FullyShardedDataParallel):
+        assert kind.__name__ in host.WRAPPERS, moved(f"the class {kind.__name__}", "WRAPPERS")
+
+
+def test_models_of_timm_say_the_size_of_their_images():
+    timm = pytest.importorskip("timm", reason="timm, and torchvision built for this torch, are not installed")
+    sizes = {"img_size": 64, "depth": 1, "embed_dim": 48}
+    for architecture, changes, shape in (
+        ("resnet10t", {}, (3, 176, 176)),
+        ("vit_tiny_patch16_224", sizes, (3, 64, 64)),
+    ):
+        found = host.image_shape(timm.create_model(architecture, **changes))
+        assert found == shape, moved(
+            "models of timm hold pretrained_cfg, and the size they are made for", "image_shape"
+        )
 
 
 def test_an_error_names_the_reentrant_checkpoint():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_mixup.evaluation.predictions import diverged
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.inputs import float_logits, logits_of, model_config
+from hf_mixup.forward.anatomy.inputs import logits_of, model_config
 from hf_mixup.forward.anatomy.probe_batch import undisturbed
 from hf_mixup.forward.saliency import by_text, changed_entry, entry_gradient
 from hf_mixup.loss import problem_type_of
@@ -38,7 +38,7 @@ def paths(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], points: int
     both ends the outputs are those of the clean texts. The model runs in evaluation mode and is left as it was.
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, also wrapped.
+        model (`nn.Module`): a sequence classifier, also wrapped.
         batches (`Iterable` of `Mapping`): inputs of the model and `labels`, on any device.
         points (`int`, defaults to 11): positions on each line, evenly spaced, both ends among them; 2 or more.
 
@@ -144,7 +144,7 @@ def embedding_noise_logits(
     with undisturbed(anatomy.root), torch.no_grad():
         for inputs, _ in _split(batches, anatomy.root):
             with changed_entry(anatomy, _noise(anatomy, inputs, strength, generator)):
-                logits.append(float_logits(anatomy.root, inputs))
+                logits.append(anatomy.float_logits(inputs))
     if not logits:
         raise ValueError("batches: no texts in them.")
     return torch.cat(logits).numpy()
@@ -166,7 +166,7 @@ def _mixup_of(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> Mixup | 
 def _clean_logits(model: nn.Module, batches: list[Mapping[str, Tensor]]) -> np.ndarray:
     """The logits of the texts as they are: float32, (texts, labels)."""
     with undisturbed(model), torch.no_grad():
-        return torch.cat([float_logits(model, inputs) for inputs, _ in _split(batches, model)]).numpy()
+        return torch.cat([logits_of(model(**inputs)).float().cpu() for inputs, _ in _split(batches, model)]).numpy()
 
 
 def _unmeasured(t: Tensor, problem_type: str) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def _walk(mixup: Mixup, inputs: dict[str, Tensor], labels: Tensor, partner: Tens
     for weight in (1 - t).tolist():
         plan = MixupPlan(partner, torch.full(partner.shape, weight), "embeddings")
         with mixup.apply(plan, inputs):
-            at = logits_of(mixup.prepare().root(**inputs))
+            at = mixup.prepare().run(inputs)
         losses.append(mixup.loss(at, labels, plan, reduction="none").cpu().double())
         logits.append(at.cpu().double())
     return torch.stack(logits), torch.stack(losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from textwrap import shorten
 from typing import Any
@@ -15,14 +15,8 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.evaluation.inspection_report import Inspection
 from hf_mixup.evaluation.site_checks import Mask, SiteCheck
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.inputs import (
-    bind,
-    float_logits,
-    map_tensors,
-    model_config,
-    probe_batch,
-    transformers_model,
-)
+from hf_mixup.forward.anatomy.calling import probe_batch
+from hf_mixup.forward.anatomy.inputs import bind, body_config, check_model, map_tensors, root_of
 from hf_mixup.forward.anatomy.masks import reads_padding
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.readout import FIXED_READ
@@ -45,7 +39,7 @@ def inspect_model(model: nn.Module, blocks: Sequence[str] = ()) -> Inspection:
     ```
 
     Args:
-        model (`nn.Module`): a sequence classifier of transformers, also wrapped.
+        model (`nn.Module`): any module that returns logits, also wrapped.
         blocks (`Sequence[str]`): module paths of its blocks, as `MixupConfig.blocks`; found if empty.
 
     Returns:
@@ -54,10 +48,11 @@ def inspect_model(model: nn.Module, blocks: Sequence[str] = ()) -> Inspection:
     Raises:
         ValueError: for what is not a model.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model={model!r}: expected a model (torch.nn.Module), not its name.")
-    root = transformers_model(model)
-    config, parameters = getattr(root, "config", None), list(root.parameters())
+    check_model(model)
+    root = root_of(model)
+    config, parameters = None, list(root.parameters())
+    with suppress(ValueError):
+        config = body_config(root)
     inspection = Inspection(
         type(root).__name__,
         getattr(config, "model_type", None),
@@ -79,11 +74,11 @@ def _measured(inspection: Inspection, mixup: Mixup, anatomy: Anatomy) -> Inspect
     with undisturbed(root), torch.no_grad(), nonzero_parameters(root, anatomy.backbone):
         whole = {name: torch.cat([values] * len(LAMBDAS)) for name, values in probe_batch(root).items()}
         unmasked = {name: values for name, values in whole.items() if name != "attention_mask"}
-        masks, clean = _masks(anatomy, path_of, whole), float_logits(root, whole)
+        masks, clean = _masks(anatomy, path_of, whole), anatomy.float_logits(whole)
         sites = [
             _checked(place, mixup, whole, clean)
             if place.site != "input"
-            else _checked(place, mixup, unmasked, float_logits(root, unmasked))
+            else _checked(place, mixup, unmasked, anatomy.float_logits(unmasked))
             for place in _places(anatomy, path_of)
         ]
     return replace(
@@ -102,7 +97,7 @@ def _places(anatomy: Anatomy, path_of: dict[nn.Module, str]) -> Iterator[SiteChe
     modules = [call.module for call in anatomy.calls]
     stacks = sorted({call.stack for call in anatomy.calls})
     names: list[str | None] = [f"stack {stack}" for stack in stacks] if len(stacks) > 1 else [None]
-    if len(stacks) == 2 and model_config(anatomy.root).is_encoder_decoder:
+    if len(stacks) == 2 and body_config(anatomy.root).is_encoder_decoder:
         names = ["encoder", "decoder"]
     if anatomy.input_name == "input_ids":
         yield SiteCheck("word_embeddings", list(dict.fromkeys(path_of[module] for module, _ in anatomy.lookups)))
@@ -140,7 +135,7 @@ def _masks(anatomy: Anatomy, path_of: dict[nn.Module, str], batch: dict[str, Ten
     with ExitStack() as hooks:
         for block in {call.module for call in anatomy.calls}:
             hooks.enter_context(block.register_forward_pre_hook(before_block, with_kwargs=True))
-        anatomy.root(**batch)
+        anatomy.run(batch)
     lookups = [Mask(name, KINDS["mask"], [], path_of[module]) for module, name in anatomy.lookup_masks]
     return lookups + [Mask(path, kind, numbers) for (path, kind), numbers in blocks_of.items()]
 
@@ -171,7 +166,7 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
             raise ValueError("the clean logits are the same for every example, or not finite: nothing can be measured.")
         check_site(anatomy, MixupConfig(site=place.site))
         with mixup.apply(MixupPlan(partner, lam, place.site, place.layer), batch):
-            mixed = float_logits(root, batch)
+            mixed = anatomy.float_logits(batch)
         if not mixed.isfinite().all():
             raise ValueError("the logits of a mixture are not finite.")
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,9 +16,11 @@ from torch import Tensor
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
-from hf_mixup.forward.anatomy.inputs import MASKS, float_logits, probe_batch
+from hf_mixup.forward.anatomy.calling import probe_batch
+from hf_mixup.forward.anatomy.inputs import MASKS
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
+from hf_mixup.forward.anatomy.unsupported import refuse_layerdrop
 from hf_mixup.forward.outside import padding_of, stack_inputs
 from hf_mixup.forward.state import check_similarity
 from hf_mixup.plan.mixup_plan import MixupPlan
@@ -42,6 +45,10 @@ class NotExact(ValueError):
 def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
     """Raises `ValueError` for a site that the model does not have."""
     name, site = type(anatomy.root).__name__, config.site
+    if anatomy.inside is not None and (site not in ("input", "pooled") or config.partner in OUTSIDE):
+        raise ValueError(anatomy.inside)
+    if _runs_every_block(anatomy, config):
+        refuse_layerdrop(anatomy.root)
     if site == "word_embeddings" and (not anatomy.lookups or anatomy.embedding_module is not None):
         raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix after; mix at 'embeddings'.")
     if config.similarity is not None:
@@ -59,12 +66,21 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
         raise ValueError(f"site='input': {name} takes tokens, which cannot be averaged; mix at 'embeddings', or spans.")
 
 
+def _runs_every_block(anatomy: Anatomy, config: MixupConfig) -> bool:
+    """Whether a mixture needs every block, because a hook of one acts for others: mixes, adds rows, or is read at."""
+    if config.partner in OUTSIDE or config.interpolation == "salient_span":
+        return True
+    reads_block = config.site == "word_embeddings" and anatomy.read_at in anatomy.positions
+    return reads_block or config.site in ("embeddings", "hidden")
+
+
 def check_outside(anatomy: Anatomy, partner: str) -> None:
     """Raises `ValueError` for a model that cannot be mixed with partners from outside of the batch."""
     name = type(anatomy.root).__name__
     if anatomy.reads_padding and anatomy.input_name == "input_ids":
         raise ValueError(f"partner={partner!r}: {name} takes padding for text, so texts cannot be made as long.")
-    if anatomy.embedding_module is not None or quirk_of(anatomy.root).tokens_first:
+    takes_rows = anatomy.input_name in inspect.signature(anatomy.root.forward).parameters
+    if anatomy.embedding_module is not None or quirk_of(anatomy.root).tokens_first or not takes_rows:
         raise ValueError(f"partner={partner!r}: not known how in {name}; use partners of the batch.")
 
 
@@ -109,12 +125,12 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
-        clean = float_logits(root, batch)
+        clean = anatomy.float_logits(batch)
         # Partners that stay as they are, and partners that are replaced in their turn.
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam, torch.zeros(size))):
             plan = _plan(anatomy, config, layer, partner, ends)
             with apply(plan, batch):
-                mixed = float_logits(root, batch)
+                mixed = anatomy.float_logits(batch)
             expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
             _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
 
@@ -126,16 +142,16 @@ def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) 
     size = own[anatomy.input_name].shape[0]
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad(), _naming(config.partner):
-        clean, theirs = float_logits(root, own), float_logits(root, other)
+        clean, theirs = anatomy.float_logits(own), anatomy.float_logits(other)
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam)):
             alone = replace(_plan(anatomy, config, layer, torch.arange(size), torch.ones(size)), is_remembered=True)
             with apply(alone, other) as mixing:
-                root(**other)
+                anatomy.run(other)
             outside = OutsidePartners([other], torch.zeros(size, 1), partial(_stored, mixing.outside.kept))
             partner = torch.arange(size, 2 * size)
             plan = replace(_plan(anatomy, config, layer, partner, ends), outside=outside)
             with apply(plan, own):
-                mixed = float_logits(root, own)
+                mixed = anatomy.float_logits(own)
             expected = torch.where(ends.bool().unsqueeze(1), clean, theirs)
             _compare(mixed, expected, (clean - theirs).abs().max(), plan, anatomy, config)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
-from hf_mixup.forward.anatomy.inputs import text_config
+from hf_mixup.forward.anatomy.inputs import pad_token, text_config
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.outside_partners import OutsidePartners, rows_of, text_length
 
@@ -46,8 +46,7 @@ class Padding:
 
 def padding_of(anatomy: Anatomy) -> Padding:
     """How texts of this model are made longer."""
-    token = getattr(text_config(anatomy.root), "pad_token_id", None)
-    return Padding(token if isinstance(token, int) and token >= 0 else 0, anatomy.readout == "last")
+    return Padding(pad_token(text_config(anatomy.root)), anatomy.readout == "last")
 
 
 def with_outside_rows(plan: MixupPlan) -> MixupPlan:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.host import CHECKPOINTS_HOOKS, hooks_outside, is_reentrant_checkpoint
-from hf_mixup.forward.anatomy.inputs import logits_of
 
 
 def saliency(anatomy: Anatomy, batch: Mapping[str, Any], loss_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -46,7 +45,7 @@ def entry_gradient(anatomy: Anatomy, batch: Mapping[str, Any], loss_of: Callable
 
     with torch.enable_grad():
         with changed_entry(anatomy, enter):
-            loss = loss_of(logits_of(anatomy.root(**batch))).sum()
+            loss = loss_of(anatomy.run(batch)).sum()
         (gradient,) = torch.autograd.grad(loss, entered)
     return by_text(anatomy, gradient)
 

@@ -11,7 +11,15 @@ from torch.utils.hooks import RemovableHandle
 
 from hf_mixup.forward import interpolation
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
-from hf_mixup.forward.anatomy.inputs import first_tensor, logits_of, map_tensors, with_first_tensor, with_logits
+from hf_mixup.forward.anatomy.calling import map_input
+from hf_mixup.forward.anatomy.inputs import (
+    first_tensor,
+    logits_of,
+    map_tensors,
+    only_argument,
+    with_first_tensor,
+    with_logits,
+)
 from hf_mixup.forward.anatomy.masks import mix_rows
 from hf_mixup.forward.anatomy.soft_mask import soft_mask
 from hf_mixup.forward.state import HookGroup, Mixing
@@ -37,10 +45,8 @@ class ModelInput(HookGroup):
 
     def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         self.mixing.reached = True
-        name = self.anatomy.input_name
-        if name in kwargs:
-            return args, kwargs | {name: mix_input(kwargs[name], self.mixing.plan)}
-        return (mix_input(args[0], self.mixing.plan), *args[1:]), kwargs
+        name, alone = self.anatomy.input_name, only_argument(type(module).forward)
+        return map_input(args, kwargs, name, alone, lambda value: mix_input(value, self.mixing.plan))
 
 
 class Lookups(HookGroup):

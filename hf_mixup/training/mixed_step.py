@@ -117,8 +117,7 @@ class MixedPass:
         if labels is None:
             # Of no use without labels, and handed on to the blocks.
             inputs.pop("num_items_in_batch", None)
-            only = next(iter(inputs.values()), None) if len(inputs) == 1 else None
-            with self.mixup.apply(self.plan, only if isinstance(only, Mapping) else inputs):
+            with self.mixup.apply(self.plan, inputs):
                 return call(*args, **{name: value for name, value in kwargs.items() if name in inputs})
         self.model_loss.learn(self.root, self.mixup.task, inputs | {"labels": labels})
         items = inputs.pop("num_items_in_batch", None)

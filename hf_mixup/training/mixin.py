@@ -185,7 +185,7 @@ class MixupMixin(MixupRecords):
             check_kept_loss(mixup.config, is_hard)
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return mixup.draw(
-            inputs,
+            {name: value for name, value in inputs.items() if isinstance(value, Tensor)},
             self.state.epoch or 0.0,
             progress=progress,
             labels=next(iter(labels.values()), None),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from hf_mixup.forward.anatomy.calling import call_model
+from hf_mixup.forward.anatomy.inputs import logits_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Anatomy:
     Args:
         root (`nn.Module`): the model whose output holds the logits.
         input_name (`str`): the input that holds the examples.
+        way (`str`): how the model takes a batch, one of `WAYS`.
         backbone (`nn.Module`): the part without the classification head.
         calls (`list[BlockCall]`): the blocks, in the order in which they run.
         lookups (`list[tuple[nn.Module, int]]`): token, position and segment embeddings, each with its stack.
@@ -79,6 +85,7 @@ class Anatomy:
         reads_padding (`bool`): whether the model takes padding for text, as FNet and convolutions do.
         embedding_module (`nn.Module`, *optional*): what returns the embeddings, if blocks are mixed at their outputs.
         state (`tuple`): what of the model's config the rest depends on.
+        inside (`str`, *optional*): why nothing can be mixed between input and logits, if nothing can.
 
     Attributes:
         depth (`int`): number of blocks that run in a forward pass, encoder and decoder together.
@@ -88,6 +95,7 @@ class Anatomy:
 
     root: nn.Module
     input_name: str
+    way: str
     backbone: nn.Module
     calls: list[BlockCall]
     lookups: list[tuple[nn.Module, int]]
@@ -98,6 +106,7 @@ class Anatomy:
     reads_padding: bool
     embedding_module: nn.Module | None
     state: tuple
+    inside: str | None = None
 
     def __post_init__(self) -> None:
         self.depth = len(self.calls)
@@ -106,7 +115,15 @@ class Anatomy:
             self.positions.setdefault(call.module, []).append(index)
         pairs = zip(self.calls, self.calls[1:], strict=False)
         ends = [index for index, (call, after) in enumerate(pairs) if call.stack != after.stack]
-        self.stack_ends = (*ends, self.depth - 1)
+        self.stack_ends = (*ends, self.depth - 1) if self.calls else ()
+
+    def run(self, batch: Mapping[str, Any]) -> Tensor:
+        """The logits that the model returns for a batch of inputs by name: `(batch, num_labels)`."""
+        return logits_of(call_model(self.root, batch, self.way))
+
+    def float_logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """As `run`, in float32 on the CPU."""
+        return self.run(batch).float().cpu()
 
     def first_call(self, stack: int) -> int:
         """The position, in the order of the calls, of the first block of a stack."""

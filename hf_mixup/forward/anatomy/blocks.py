@@ -2,53 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from hf_mixup.config.checks import nearest
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.host import is_adapter, recorded_blocks
+from hf_mixup.forward.anatomy.quirks import quirk_of
 
 
 def find_blocks(root: nn.Module, backbone: nn.Module, paths: tuple[str, ...] = ()) -> list[list[nn.Module]]:
     """The blocks of a model, a list for each stack, in the order of the modules.
 
     They stand in the outermost `nn.ModuleList`s, of the classes that transformers declares if it does; a module of the
-    same class beside them is one too.
+    same class beside them is one too. Without any, they are the members of `nn.Sequential`s of one class.
 
     Args:
         root (`nn.Module`): the model that the paths start at.
         backbone (`nn.Module`): where to look.
         paths (`tuple[str, ...]`): module paths of blocks, or of lists of them, if they are known.
 
+    Returns:
+        `list[list[nn.Module]]`: empty if no list is found.
+
     Raises:
-        ValueError: for a path that is not there, and if no list is found.
+        ValueError: for a path that is not there.
     """
     if paths:
         return _blocks_at(root, paths)
-    found: list[list[nn.Module]] = []
+    if quirk_of(root).blocks:
+        return _blocks_at(backbone, quirk_of(root).blocks)
     inside: set[nn.Module] = set()
-    for module in backbone.modules():
-        blocks = _members(module) if isinstance(module, nn.ModuleList) and module not in inside else []
-        if blocks:
-            found.append(blocks)
-            inside.update(module.modules())
-    if not found:
-        raise ValueError(
-            f"{type(root).__name__}: no list of blocks (nn.ModuleList) found, so no site to mix at; "
-            "name the module paths of its blocks in the config's field blocks."
-        )
+    found = _outermost(backbone, _in_list, inside) or _outermost(backbone, _in_sequential, inside)
     declared = recorded_blocks(root)
     found = [blocks for blocks in found if isinstance(blocks[0], declared)] or found
-    classes = {type(block) for blocks in found for block in blocks}
+    classes = {type(block) for blocks in found for block in blocks} - {nn.Sequential}
     found += [[module] for module in backbone.modules() if type(module) in classes and module not in inside]
     return found
 
 
-def _members(blocks: nn.ModuleList) -> list[nn.Module]:
+def _outermost(
+    backbone: nn.Module, members: Callable[[nn.Module], list[nn.Module]], inside: set[nn.Module]
+) -> list[list[nn.Module]]:
+    """The blocks of the outermost modules that have any; all modules in these are added to `inside`."""
+    found: list[list[nn.Module]] = []
+    for module in backbone.modules():
+        blocks = [] if module in inside else members(module)
+        if blocks:
+            found.append(blocks)
+            inside.update(module.modules())
+    return found
+
+
+def _in_list(module: nn.Module) -> list[nn.Module]:
     """The blocks of a list, also of a list of lists; lists of embeddings or norms hold none."""
-    members = [list(m) if isinstance(m, nn.ModuleList) else [m] for m in blocks]
+    if not isinstance(module, nn.ModuleList):
+        return []
+    members = [list(m) if isinstance(m, nn.ModuleList) else [m] for m in module]
     return [member for group in members for member in group if any(True for _ in member.children())]
+
+
+def _in_sequential(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a sequence, if all of it are blocks of one class."""
+    members = list(module) if isinstance(module, nn.Sequential) else []
+    is_of_blocks = len({type(member) for member in members}) == 1 and any(True for _ in members[0].children())
+    return members if is_of_blocks else []
 
 
 def _blocks_at(root: nn.Module, paths: tuple[str, ...]) -> list[list[nn.Module]]:
@@ -60,7 +80,7 @@ def _blocks_at(root: nn.Module, paths: tuple[str, ...]) -> list[list[nn.Module]]
             raise ValueError(
                 f"blocks: {path!r} is not a module of {type(root).__name__}.{nearest(path, list(modules))}"
             )
-        if isinstance(modules[path], nn.ModuleList):
+        if isinstance(modules[path], nn.ModuleList) or _in_sequential(modules[path]):
             blocks.append(list(modules[path]))
         else:
             alone.append(modules[path])

@@ -29,13 +29,25 @@ LAYERDROP, COPIED_LAYERDROP = "layerdrop", ("encoder_layerdrop", "decoder_layerd
 
 
 def backbone_of(root: nn.Module) -> nn.Module:
-    """The part of a model without its head; the model itself if it names none."""
-    return getattr(root, getattr(root, "base_model_prefix", "") or "", root)
+    """The part of a model without its head: what it names, or the one transformers model in it; else all of it."""
+    named = _named_part(root)
+    outermost: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in root.modules():
+        if isinstance(module, PreTrainedModel) and module not in inside:
+            outermost.append(module)
+            inside.update(module.modules())
+    return _named_part(outermost[0]) if named is root and len(outermost) == 1 else named
 
 
-def main_input(root: nn.Module) -> str:
-    """The name of the input that holds the examples."""
-    return getattr(root, "main_input_name", "input_ids")
+def _named_part(model: nn.Module) -> nn.Module:
+    return getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+
+
+def main_input(root: nn.Module) -> str | None:
+    """The name of the input that holds the examples, if a model or a transformers model in it says so."""
+    named = [root, *(module for module in root.modules() if isinstance(module, PreTrainedModel))]
+    return next((name for name in (getattr(module, "main_input_name", None) for module in named) if name), None)
 
 
 def recorded_blocks(root: nn.Module) -> tuple[type[nn.Module], ...]:
@@ -108,16 +120,38 @@ def hooks_outside(root: nn.Module) -> Iterator[HooksOutside]:
 
 def learned_prompt(model: nn.Module) -> str | None:
     """The method of an adapter that lengthens the texts inside of the model; `None` for all others."""
-    adapter = getattr(model, "active_peft_config", None)
-    return adapter.peft_type.value if adapter is not None and adapter.is_prompt_learning else None
+    adapters = [getattr(module, "active_peft_config", None) for module in model.modules() if is_adapter(module)]
+    return next((adapter.peft_type.value for adapter in adapters if adapter and adapter.is_prompt_learning), None)
 
 
 def is_adapter(module: nn.Module | None) -> bool:
-    """Whether a module is a layer that PEFT put around one of the model."""
+    """Whether a module is one that PEFT put around a model, or around a layer of it."""
     return type(module).__module__.startswith("peft.")
 
 
+# ---- timm ----
+
+
+def image_shape(root: nn.Module) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images for a model of timm; `None` for all others."""
+    own = [vars(module) for module in root.modules()]
+    channels, *size = next((held["pretrained_cfg"]["input_size"] for held in own if "pretrained_cfg" in held), (0,))
+    # The size that a model was made for, which its weights need not have been trained for.
+    height, width = next((held["img_size"] for held in own if isinstance(held.get("img_size"), tuple)), size) or (0, 0)
+    return (channels, height, width) if channels else None
+
+
 # ---- PyTorch ----
+
+
+# Modules around a model that call it, and return what it returns.
+WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule", "DeepSpeedEngine"}
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module has no forward pass of its own: a wrapper, an adapter around a model, a container."""
+    kinds = {kind.__name__ for kind in type(module).__mro__}
+    return bool(kinds & WRAPPERS) or is_adapter(module) or type(module).forward is nn.Module.forward
 
 
 # The compiler, which is there only once something was compiled, and the fields of its config that say whether it looks

@@ -1,4 +1,4 @@
-"""What a model is given and what it returns: its config, one table of its inputs, and the tensors in both."""
+"""What a model is given and what it returns: its config, and the tensors in both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -14,41 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_mixup.forward.anatomy.host import ATTENTION_KERNEL, Cache, main_input
-from hf_mixup.forward.anatomy.probe_batch import images, sounds, spectra, texts
-from hf_mixup.forward.anatomy.quirks import Quirk, quirk_of
+from hf_mixup.forward.anatomy.host import ATTENTION_KERNEL, Cache, is_wrapper, main_input
+from hf_mixup.forward.anatomy.input_table import INPUTS as INPUTS
 
-
-@dataclass(frozen=True)
-class ModelInput:
-    """What is known of an input of models.
-
-    Args:
-        probe (*optional*): makes 11 examples from the config and the quirk, if the input can hold the examples.
-        is_float (`bool`): whether it mixes on a line at site `"input"`.
-        mask (`str`, *optional*): the input that says which of it is padding.
-        refused (`str`, *optional*): what to do instead, if it makes no sense in a batch that is mixed.
-    """
-
-    probe: Callable[[Any, Quirk], dict[str, Tensor]] | None = None
-    is_float: bool = False
-    mask: str | None = None
-    refused: str | None = None
-
-
-_DECODER = ModelInput(refused="so that the decoder reads the text that the encoder reads")
-INPUTS = {
-    "input_ids": ModelInput(texts, mask="attention_mask"),
-    "pixel_values": ModelInput(images, is_float=True, mask="pixel_mask"),
-    "pixel_values_videos": ModelInput(is_float=True),
-    "input_values": ModelInput(sounds, is_float=True, mask="attention_mask"),
-    "input_features": ModelInput(spectra, is_float=True, mask="attention_mask"),
-    "inputs_embeds": ModelInput(is_float=True, mask="attention_mask"),
-    "decoder_input_ids": _DECODER,
-    "decoder_inputs_embeds": _DECODER,
-    "decoder_attention_mask": _DECODER,
-    "past_key_values": ModelInput(refused="because what it holds cannot be mixed"),
-}
 PROBED = tuple(name for name, given in INPUTS.items() if given.probe)
 FLOAT_INPUTS = tuple(name for name, given in INPUTS.items() if given.is_float)
 MASKS = tuple(dict.fromkeys(given.mask for given in INPUTS.values() if given.mask))
@@ -61,9 +28,12 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, Enum, torch.dtype, 
 # ---- The model and its config ----
 
 
-def transformers_model(model: nn.Module) -> nn.Module:
-    """The transformers model inside wrappers such as DDP, torch.compile or PEFT; the model itself if there is none."""
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
+def root_of(model: nn.Module) -> nn.Module:
+    """The module that returns the logits: the outermost one that is not a wrapper such as DDP, torch.compile or PEFT.
+
+    The module paths of a config's `blocks` start at it.
+    """
+    return next((module for module in model.modules() if not is_wrapper(module)), model)
 
 
 def check_model(model: Any) -> None:
@@ -76,33 +46,52 @@ def check_model(model: Any) -> None:
 
 
 def model_config(model: nn.Module) -> Any:
-    """The config of the transformers model inside `model`.
+    """The config that says what the logits are, `num_labels` and `problem_type`; only read.
+
+    It is the model's own, or that of the first transformers model inside of it; the probe compares it with the logits.
 
     Raises:
         ValueError: for a model without one, whose labels nothing would say how to mix.
     """
-    config = getattr(transformers_model(model), "config", None)
-    if not isinstance(config, PretrainedConfig):
+    own = getattr(root_of(model), "config", None)
+    if isinstance(own, PretrainedConfig):
+        return own
+    inner = _inner_model(model)
+    if inner is None:
         raise ValueError(
             f"{type(model).__name__} has no config with num_labels; give it one: "
             "model.config = transformers.PretrainedConfig(num_labels=...)."
         )
-    return config
+    return inner.config
+
+
+def body_config(model: nn.Module) -> Any:
+    """The config that says what the model is given and how: that of the first transformers model inside, or its own.
+
+    Raises:
+        ValueError: for a model without one.
+    """
+    inner = _inner_model(model)
+    return model_config(model) if inner is None else inner.config
+
+
+def _inner_model(model: nn.Module) -> PreTrainedModel | None:
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
 
 
 def text_config(model: nn.Module) -> Any:
     """The config that holds the token ids: that of the text part in multimodal models."""
-    return model_config(model).get_text_config()
+    return body_config(model).get_text_config()
 
 
 def changeable_state(model: nn.Module) -> tuple:
     """What a user may change in a model after its sites were found: the attention kernel and the pad token."""
-    return getattr(model_config(model), ATTENTION_KERNEL), getattr(text_config(model), "pad_token_id", None)
+    return getattr(body_config(model), ATTENTION_KERNEL), getattr(text_config(model), "pad_token_id", None)
 
 
-def separators(config: Any) -> set[int]:
+def separators(model: nn.Module) -> set[int]:
     """The ids of tokens that begin, end or part texts, as far as the config of a model names them."""
-    known = config.to_dict()
+    known = body_config(model).to_dict()
     named = [known.get(f"{name}_token_id") for name in ("bos", "eos", "sep", "cls")]
     return {token for ids in named for token in (ids if isinstance(ids, (list, tuple)) else [ids]) if token is not None}
 
@@ -111,23 +100,50 @@ def separators(config: Any) -> set[int]:
 
 
 def input_name(root: nn.Module) -> str:
-    """The input that holds the examples: `"input_ids"`, or the float input of image and audio models."""
-    return "input_ids" if "input_ids" in inspect.signature(root.forward).parameters else main_input(root)
+    """The input that holds the examples: `"input_ids"`, or the float input of image and audio models.
+
+    A model that says it neither by its arguments nor by `main_input_name` takes tokens if it looks any up, else pixels.
+    """
+    taken = inspect.signature(root.forward).parameters
+    if "input_ids" in taken:
+        return "input_ids"
+    looks_up = any(isinstance(module, nn.Embedding) for module in root.modules())
+    likeliest = "input_ids" if looks_up else "pixel_values"
+    return main_input(root) or next((name for name in PROBED if name in taken), likeliest)
 
 
-def probe_batch(root: nn.Module) -> dict[str, Tensor]:
-    """A batch of 11 examples, of different lengths if the model takes a padding mask.
+@functools.cache
+def only_argument(forward: Callable[..., Any]) -> str | None:
+    """What the `forward` of a class calls the dict of all inputs, or the one tensor, that it is given; else `None`."""
+    _, *taken = inspect.signature(forward).parameters.values()
+    if not taken or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD or any(one.name in INPUTS for one in taken):
+        return None
+    return taken[0].name
+
+
+def by_name(root: nn.Module, batch: Mapping[str, Any] | Tensor) -> Mapping[str, Any]:
+    """The inputs of a batch by name, also if the batch is the one tensor, or names the only argument of the model.
 
     Raises:
-        ValueError: for an input of a name that mixup does not know.
+        ValueError: for other inputs beside that argument.
     """
-    name = input_name(root)
-    probe = INPUTS.get(name, ModelInput()).probe
-    if probe is None:
-        raise ValueError(f"{type(root).__name__}: main_input_name={name!r}; allowed: {', '.join(PROBED)}.")
-    device, dtype = next(root.parameters()).device, next(root.parameters()).dtype
-    batch = probe(model_config(root), quirk_of(root))
-    return {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in batch.items()}
+    alone = only_argument(type(root).forward)
+    given = batch if isinstance(batch, Tensor) or alone is None else batch.get(alone, batch)
+    if given is not batch and len(batch) > 1:
+        others = ", ".join(name for name in batch if name != alone)
+        raise ValueError(f"{others}: not known what it is beside {alone!r}; name inputs as transformers does.")
+    if not isinstance(given, Tensor):
+        return given
+    if input_name(root) != "input_ids":
+        return {input_name(root): given}
+    # The model finds the padding by itself, as it did in the probe.
+    return {"input_ids": given, "attention_mask": (given != pad_token(text_config(root))).long()}
+
+
+def pad_token(config: Any) -> int:
+    """What stands at padding positions."""
+    token = getattr(config, "pad_token_id", None)
+    return token if isinstance(token, int) and token >= 0 else 0
 
 
 def batch_size(batch: Mapping[str, Any]) -> int:
@@ -202,9 +218,11 @@ def map_tensors(
     if isinstance(value, (tuple, list)):
         parts = [map_tensors(part, f"{path}.{index}", function, check) for index, part in enumerate(value)]
         return _like(value, parts)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         mapped = {name: map_tensors(part, f"{path}.{name}", function, check) for name, part in value.items()}
-        return mapped if type(value) is dict else type(value)(**mapped)
+        if type(value) is dict:
+            return mapped
+        return type(value)(**mapped) if isinstance(value, dict) else type(value)(mapped)  # type: ignore[call-arg]
     if check is not None:
         check(path, value)
     return value
@@ -235,26 +253,44 @@ def with_first_tensor(output: Any, tensor: Tensor) -> Any:
     return _like(output, [tensor, *output[1:]])
 
 
+def _logits_at(output: Mapping[str, Any] | tuple | list) -> Any:
+    """The name or the place of the logits: of what is not named, the only matrix of a mapping, the first of a tuple.
+
+    Raises:
+        ValueError: for a mapping in which it is not known what the logits are.
+    """
+    if not isinstance(output, Mapping):
+        return next((at for at, value in enumerate(output) if _is_matrix(value)), 0)
+    matrices = [name for name, value in output.items() if _is_matrix(value)]
+    if "logits" not in output and len(matrices) != 1:
+        raise ValueError(
+            f"The model returns {', '.join(output)}, and it is not known which are its logits; name them 'logits'."
+        )
+    return "logits" if "logits" in output else matrices[0]
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2
+
+
 def logits_of(output: Any) -> Tensor:
-    """The logits in what a classifier returns when it is given no labels."""
-    return output["logits"] if isinstance(output, dict) else first_tensor(output)
-
-
-def float_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The logits of a batch in float32, on the CPU."""
-    return logits_of(model(**batch)).float().cpu()
+    """The logits in what a classifier returns when it is given no labels. Raises `ValueError` if they are not found."""
+    return output if isinstance(output, Tensor) else output[_logits_at(output)]
 
 
 def with_logits(output: Any, logits: Tensor) -> Any:
     """`output` with its logits replaced."""
+    if isinstance(output, Tensor):
+        return logits
+    at = _logits_at(output)
     if isinstance(output, dict):
-        output["logits"] = logits
+        output[at] = logits
         return output
-    return with_first_tensor(output, logits)
+    return _like(output, [*output[:at], logits, *output[at + 1 :]])
 
 
 def with_loss(output: Any, loss: Tensor) -> Any:
     """`output` with the loss in front, as a classifier returns it when it is given labels."""
     if not isinstance(output, dict):
-        return (loss, *output)
+        return (loss, output) if isinstance(output, Tensor) else (loss, *output)
     return type(output)(loss=loss, **{name: value for name, value in output.items() if name != "loss"})

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument, BlockCall
 from hf_mixup.forward.anatomy.blocks import embedding_width, find_blocks, with_adapter
+from hf_mixup.forward.anatomy.calling import call_model, probe_batch, ways_to_call
 from hf_mixup.forward.anatomy.host import MASKED_BIASES, backbone_of
 from hf_mixup.forward.anatomy.masks import recognize_mask
 from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
-from hf_mixup.forward.anatomy.readout import find_readout, takes_padding_for_text
+from hf_mixup.forward.anatomy.readout import NothingRead, checked_logits, find_readout, takes_padding_for_text
 from hf_mixup.forward.anatomy.unsupported import refuse_unsupported
 
 
@@ -36,63 +37,91 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
 
     Args:
         model (`nn.Module`): a sequence classifier, also wrapped.
-        blocks (`tuple[str, ...]`): module paths of its blocks in the inner model, or of lists of them; found if empty.
+        blocks (`tuple[str, ...]`): module paths of its blocks, or of lists of them; found if empty.
 
     Raises:
-        ValueError: if the model has no list of blocks, cannot run the probe, or reads its result in a way that
-            mixup cannot follow.
+        ValueError: if the model cannot run the probe, or does not return as many logits as its config says.
     """
-    root = inputs.transformers_model(model)
-    refuse_unsupported(model)
+    root = inputs.root_of(model)
+    refuse_unsupported(root)
     backbone = backbone_of(root)
-    record = _Record(root, backbone, find_blocks(root, backbone, blocks or quirk_of(root).blocks))
-    batch = record.batch
+    stacks = find_blocks(root, backbone, blocks)
     with undisturbed(root), nonzero_parameters(root, backbone):
+        record, output = _watched(root, backbone, stacks)
+        logits, batch = checked_logits(root, output), record.batch
         try:
-            with record.watching():
-                output = root(**batch)
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            if record.input_name == "input_ids" and getattr(inputs.text_config(root), "pad_token_id", None) is None:
-                raise MissingPadToken(
-                    "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
-                    "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none). "
-                    f"The probe that looks for mixup sites failed: {cause}"
-                ) from error
-            raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from error
-        logits = _checked_logits(root, output)
-        if not record.calls:
-            raise ValueError(f"{type(root).__name__}: none of its blocks ran, so there is no site to mix at.")
-        eos_token_id = getattr(inputs.text_config(root), "eos_token_id", None)
-        readout, read_at, last = find_readout(logits, record.outputs(), batch, eos_token_id)
-        if readout == "text" and backbone is root:
-            raise ValueError(
-                f"{type(root).__name__} reads at positions that follow no known rule (first, last, last token, end of "
-                "text, mean). Put its embeddings and blocks into one submodule and name that, as transformers does: "
-                "base_model_prefix = 'body'."
-            )
-        del record.calls[last + 1 :]
-        padding_is_text = takes_padding_for_text(root, record.calls[0], logits, batch, readout)
+            readout, read_at = _readout(record, logits)
+        except _NothingInside as error:
+            return record.anatomy("fixed", backbone, True, str(error))
+
+        def run(batch: dict[str, Tensor]) -> Tensor:
+            return inputs.logits_of(call_model(root, batch, record.way))
+
+        padding_is_text = takes_padding_for_text(run, record.calls[0], logits, batch, readout)
     return record.anatomy(readout, read_at, padding_is_text)
 
 
-def _checked_logits(root: nn.Module, output: Any) -> Tensor:
-    has_logits = not isinstance(output, dict) or "logits" in output
-    logits = inputs.logits_of(output) if has_logits else inputs.first_tensor(output)
-    labels = inputs.model_config(root).num_labels
-    if not has_logits or tuple(logits.shape) != (PROBE_BATCH, labels):
-        raise ValueError(
-            f"{type(root).__name__} returns {tuple(logits.shape)} for {PROBE_BATCH} texts, not logits of shape "
-            f"({PROBE_BATCH}, {labels}); mixup needs a sequence classifier."
+def _watched(root: nn.Module, backbone: nn.Module, stacks: list[list[nn.Module]]) -> tuple[_Record, Any]:
+    """What was seen of a forward pass of the probe, and what the model returned, the first way that it can be called.
+
+    Raises:
+        ValueError: if it cannot be called in any.
+    """
+    causes: dict[str, Exception] = {}
+    for way in ways_to_call(root):
+        record = _Record(root, backbone, stacks, way)
+        try:
+            with record.watching():
+                return record, call_model(root, record.batch, way)
+        except Exception as error:
+            causes[way] = error
+    said = [f"{type(error).__name__}: {error}" if str(error) else type(error).__name__ for error in causes.values()]
+    if len(causes) > 1:
+        said = [f"given a {way}: {cause.splitlines()[0]}" for way, cause in zip(causes, said, strict=True)]
+    cause, first = "; ".join(said), next(iter(causes.values()))
+    if record.input_name == "input_ids" and getattr(inputs.text_config(root), "pad_token_id", None) is None:
+        raise MissingPadToken(
+            "pad_token_id is not set: a decoder cannot be mixed at batch size > 1. "
+            "Set model.config.pad_token_id = tokenizer.pad_token_id (eos_token_id if it has none). "
+            f"The probe that looks for mixup sites failed: {cause}"
+        ) from first
+    raise ValueError(f"{type(root).__name__}: the probe that looks for mixup sites failed: {cause}") from first
+
+
+class _NothingInside(Exception):
+    """Nothing can be mixed between input and logits."""
+
+
+def _readout(record: _Record, logits: Tensor) -> tuple[str, nn.Module]:
+    """`Anatomy.readout` and `Anatomy.read_at`; blocks above are forgotten. Raises `_NothingInside`."""
+    name, sites = type(record.root).__name__, "mix at 'pooled', or at 'input' if it takes images or sounds"
+    if not record.stack_of:
+        raise _NothingInside(
+            f"{name}: no list of blocks (nn.ModuleList) found, so no site to mix at inside of it; {sites}, or name the "
+            "module paths of its blocks in the config's field blocks."
         )
-    return logits
+    if not record.calls:
+        raise _NothingInside(f"{name}: none of its blocks ran, so there is no site to mix at inside of it; {sites}.")
+    eos_token_id = getattr(inputs.text_config(record.root), "eos_token_id", None)
+    try:
+        readout, read_at, last = find_readout(logits, record.outputs(), record.batch, eos_token_id)
+    except NothingRead as error:
+        raise _NothingInside(f"{name}: {error}, so there is no site to mix at inside of it; {sites}.") from None
+    if readout == "text" and record.backbone is record.root:
+        raise _NothingInside(
+            f"{name} reads at positions that follow no known rule (first, last, last token, end of "
+            "text, mean). Put its embeddings and blocks into one submodule and name that, as transformers does: "
+            f"base_model_prefix = 'body'; or {sites}."
+        )
+    del record.calls[last + 1 :]
+    return readout, read_at
 
 
 class _Record:
     """Watches a forward pass and keeps what `Anatomy` needs."""
 
-    def __init__(self, root: nn.Module, backbone: nn.Module, blocks: list[list[nn.Module]]) -> None:
-        self.root, self.backbone, self.batch = root, backbone, inputs.probe_batch(root)
+    def __init__(self, root: nn.Module, backbone: nn.Module, blocks: list[list[nn.Module]], way: str) -> None:
+        self.root, self.backbone, self.batch, self.way = root, backbone, probe_batch(root), way
         self.input_name = inputs.input_name(root)
         self.length = self.batch["input_ids"].shape[1] if self.input_name == "input_ids" else None
         self.stack_of = {block: stack for stack, members in enumerate(blocks) for block in members}
@@ -236,9 +265,11 @@ class _Record:
             if "mask" in name and isinstance(value, Tensor) and value.shape == self.batch[self.input_name].shape:
                 self.lookup_masks.append((module, name))
 
-    def anatomy(self, readout: str, read_at: nn.Module, reads_padding: bool) -> Anatomy:
-        """What was seen, with the stacks numbered in the order in which they ran."""
+    def anatomy(self, readout: str, read_at: nn.Module, reads_padding: bool, inside: str | None = None) -> Anatomy:
+        """What was seen, with the stacks numbered in the order in which they ran; none if `inside` says why."""
         embedding_module = quirk_of(self.root).embedding_module
+        if inside is not None:
+            self.calls.clear()
         order = list(dict.fromkeys(call.stack for call in self.calls))
         for call in self.calls:
             call.stack = order.index(call.stack)
@@ -246,6 +277,7 @@ class _Record:
         return Anatomy(
             self.root,
             self.input_name,
+            self.way,
             self.backbone,
             self.calls,
             lookups,
@@ -254,6 +286,7 @@ class _Record:
             readout,
             read_at,
             reads_padding,
-            None if embedding_module is None else self.root.get_submodule(embedding_module),
+            None if embedding_module is None else self.backbone.get_submodule(embedding_module),
             inputs.changeable_state(self.root),
+            inside,
         )

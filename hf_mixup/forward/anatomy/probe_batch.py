@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.forward.anatomy.host import is_whole, own_parameters
+from hf_mixup.forward.anatomy.host import image_shape, is_whole, own_parameters
 from hf_mixup.forward.anatomy.quirks import Quirk
 
 # Prime sizes, so that a dimension is recognized by its size.
@@ -19,7 +19,7 @@ SIZE_OF_IMAGES, SOUND_FRAMES = 64, 19
 SPECIAL_TOKENS = ("pad", "bos", "eos", "cls", "sep", "mask", "image", "video", "audio", "vision_start", "vision_end")
 
 
-def texts(config: Any, quirk: Quirk) -> dict[str, Tensor]:
+def texts(config: Any, quirk: Quirk, root: nn.Module) -> dict[str, Tensor]:
     """Texts padded right and left in turn, each ending in the end-of-text token if there is one."""
     config = config.get_text_config()
     special = [getattr(config, f"{name}_token_id", None) for name in SPECIAL_TOKENS]
@@ -42,14 +42,15 @@ def texts(config: Any, quirk: Quirk) -> dict[str, Tensor]:
     return {"input_ids": input_ids, "attention_mask": mask} | (quirk.extra_inputs(config) if quirk.extra_inputs else {})
 
 
-def images(config: Any, quirk: Quirk) -> dict[str, Tensor]:
+def images(config: Any, quirk: Quirk, root: nn.Module) -> dict[str, Tensor]:
     """Noise of the size that the model takes."""
-    size = getattr(config, "image_size", None) or SIZE_OF_IMAGES
+    channels, *of_timm = image_shape(root) or (3,)
+    size = getattr(config, "image_size", None) or of_timm or SIZE_OF_IMAGES
     height, width = (size, size) if isinstance(size, int) else size
-    return {"pixel_values": _noise(getattr(config, "num_channels", 3), height, width)}
+    return {"pixel_values": _noise(getattr(config, "num_channels", channels), height, width)}
 
 
-def sounds(config: Any, quirk: Quirk) -> dict[str, Tensor]:
+def sounds(config: Any, quirk: Quirk, root: nn.Module) -> dict[str, Tensor]:
     """Spectrograms of one length, or waves of different lengths with a mask."""
     if hasattr(config, "max_length") and hasattr(config, "num_mel_bins"):
         return {"input_values": _noise(config.max_length, config.num_mel_bins)}
@@ -60,7 +61,7 @@ def sounds(config: Any, quirk: Quirk) -> dict[str, Tensor]:
     return {"input_values": values * mask, "attention_mask": mask}
 
 
-def spectra(config: Any, quirk: Quirk) -> dict[str, Tensor]:
+def spectra(config: Any, quirk: Quirk, root: nn.Module) -> dict[str, Tensor]:
     """Spectrograms of the one length that the model takes."""
     return {"input_features": _noise(config.num_mel_bins, 2 * config.max_source_positions)}
 

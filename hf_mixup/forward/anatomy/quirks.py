@@ -16,9 +16,9 @@ class Quirk:
 
     Args:
         why (`str`): the reason, for the reader.
-        blocks (`tuple[str, ...]`): module paths of the blocks, if the list of blocks is not what runs.
-        embedding_module (`str`, *optional*): module path of what returns the embeddings, if hidden states and masks
-            pass between the blocks outside of any module: then the blocks' outputs are mixed, and the model's mask.
+        blocks (`tuple[str, ...]`): module paths of the blocks in the backbone, if the list of blocks is not what runs.
+        embedding_module (`str`, *optional*): module path of what returns the embeddings there, if hidden states and
+            masks pass between the blocks outside of any module: then the blocks' outputs are mixed, and the mask.
         length (*optional*): number of tokens of the probe, from the config.
         compares_masks (`bool`): the kernel asks where its bias is zero, and does not add it.
         pads_right (`bool`): a text padded on the left makes no sense to it.
@@ -68,7 +68,7 @@ QUIRKS: dict[str, Quirk] = {
     "big_bird": _SPARSE,
     "bigbird_pegasus": _SPARSE,
     "doge": Quirk("asks where its bias is zero", compares_masks=True),
-    "flaubert": Quirk("states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"),
+    "flaubert": Quirk("states pass outside of modules", ("layer_norm2",), "layer_norm_emb"),
     "funnel": Quirk("segments enter the attention scores", extra_inputs=_segments),
     "layoutlmv3": Quirk("patches of the page follow the tokens", tokens_first=True, extra_inputs=_pages),
     "longformer": Quirk(
@@ -78,15 +78,16 @@ QUIRKS: dict[str, Quirk] = {
     "mra": Quirk("asks where its bias is zero, in blocks of 32", compares_masks=True, length=lambda config: 64),
     "reformer": Quirk(
         "reversible layers run without autograd inside the encoder",
-        blocks=("reformer.encoder",),
+        blocks=("encoder",),
         length=lambda config: 3 * max(config.local_attn_chunk_length, config.lsh_attn_chunk_length) + 1,
         tokens_first=True,
     ),
-    "squeezebert": Quirk("calls layer.forward(), which no hook sees", blocks=("transformer.encoder",)),
-    "xlm": Quirk("states pass outside of modules", ("transformer.layer_norm2",), "transformer.layer_norm_emb"),
+    "squeezebert": Quirk("calls layer.forward(), which no hook sees", blocks=("encoder",)),
+    "xlm": Quirk("states pass outside of modules", ("layer_norm2",), "layer_norm_emb"),
 }
 
 
 def quirk_of(root: nn.Module) -> Quirk:
-    """The row of a model; one without anything in it for all others."""
-    return QUIRKS.get(getattr(getattr(root, "config", None), "model_type", ""), Quirk(""))
+    """The row of a model, or of the first transformers model inside; one without anything in it for all others."""
+    named = (getattr(getattr(module, "config", None), "model_type", "") for module in root.modules())
+    return QUIRKS.get(next(filter(None, named), ""), Quirk(""))

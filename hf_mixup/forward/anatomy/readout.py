@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,13 +10,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hf_mixup.forward.anatomy.anatomy import BlockCall
-from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, unbind
+from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, model_config, unbind
+from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH
 
 # The position of heads that read the same one in every text.
 FIXED_READ = {"first": 0, "last": -1}
 # Share of the logits that rounding does not reach.
 NOTICEABLE = 1e-4
-NOTHING_TO_MIX = "The logits do not depend on the output of any block, so there is nothing to mix."
+
+
+class NothingRead(ValueError):
+    """The logits depend on the output of no block."""
+
+
+def checked_logits(root: nn.Module, output: Any) -> Tensor:
+    """The logits of the probe, of which there are as many as the config says. Raises `ValueError`."""
+    logits, config = logits_of(output), model_config(root)
+    if tuple(logits.shape) == (PROBE_BATCH, config.num_labels):
+        return logits
+    name = type(root).__name__
+    if logits.dim() == 2 and (not isinstance(output, Mapping) or "logits" in output):
+        own = getattr(root, "config", None) is config
+        count = f"num_labels={logits.shape[1]}"
+        said = "its config" if own else f"the config of the {config.model_type} inside"
+        cure = f"model.config.{count}" if own else f"model.config = transformers.PretrainedConfig({count})"
+        raise ValueError(
+            f"{name} returns logits of shape {tuple(logits.shape)} for {PROBE_BATCH} examples, but {said} has "
+            f"num_labels={config.num_labels}; set {cure}."
+        )
+    raise ValueError(
+        f"{name} returns {tuple(logits.shape)} for {PROBE_BATCH} texts, not logits of shape "
+        f"({PROBE_BATCH}, {config.num_labels}); mixup needs a sequence classifier."
+    )
 
 
 def find_readout(
@@ -37,10 +63,10 @@ def find_readout(
         `tuple[str, nn.Module, int]`: `Anatomy.readout`, `Anatomy.read_at` and the last block call that counts.
 
     Raises:
-        ValueError: if the logits depend on none of them.
+        NothingRead: if the logits depend on none of them.
     """
     if not logits.requires_grad:
-        raise ValueError(NOTHING_TO_MIX)
+        raise NothingRead("the logits do not depend on the output of any block")
     objective = (logits.float() * torch.arange(1, logits.shape[-1] + 1, device=logits.device)).sum()
     outputs = [output for output in outputs if output[1].requires_grad]
     gradients = torch.autograd.grad(objective, [output[1] for output in outputs], allow_unused=True, retain_graph=True)
@@ -48,7 +74,7 @@ def find_readout(
         if gradient is not None and gradient.abs().max() > 0:
             rows = gradient.movedim(batch_dim, 0).flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(1)
             return _name_readout(rows, batch, eos_token_id), module, last
-    raise ValueError(NOTHING_TO_MIX)
+    raise NothingRead("the logits do not depend on the output of any block")
 
 
 def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int | None) -> str:
@@ -75,7 +101,11 @@ def _name_readout(gradient: Tensor, batch: dict[str, Tensor], eos_token_id: int 
 
 
 def takes_padding_for_text(
-    root: nn.Module, first_call: BlockCall, logits: Tensor, batch: dict[str, Tensor], readout: str
+    run: Callable[[dict[str, Tensor]], Tensor],
+    first_call: BlockCall,
+    logits: Tensor,
+    batch: dict[str, Tensor],
+    readout: str,
 ) -> bool:
     """Whether what stands at padding positions below the first block changes the logits (FNet, convolutions).
 
@@ -104,5 +134,5 @@ def takes_padding_for_text(
         return unbind(first_call.names, arguments, args, kwargs)
 
     with first_call.module.register_forward_pre_hook(disturb, with_kwargs=True) as handle, torch.no_grad():
-        change = (logits_of(root(**batch)) - logits).abs().amax(-1)
+        change = (run(batch) - logits).abs().amax(-1)
     return bool((change[told] > NOTICEABLE * logits.abs().max()).any())

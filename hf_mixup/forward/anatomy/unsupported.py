@@ -5,27 +5,26 @@ from __future__ import annotations
 from torch import nn
 
 from hf_mixup.forward.anatomy import host
-from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.forward.anatomy.inputs import body_config
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raise `ValueError` for learned prompts, an attention kernel that takes no bias, and layerdrop."""
+    """Raise `ValueError` for learned prompts, and an attention kernel that takes no bias."""
     prompt = host.learned_prompt(model)
     if prompt is not None:
         raise ValueError(
             f"peft_type={prompt!r}: learned prompts lengthen the texts inside the model, where mixup does not see "
             "them; use an adapter such as LoRA."
         )
-    attention = getattr(model_config(model), host.ATTENTION_KERNEL)
+    attention = getattr(body_config(model), host.ATTENTION_KERNEL)
     if attention is not None and attention not in host.KERNELS_WITH_BIAS:
         raise ValueError(
             f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
             f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}."
         )
-    _refuse_layerdrop(model)
 
 
-def _refuse_layerdrop(model: nn.Module) -> None:
+def refuse_layerdrop(model: nn.Module) -> None:
     """Raise `ValueError` for a model that drops blocks, by what its modules and its config say.
 
     Most modules copy the rate from the config when they are made, and never look at the config again. So the fields
@@ -36,7 +35,7 @@ def _refuse_layerdrop(model: nn.Module) -> None:
         for path, module in model.named_modules()
         if host.LAYERDROP in vars(module)
     }
-    config = model_config(model)
+    config = body_config(model)
     in_config = (host.LAYERDROP,) if rates else (host.LAYERDROP, *host.COPIED_LAYERDROP)
     dropping = {f"model.config.{name}": getattr(config, name, 0) for name in in_config} | rates
     dropping = {name: rate for name, rate in dropping.items() if rate}
@@ -44,4 +43,4 @@ def _refuse_layerdrop(model: nn.Module) -> None:
         found = ", ".join(f"{name}={rate}" for name, rate in dropping.items())
         cure = " and ".join(f"{name} = 0.0" for name in dropping)
         why = " (the config is only read when modules are made)" if any(rates.values()) else ""
-        raise ValueError(f"{found}: a dropped block may hold the site; set {cure}{why}.")
+        raise ValueError(f"{found}: a dropped block may hold the site; set {cure}{why}, or mix at 'pooled'.")

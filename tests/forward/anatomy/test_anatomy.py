@@ -1,5 +1,7 @@
 """Endpoint exactness and continuity, for every family, site and padding side."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -286,10 +288,8 @@ def test_models_that_are_no_sequence_classifiers_are_refused():
     with pytest.raises(ValueError, match="Linear has no config with num_labels"):
         Mixup(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="BertForSequenceClassification: no list of blocks"):
-        trace(toy_model("bert", num_hidden_layers=0))
-    with pytest.raises(
-        ValueError, match=r"BertModel returns \(11, 13, 32\) for 11 texts, not logits of shape \(11, 3\)"
-    ):
+        Mixup(toy_model("bert", num_hidden_layers=0), plain_config(site="embeddings"))
+    with pytest.raises(ValueError, match=r"BertModel returns \(11, 32\) for 11 texts, not logits of shape \(11, 3\)"):
         Mixup(toy_model("bert").bert)
 
 
@@ -330,6 +330,13 @@ def test_a_site_that_is_not_exact_is_refused_with_those_that_are():
         Mixup(model, PLAIN | {"site": site})
 
 
+DROPPING = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+    **{"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2},
+    **{"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16},
+    **{"hidden_dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0},
+    **{"final_dropout": 0.0, "apply_spec_augment": False},
+}
 BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "encoder_layerdrop": 0.5}
 
 
@@ -360,11 +367,62 @@ def test_after_layerdrop_is_set_to_zero_every_step_is_exact():
             assert relative_difference(logits_of(model, batch), clean[PARTNER]) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "changes", [{"site": "word_embeddings"}, {"site": "pooled"}, {"site": "input", "interpolation": "span"}]
+)
+def test_layerdrop_is_accepted_where_no_block_matters_and_exact_in_every_step(changes):
+    model, batch = toy_model("bart", **BART, decoder_layerdrop=0.5), toy_batch()
+    mixup = Mixup(model, plain_config(**changes))
+    plan = MixupPlan(PARTNER, torch.zeros(4), changes["site"])
+    if "interpolation" in changes:
+        columns = torch.arange(batch["input_ids"].shape[1]).expand(4, -1)
+        plan = replace(plan, source=columns)
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    model.train()
+    dropped = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        clean = logits_of(model, batch)
+        dropped.add(clean.sum().item())
+        torch.manual_seed(seed)
+        with mixup.apply(plan, batch):
+            assert relative_difference(logits_of(model, batch), clean[PARTNER]) < 1e-4
+    assert len(dropped) > 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site": "embeddings"},
+        {"site": "hidden"},
+        {"site": "pooled", "partner": "previous_batch"},
+        {"site": "input", "interpolation": "salient_span"},
+    ],
+)
+def test_layerdrop_is_refused_where_a_block_acts_for_others(changes):
+    with pytest.raises(ValueError, match="encoder.layerdrop=0.5: a dropped block .*, or mix at 'pooled'"):
+        Mixup(toy_model("bart", **BART), plain_config(**changes))
+
+
+def test_layerdrop_is_accepted_at_a_float_input_and_exact_in_every_step():
+    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**DROPPING, layerdrop=0.5))
+    for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout"):
+        assert getattr(model.config, name) == 0
+    mixup, sounds = Mixup(model, plain_config(site="input")), {"input_values": torch.randn(4, 800)}
+    model.train()
+    dropped = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        clean = logits_of(model, sounds)
+        dropped.add(clean.sum().item())
+        torch.manual_seed(seed)
+        with mixup.apply(MixupPlan(PARTNER, torch.zeros(4), "input"), sounds):
+            assert relative_difference(logits_of(model, sounds), clean[PARTNER]) < 1e-4
+    assert 1 < len(dropped) < 20
+
+
 def test_layerdrop_that_the_config_decides_is_refused():
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    convolutions = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_feat_extract_layers": 2}
-    positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
-    config = Wav2Vec2Config(**sizes, **convolutions, **positions, layerdrop=0.1, classifier_proj_size=16)
+    config = Wav2Vec2Config(**DROPPING, layerdrop=0.1)
     with pytest.raises(ValueError, match=r"^model.config.layerdrop=0.1: .*; set model.config.layerdrop = 0.0"):
         Mixup(Wav2Vec2ForSequenceClassification(config))
 
