@@ -158,8 +158,10 @@ class ModelLoss:
             return
         # Twice as many, so that a share is told from a mean.
         own, logits = _models_loss(root, inputs if items is None else inputs | {"num_items_in_batch": 2 * items})
-        losses = task.losses(logits, targets.to(logits.device), problem_type)
         self.is_share = False
+        if own is None:
+            return
+        losses = task.losses(logits, targets.to(logits.device), problem_type)
         if items is not None and _is_near(own, share_of_items(losses, labels, 2 * items)):
             self.is_share = True
         elif not _is_near(own, losses.mean()):
@@ -171,8 +173,8 @@ class ModelLoss:
             )
 
 
-def _models_loss(root: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """The loss and the logits of a pass in evaluation mode, which leaves the model and its config as they were."""
+def _models_loss(root: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
+    """The loss, if there is one, and the logits of a pass in evaluation mode; the model and its config stay."""
     training, config = [module for module in root.modules() if module.training], model_config(root)
     problem_type = config.problem_type
     root.eval()
@@ -183,7 +185,10 @@ def _models_loss(root: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tenso
         config.problem_type = problem_type
         for module in training:
             module.training = True
-    return (outputs["loss"], outputs["logits"]) if isinstance(outputs, Mapping) else (outputs[0], outputs[1])
+    if isinstance(outputs, Mapping):
+        return outputs.get("loss"), logits_of(outputs)
+    scalars = [value for value in outputs if value.dim() == 0] if isinstance(outputs, (tuple, list)) else []
+    return next(iter(scalars), None), logits_of(outputs)
 
 
 def share_of_items(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:

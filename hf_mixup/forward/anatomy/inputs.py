@@ -115,7 +115,7 @@ def input_name(root: nn.Module) -> str:
 @functools.cache
 def only_argument(forward: Callable[..., Any]) -> str | None:
     """What the `forward` of a class calls the dict of all inputs, or the one tensor, that it is given; else `None`."""
-    _, *taken = inspect.signature(forward).parameters.values()
+    _, *taken = (one for one in inspect.signature(forward).parameters.values() if one.name != "labels")
     if not taken or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD or any(one.name in INPUTS for one in taken):
         return None
     return taken[0].name
@@ -261,7 +261,8 @@ def _logits_at(output: Mapping[str, Any] | tuple | list) -> Any:
     """
     if not isinstance(output, Mapping):
         return next((at for at, value in enumerate(output) if _is_matrix(value)), 0)
-    matrices = [name for name, value in output.items() if _is_matrix(value)]
+    # Some return what they were given as well.
+    matrices = [name for name, value in output.items() if _is_matrix(value) and name not in INPUTS]
     if "logits" not in output and len(matrices) != 1:
         raise ValueError(
             f"The model returns {', '.join(output)}, and it is not known which are its logits; name them 'logits'."
@@ -270,7 +271,7 @@ def _logits_at(output: Mapping[str, Any] | tuple | list) -> Any:
 
 
 def _is_matrix(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 2
+    return isinstance(value, Tensor) and value.dim() == 2 and value.is_floating_point()
 
 
 def logits_of(output: Any) -> Tensor:
