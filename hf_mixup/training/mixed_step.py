@@ -187,8 +187,8 @@ def _models_loss(root: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor | None
             module.training = True
     if isinstance(outputs, Mapping):
         return outputs.get("loss"), logits_of(outputs)
-    scalars = [value for value in outputs if value.dim() == 0] if isinstance(outputs, (tuple, list)) else []
-    return next(iter(scalars), None), logits_of(outputs)
+    parts = outputs if isinstance(outputs, (tuple, list)) else []
+    return next((part for part in parts if isinstance(part, Tensor) and part.dim() == 0), None), logits_of(outputs)
 
 
 def share_of_items(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
