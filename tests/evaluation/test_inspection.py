@@ -14,7 +14,8 @@ from hf_mixup.cli.inspect.named_model import named_model
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.cli.main import main
 from hf_mixup.forward.anatomy import masks
-from hf_mixup.forward.anatomy.inputs import logits_of, probe_batch
+from hf_mixup.forward.anatomy.calling import probe_batch
+from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.forward.state import Mixing
 from tests.plain_config import plain_config
 
@@ -170,16 +171,33 @@ class Constant(torch.nn.Module):
         return states.sum(-1, keepdim=True).expand(-1, 3) * 0
 
 
-def test_models_that_cannot_be_mixed_have_a_reason():
-    flash, blind = toy_model("bert"), toy_model("bert")
-    flash.config._attn_implementation = "flash_attention_2"
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("layerdrop=0.1", ("bart", {"encoder_layerdrop": 0.1})),
+        ("no list of blocks", ("bert", {"num_hidden_layers": 0})),
+    ],
+)
+def test_models_whose_blocks_cannot_be_mixed_have_a_reason_there(reason, changes):
+    found = {check.site: check for check in inspect_model(toy_model(changes[0], **changes[1])).sites}
+    assert reason in found["embeddings"].reason and found["pooled"].exact
+
+
+def test_logits_that_depend_on_nothing_are_not_exact_anywhere():
+    blind = toy_model("bert")
     blind.classifier = Constant()
+    found = inspect_model(blind)
+    assert not any(check.exact for check in found.sites)
+    with pytest.raises(ValueError, match="logits do not depend on the output of any block"):
+        Mixup(blind, {"site": "embeddings"})
+
+
+def test_models_that_cannot_be_mixed_have_a_reason():
+    flash = toy_model("bert")
+    flash.config._attn_implementation = "flash_attention_2"
     reasons = {
         r"attn_implementation='flash_attention_2'.*eager, sdpa": flash,
-        "logits do not depend on the output of any block": blind,
-        "layerdrop=0.1": toy_model("bart", encoder_layerdrop=0.1),
         "pad_token_id is not set": toy_model("gpt2", pad_token_id=None),
-        "no list of blocks": toy_model("bert", num_hidden_layers=0),
         "Linear has no config": torch.nn.Linear(2, 2),
     }
     for reason, model in reasons.items():
