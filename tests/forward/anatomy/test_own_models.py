@@ -393,6 +393,7 @@ def test_models_of_timm_are_mixed(architecture):
     changes, blocks = TIMM[architecture]
     config = TimmWrapperConfig(architecture=architecture, num_labels=3, model_args=changes)
     model = AutoModelForImageClassification.from_config(config).eval()
+    nn.init.normal_(model.timm_model.get_classifier().weight)
     images = torch.randn(4, 3, 64, 64)
     for site, layer in (("input", None), ("pooled", None), ("embeddings", None), ("hidden", 1)):
         assert_exact(model, Mixup(model, plain_config(site=site, blocks=blocks)), images, site, layer)
