@@ -11,8 +11,10 @@ from hf_mixup.training.trainer_seams import RECOMPUTES
 SOME_HAVE = {"activation_checkpointing", "activation_checkpointing_kwargs"}
 SOME_HAVE |= {"dataloader_in_order", "dataloader_multiprocessing_context", "logging_dir", "warmup_ratio"}
 LACKING = SOME_HAVE - {field.name for field in fields(TrainingArguments)}
-# transformers < 5.15.
-T5_HAS_MASKED_BIASES = not T5PreTrainedModel._supports_sdpa
+# T5 hands its mask on in its position bias, and has no other kernels; BioGPT reads at the number of tokens.
+BEFORE_5_15 = not T5PreTrainedModel._supports_sdpa
+# Their masks are of another kind there, or they have a limit.
+OTHER_ROWS = ("biogpt", "mra") if BEFORE_5_15 else ()
 # torch < 2.11: the compiler guards on the numbers of hooks, which are new in each pass.
 COMPILES_ANEW = is_torch_version("<", "2.11")
 # torch < 2.13: the causal mask of a decoder is made in a compiled model only.

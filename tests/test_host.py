@@ -39,7 +39,7 @@ from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, root_of
 from hf_mixup.forward.anatomy.masks import BIAS_BELOW
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from hf_mixup.training import trainer_seams
-from tests.hosts import T5_HAS_MASKED_BIASES
+from tests.hosts import BEFORE_5_15
 from tests.zoo import toy_model
 
 HOST = "hf_mixup/forward/anatomy/host.py"
@@ -123,7 +123,7 @@ def test_the_position_bias_of_t5_holds_the_mask_in_old_versions():
     )
     model(**batch)
     is_masked = bool(seen[0]["position_bias"].min() < BIAS_BELOW)
-    assert is_masked == T5_HAS_MASKED_BIASES, moved("T5 adds the mask to the bias before 5.15", "MASKED_BIASES")
+    assert is_masked == BEFORE_5_15, moved("T5 adds the mask to the bias before 5.15", "MASKED_BIASES")
 
 
 def test_layerdrop_is_read_from_modules_and_config():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from tests.hosts import T5_HAS_MASKED_BIASES
+from tests.hosts import BEFORE_5_15
 
 VOCAB, WIDTH, DEPTH = 60, 32, 3
 COMMON = {"vocab_size": VOCAB, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 3}
@@ -47,7 +47,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 # Models without attention kernels other than eager; T5 with transformers < 5.15.
-NO_SDPA = ("deberta-v2", "mpnet", "xlnet", *(["t5"] if T5_HAS_MASKED_BIASES else []))
+NO_SDPA = ("deberta-v2", "mpnet", "xlnet", *(["t5"] if BEFORE_5_15 else []))
 LENGTHS = (16, 10, 7, 13)
 
 

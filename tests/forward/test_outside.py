@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTC
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
 from hf_mixup.cli.demo import load_dataset, model_path
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
-from tests.hosts import T5_HAS_MASKED_BIASES
+from tests.hosts import BEFORE_5_15
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments, examples, make_trainer, steady_bert, training_inputs
 from tests.zoo import FAMILIES, toy_batch, toy_model
@@ -54,7 +54,7 @@ def layers_of(model, site):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_with_the_text_before_it_is_exact_at_both_ends(family, site):
     model, texts = toy_model(family), texts_one_by_one()
-    if family == "t5" and site == "hidden" and T5_HAS_MASKED_BIASES:
+    if family == "t5" and site == "hidden" and BEFORE_5_15:
         with pytest.raises(ValueError, match="position_bias: holds the mask of the batch alone"):
             remembering(model, site)
         return

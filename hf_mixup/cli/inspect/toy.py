@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 48},
     "longformer": {"attention_window": 8},
     "markuplm": {"max_depth": 4},
-    "mistral4": {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
+    "mistral4": {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "qk_head_dim": 8},
     "mobilebert": {"num_feedforward_networks": 2},
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8},
     "qwen3_5": {"text_config": {"layer_types": _HYBRID}},
@@ -75,7 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "squeezebert": _GROUPS,
     "t5": {"decoder_start_token_id": 1},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"layers_block_type": [*_MAMBA, "hybrid"], "num_hidden_layers": 4},
+    "zamba": {"layers_block_type": [*_MAMBA, "hybrid"], "num_hidden_layers": 4, "use_mamba_kernels": False},
     "zamba2": {"layers_block_type": _MAMBA, "chunk_size": 8},
 }
 

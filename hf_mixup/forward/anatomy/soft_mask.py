@@ -69,6 +69,9 @@ class SoftMask(torch.Tensor):
             return _cast(args[0], func, args[1:], kwargs)
         if func in _RESHAPED:
             return _reshaped(func, args, kwargs)
+        if func is torch.Tensor.unbind:
+            # transformers < 5.15: BigBird goes over the examples one by one.
+            return tuple(args[0][row] for row in range(args[0].shape[0]))
         if func in _INVERTED or (func in _ONE_MINUS and args[1] == 1):
             return _inverted(args[0])
         if func in _ASKS_IF_TRUE and isinstance(args[1], (int, float)):
