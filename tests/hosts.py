@@ -13,6 +13,7 @@ SOME_HAVE |= {"dataloader_in_order", "dataloader_multiprocessing_context", "logg
 LACKING = SOME_HAVE - {field.name for field in fields(TrainingArguments)}
 # T5 hands its mask on in its position bias, and has no other kernels; BioGPT reads at the number of tokens.
 BEFORE_5_15 = not T5PreTrainedModel._supports_sdpa
+T5_MASK = "additive bias" if BEFORE_5_15 else "boolean"
 # Their masks are of another kind there, or they have a limit.
 OTHER_ROWS = ("biogpt", "mra") if BEFORE_5_15 else ()
 # torch < 2.11: the compiler guards on the numbers of hooks, which are new in each pass.

@@ -39,6 +39,8 @@ from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, root_of
 from hf_mixup.forward.anatomy.masks import BIAS_BELOW
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from hf_mixup.training import trainer_seams
+from tests.forward.anatomy.test_images_and_sounds import MODELS as SOUNDS_OR_IMAGES
+from tests.forward.anatomy.test_images_and_sounds import toy as toy_sounds
 from tests.hosts import BEFORE_5_15
 from tests.zoo import toy_model
 
@@ -175,7 +177,8 @@ def test_outputs_are_dicts_with_the_states_first():
 
 @pytest.mark.parametrize("model_type", [name for name, quirk in QUIRKS.items() if quirk.blocks])
 def test_quirks_name_modules(model_type):
-    quirk, paths = QUIRKS[model_type], dict(host.backbone_of(any_toy_model(model_type)).named_modules())
+    model = toy_sounds(model_type) if model_type in SOUNDS_OR_IMAGES else any_toy_model(model_type)
+    quirk, paths = QUIRKS[model_type], dict(host.backbone_of(model).named_modules())
     named = {*quirk.blocks, *([quirk.embedding_module] if quirk.embedding_module else [])}
     assert named <= set(paths), moved(
         f"{model_type} has the modules {named}", f"QUIRKS[{model_type!r}]", "hf_mixup/forward/anatomy/quirks.py"

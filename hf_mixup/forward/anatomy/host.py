@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
-from accelerate.utils import is_torch_version
+from accelerate.utils import compare_versions, is_torch_version
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 from transformers import Cache as Cache
@@ -60,6 +60,8 @@ def recorded_blocks(root: nn.Module) -> tuple[type[nn.Module], ...]:
     return tuple(declared for declared in found if isinstance(declared, type))
 
 
+# transformers < 5.17: models that do not declare their blocks (`recorded_blocks`), and hold other lists of modules.
+UNDECLARED_BLOCKS = ("hubert", "wav2vec2") if compare_versions("transformers", "<", "5.17") else ()
 # transformers < 5.15: T5 adds the mask to the position bias that a block returns and the next ones are given.
 MASKED_BIASES = ("position_bias", "encoder_decoder_position_bias")
 # transformers < 5.23: a checkpoint takes in the hooks of a block, and they run again when it is recomputed.

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_mixup.forward.anatomy.host import UNDECLARED_BLOCKS
+
 
 @dataclass(frozen=True)
 class Quirk:
@@ -84,6 +86,11 @@ QUIRKS: dict[str, Quirk] = {
     ),
     "squeezebert": Quirk("calls layer.forward(), which no hook sees", blocks=("encoder",)),
     "xlm": Quirk("states pass outside of modules", ("layer_norm2",), "layer_norm_emb"),
+}
+
+QUIRKS |= {
+    name: Quirk("convolutions stand in a list before the blocks", blocks=("encoder.layers",))
+    for name in UNDECLARED_BLOCKS
 }
 
 

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_config, toy_model
+from hf_mixup.forward.anatomy.host import UNDECLARED_BLOCKS
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from tests.architectures import (
     AT_THE_END,
@@ -81,7 +82,7 @@ def test_what_is_not_built_cannot_be():
 
 def test_few_architectures_need_to_be_told_of():
     assert len(QUIRKS) <= 20
-    assert set(QUIRKS) <= set(TYPES)
+    assert set(QUIRKS) <= {*TYPES, *UNDECLARED_BLOCKS}
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
