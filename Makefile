@@ -40,7 +40,7 @@ $(DEMO)/installed: pyproject.toml constraints.txt
 
 $(TEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plots,test,dev]'
+	$(TEST)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plots,test,trainers,dev]'
 	touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
@@ -50,7 +50,7 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 
 $(NEWEST)/installed: pyproject.toml
 	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --editable '.[demo,plots,test]'
+	$(NEWEST)/bin/python -m pip install --quiet --editable '.[demo,plots,test,trainers]'
 	touch $@
 
 $(HOSTS:%=.venv/%/installed): .venv/%/installed: pyproject.toml

@@ -21,6 +21,14 @@ COMPILES_ANEW = is_torch_version("<", "2.11")
 # torch < 2.13: the causal mask of a decoder is made in a compiled model only.
 COMPILES_CAUSAL_MASK = is_torch_version("<", "2.13")
 
+# torch < 2.11 (2.8 was run): FSDP2 adds up the gradients of the ranks on a CPU, where it averages them on GPUs.
+FSDP2_ADDS = is_torch_version("<", "2.11")
+
+
+def full_gradient(gradient, ranks):
+    """The whole of a sharded gradient, averaged over the ranks."""
+    return gradient.full_tensor() / (ranks if FSDP2_ADDS else 1)
+
 
 def checkpointing(**kwargs):
     """The training arguments that turn gradient checkpointing on."""

@@ -11,6 +11,7 @@ import pytest
 from scipy.io import wavfile
 
 from hf_mixup.training.metric_names import METRIC_NAMES
+from tests.toy_text import save_toy_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -84,3 +85,17 @@ def test_an_example_imports_public_names_only(path):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_mixup"):
             public = getattr(import_module(str(node.module)), "__all__", ())
             assert {name.name for name in node.names} <= set(public)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("reward_model.py", "trl"), ("cross_encoder.py", "sentence_transformers")]
+)
+def test_a_trainer_of_another_library_trains_without_mixup_and_with_it(monkeypatch, tmp_path, capsys, name, package):
+    pytest.importorskip(package, reason=f"{package} is not installed: it is in the extra trainers")
+    given = ["--model_name_or_path", save_toy_model(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]
+    quick = ["--max_steps", "2", "--pairs", "16", "--max_length", "16", "--use_cpu", "--disable_tqdm", "true"]
+    monkeypatch.setattr("sys.argv", [name, *given, *quick])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    plain, mixed = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mixup="))
+    assert plain.startswith("mixup=None: accuracy") and mixed.startswith("mixup=default: accuracy")
+    assert plain.partition(":")[2] != mixed.partition(":")[2]

@@ -83,7 +83,7 @@ def test_a_module_of_your_own_trains(names):
 
 
 def test_a_reward_model_trains(names, tmp_path):
-    trl = pytest.importorskip("trl", reason="trl is not installed: it is in the extra test")
+    trl = pytest.importorskip("trl", reason="trl is not installed: it is in the extra trainers")
     args = trl.RewardConfig(str(tmp_path), max_steps=2, logging_steps=1, report_to=[], use_cpu=True, bf16=False)
     train = Dataset.from_dict({"chosen": texts(16, 7), "rejected": texts(16, 11)})
     names |= {"model": steady_bert(num_labels=1), "args": args, "train": train, "tokenizer": tokenizer()}
@@ -91,9 +91,8 @@ def test_a_reward_model_trains(names, tmp_path):
 
 
 def cross_encoder(folder):
-    CrossEncoder = pytest.importorskip(
-        "sentence_transformers.cross_encoder", reason="sentence-transformers is not installed: it is in the extra demo"
-    ).CrossEncoder
+    reason = "sentence-transformers is not installed: it is in the extra trainers"
+    CrossEncoder = pytest.importorskip("sentence_transformers.cross_encoder", reason=reason).CrossEncoder
     steady_bert(num_labels=1).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return CrossEncoder(str(folder), num_labels=1, device="cpu")
@@ -123,7 +122,7 @@ def test_a_cross_encoder_trains_as_its_trainer_does(names, tmp_path):
 
 
 def test_a_reward_trainer_at_lambda_1_is_trls(tmp_path):
-    trl = pytest.importorskip("trl", reason="trl is not installed: it is in the extra test")
+    trl = pytest.importorskip("trl", reason="trl is not installed: it is in the extra trainers")
     train = Dataset.from_dict({"chosen": texts(16, 7), "rejected": texts(16, 11)})
 
     class Mixed(MixupMixin, trl.RewardTrainer):
@@ -155,7 +154,7 @@ def test_pairs_and_label_sets_give_a_loss(names):
 
 
 def test_lightning_trains(names, tmp_path):
-    lightning = pytest.importorskip("lightning", reason="lightning is not installed: it is in no extra")
+    lightning = pytest.importorskip("lightning", reason="lightning is not installed: it is in the extra trainers")
     module = run("Lightning", names | {"lightning": lightning})["Classifier"](steady_bert())
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.1)
     loader = DataLoader(rows(), batch_size=8, collate_fn=default_data_collator)

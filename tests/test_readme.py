@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from hf_mixup.config.recipes import resolve_config
-from tests.toy_runs import arguments, collate, examples, same_weights, steady_bert
+from tests.toy_runs import arguments, collate, examples, steady_bert
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,24 +27,6 @@ def test_the_accelerate_loop_trains():
     exec(loop, names)
     assert names["loss"].isfinite()
     assert any(not torch.equal(before[name], value.cpu()) for name, value in model.named_parameters())
-
-
-def test_the_lightning_module_trains_mixed():
-    lightning = pytest.importorskip("lightning", reason="lightning is not installed")
-    [code] = [block for block in code_blocks("python") if "LightningModule" in block]
-    names = {}
-    exec(code, names)
-
-    class Classifier(names["Classifier"]):
-        def configure_optimizers(self):
-            return torch.optim.AdamW(self.parameters(), lr=1e-3)
-
-    plain = steady_bert().eval()
-    module = Classifier(plain)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", **quiet)
-    trainer.fit(module, torch.utils.data.DataLoader(examples(16), batch_size=8, collate_fn=collate))
-    assert module.model.mixup.mixed == 2 and not same_weights(plain, steady_bert())
 
 
 def test_the_ways_to_say_mixup_are_configs(tmp_path, monkeypatch):

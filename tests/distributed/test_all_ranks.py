@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from hf_mixup import Mixup, MixupPlan
 from tests.distributed.launch import WORLD, on_two_ranks
 from tests.forward.anatomy.test_images_and_sounds import toy
+from tests.hosts import full_gradient
 from tests.plain_config import PLAIN, plain_config
 from tests.zoo import toy_batch, toy_model
 
@@ -68,7 +69,7 @@ def in_parallel(model, way):
 
 def whole_gradient(parameter):
     gradient = parameter.grad
-    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient.clone()
+    return full_gradient(gradient, WORLD) if isinstance(gradient, DTensor) else gradient.clone()
 
 
 def config(site):

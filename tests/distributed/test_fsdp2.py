@@ -23,6 +23,7 @@ from tests.distributed.halves import (
     steady_model,
 )
 from tests.distributed.launch import WORLD, on_two_ranks
+from tests.hosts import full_gradient
 
 FAMILIES = ("bert", "llama", "t5", "deberta-v2")
 
@@ -88,7 +89,7 @@ def step(kind, config, way):
     logits, loss = mixed_pass(mixup, model, batch, labels, plan)
     loss.backward()
     assert all(isinstance(parameter.grad, DTensor) for parameter in model.parameters())
-    return plan, logits.detach(), {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+    return plan, logits.detach(), {name: full_gradient(p.grad, WORLD) for name, p in model.named_parameters()}
 
 
 def every_step():
