@@ -61,7 +61,7 @@ def main() -> None:
     path = model_path(name) if name.startswith("demo:") else name
     tokenizer = AutoTokenizer.from_pretrained(path)
     # TRL ends each text with it, and encoders have none.
-    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token or tokenizer.pad_token
     for mixup in (None, example.mixup):
         set_seed(args.seed)
         trainer = MixedRewardTrainer(
