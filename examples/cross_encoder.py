@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import HfArgumentParser, set_seed
 
 from hf_mixup import MixupMixin
-from hf_mixup.cli.demo import load_dataset, model_path
+from hf_mixup.cli.train import load_dataset, model_path
 
 # Four minutes on two cores; the command line wins.
 DEFAULTS = {

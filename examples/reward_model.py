@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfAr
 from trl import RewardConfig, RewardTrainer
 
 from hf_mixup import MixupMixin
-from hf_mixup.cli.demo import load_dataset, model_path
+from hf_mixup.cli.train import load_dataset, model_path
 
 # Four minutes on two cores; the command line wins.
 DEFAULTS = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.hosts import LOADS_TO_CPU_0
 from tests.plain_config import PLAIN
 from tests.resume_worker import SAVE_STEPS, train
 
@@ -49,6 +50,8 @@ def newest(folder):
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
 def uninterrupted(request, tmp_path_factory):
+    if request.param > 1 and LOADS_TO_CPU_0:
+        pytest.skip("this transformers cannot resume several processes on a CPU")
     folder = tmp_path_factory.mktemp("uninterrupted")
     finish(request.param, folder)
     saved = folder / f"checkpoint-{SAVE_STEPS}"

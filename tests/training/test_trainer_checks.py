@@ -11,6 +11,7 @@ from transformers import Trainer, default_data_collator
 
 from hf_mixup import MixupTrainer
 from hf_mixup.evaluation import compute_metrics_for
+from tests.hosts import NEEDS_SCALE
 from tests.plain_config import PLAIN
 from tests.toy_runs import (
     CLASSES,
@@ -156,7 +157,7 @@ class MeanWeighted(Trainer):
 
 
 @pytest.mark.parametrize("mixup", [None, MIXED | {"prob": 0.0}])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=NEEDS_SCALE)])
 def test_class_weights_train_and_evaluate_as_a_weighted_trainer(tmp_path, mixup, parts):
     trained = []
     for kind, options in ((MeanWeighted, {}), (MixupTrainer, {"mixup": mixup, "class_weights": WEIGHTS})):

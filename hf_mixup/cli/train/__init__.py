@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hf_mixup.config.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hf_mixup.cli.demo import model_path
+    from hf_mixup.cli.demo import load_dataset, model_path
     from hf_mixup.cli.terminal import interruptible, one_line_errors
     from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors, parse
     from hf_mixup.cli.train.classification import encode, load_data, quiet_other_processes, report
@@ -22,6 +22,7 @@ __all__ = [
     "encode",
     "interruptible",
     "load_data",
+    "load_dataset",
     "load_splits",
     "mixup_errors",
     "model_path",
@@ -35,7 +36,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "cli.demo": ["model_path"],
+        "cli.demo": ["load_dataset", "model_path"],
         "cli.terminal": ["interruptible", "one_line_errors"],
         "cli.train.arguments": ["DataArguments", "ModelArguments", "mixup_errors", "parse"],
         "cli.train.classification": ["encode", "load_data", "quiet_other_processes", "report"],

@@ -43,7 +43,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
         ValueError: if the model cannot run the probe, or does not return as many logits as its config says.
     """
     root = inputs.root_of(model)
-    refuse_unsupported(root)
+    refuse_unsupported(model)
     backbone = backbone_of(root)
     stacks = find_blocks(root, backbone, blocks)
     with undisturbed(root), nonzero_parameters(root, backbone):

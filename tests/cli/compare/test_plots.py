@@ -57,7 +57,7 @@ def diverge(folder, *names):
     return folder
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "default::DeprecationWarning")
 def test_pictures_name_who_diverged(tmp_path):
     folder = write_comparison(tmp_path, noise=[0.0, 0.2])
     lost = [f"tmix-size20-noise{noise}-seed{seed}" for noise in ("0", "0.2") for seed in range(5)]
@@ -76,7 +76,7 @@ def test_pictures_name_who_diverged(tmp_path):
         figure.canvas.draw()
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "default::DeprecationWarning")
 def test_pictures_of_a_baseline_that_diverged(tmp_path):
     folder = diverge(write_comparison(tmp_path, sizes=[20]), *(f"none-size20-noise0-seed{seed}" for seed in range(5)))
     drawn = figures(pictured(folder))
