@@ -20,7 +20,7 @@ T5_MASK = "additive bias" if BEFORE_5_15 else "boolean"
 OTHER_ROWS = ("biogpt", "mra") if BEFORE_5_15 else ()
 # transformers < 5.19: a plain Trainer does not ask how a loss of one's own is scaled.
 NEEDS_SCALE = pytest.mark.skipif(not ASKS_FOR_SCALE, reason="Trainer of transformers < 5.19 scales the loss wrongly")
-# transformers before 5.23 (5.17 was run): Trainer loads the optimizer of several CPU processes to "cpu:0", which PyTorch
+# transformers < 5.23 (5.17 was run): Trainer loads the optimizer of several CPU processes to "cpu:0", which PyTorch
 # does not know.
 LOADS_TO_CPU_0 = 'self.args.device if self.args.world_size > 1 else "cpu"' in inspect.getsource(
     Trainer._load_optimizer_and_scheduler
