@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from hf_mixup.training.mixed_step import (
 from hf_mixup.training.records import MixupRecords
 from hf_mixup.training.search import Search, run_search
 from hf_mixup.training.trainer_checks import NOTHING_MIXED, NOTHING_RAN, check_mixing, overrides_loss
-from hf_mixup.training.trainer_seams import before_each_update
+from hf_mixup.training.trainer_seams import before_each_update, keeping_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -64,7 +63,10 @@ class MixupMixin(MixupRecords):
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it; at the first step, for what
-            does not go with the loss, and if nothing would be mixed. Never is a training silently not mixed.
+            does not go with the loss, and if nothing would be mixed.
+
+    A model that is given labels runs the first batch of a training once more, in evaluation mode and without gradients:
+    its own loss has to be the one that mixed labels get.
 
     Evaluation and prediction are the other Trainer's own. Training logs also hold `mixup_lambda` (the mean) and
     `mixup_site`. Labels are those of `args.label_names`, `labels`, `label`, `scores`, `score` and `margin`.
@@ -79,7 +81,8 @@ class MixupMixin(MixupRecords):
         super().__init_subclass__(**kwargs)
         before = cls.__mro__[: cls.__mro__.index(MixupMixin)]
         if any("__init__" in vars(base) and not issubclass(base, MixupMixin) for base in before):
-            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
+            kept = ("mixup", "soft_targets", "rows_per_example")
+            cls.__init__ = keeping_arguments(cls.__init__, kept)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -280,20 +283,3 @@ class MixupMixin(MixupRecords):
             set_up(trial)
         else:
             self._search.set_up(self, trial, set_up)
-
-
-# The arguments of `MixupMixin.__init__` itself.
-ARGUMENTS = ("mixup", "soft_targets", "rows_per_example")
-
-
-def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that comes before that of `MixupMixin` and does not know its arguments, which are kept for it."""
-    unknown = [name for name in ARGUMENTS if name not in inspect.signature(init).parameters]
-
-    @functools.wraps(init)
-    def keeping(self: MixupMixin, *args: Any, **kwargs: Any) -> None:
-        kept = {name: kwargs.pop(name) for name in unknown if name in kwargs}
-        vars(self).setdefault("_kept_arguments", {}).update(kept)
-        init(self, *args, **kwargs)
-
-    return keeping

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,19 @@ def run_again(model: nn.Module, call: Callable[..., Any], inputs: dict[str, Any]
     if DDP_WRITES_BUFFERS and isinstance(model, DistributedDataParallel):
         model.require_forward_param_sync = False
     return call(**inputs)
+
+
+def keeping_arguments(init: Callable[..., None], names: Sequence[str]) -> Callable[..., None]:
+    """An `__init__` that keeps arguments of these names, if it does not know them, for one that comes after it."""
+    unknown = [name for name in names if name not in inspect.signature(init).parameters]
+
+    @wraps(init)
+    def keeping(self: Any, *args: Any, **kwargs: Any) -> None:
+        kept = {name: kwargs.pop(name) for name in unknown if name in kwargs}
+        vars(self).setdefault("_kept_arguments", {}).update(kept)
+        init(self, *args, **kwargs)
+
+    return keeping
 
 
 def before_each_update(check: Callable[[], None]) -> TrainerCallback:
