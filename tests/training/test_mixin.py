@@ -210,6 +210,16 @@ def test_a_model_that_is_given_labels_returns_the_loss_of_the_mixed_ones(tmp_pat
     assert mixed == pytest.approx(losses(trainer_of(MixupTrainer, tmp_path, rows=rows, mixup=MIXED)))
 
 
+def test_a_compute_loss_that_calls_trainers_mixes_labels_once(tmp_path):
+    class Calling(MixupMixin, Trainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    rows = examples(label=one_hot)
+    expected = losses(trainer_of(OnTrainer, tmp_path, rows=rows, mixup=MIXED))
+    assert losses(trainer_of(Calling, tmp_path, rows=rows, mixup=MIXED)) == expected
+
+
 @pytest.mark.parametrize("kind", [OnTrainer, MixupTrainer])
 def test_a_model_with_another_loss_than_mixed_labels_would_get_is_an_error(tmp_path, kind):
     class Focal(type(steady_bert())):
