@@ -197,6 +197,25 @@ def test_a_loss_that_runs_the_model_twice_is_given_the_same_mixture_each_time(tm
     torch.testing.assert_close(*trainer.logits)
 
 
+class Explicit(Keeping):
+    """A trainer that takes no arguments but its own, as TRL's do."""
+
+    def __init__(self, model, args, train_dataset, eval_dataset, data_collator):
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset)
+
+
+@pytest.mark.parametrize("bases", [(Explicit, MixupMixin), (MixupMixin, Explicit)], ids=["after", "before"])
+def test_arguments_of_mixup_pass_an_init_that_does_not_know_them(tmp_path, bases):
+    class Mixed(type("Both", bases, {})):
+        pass
+
+    given = {"mixup": MIXED, "soft_targets": True, "rows_per_example": 1}
+    trainer = trainer_of(Mixed, tmp_path, **given)
+    assert trainer.mixup.config.site == "hidden" and trainer.soft_targets
+    assert trainer_of(Mixed, tmp_path, mixup=None).mixup is None
+    assert len(losses(trainer)) == 2
+
+
 # ---- The model's own loss ----
 
 
