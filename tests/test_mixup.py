@@ -377,3 +377,12 @@ def test_layers_that_are_changed_during_a_training_are_drawn():
     assert mixup.draw(batch).layer == 2
     mixup.config.layers[0] = 1
     assert mixup.draw(batch).layer == 1
+
+
+@pytest.mark.parametrize("changes", [{"interpolation": "dimensions"}, {"similarity": 1.0, "alpha": 2.0}])
+def test_one_lambda_is_refused_where_each_example_has_its_own(changes):
+    mixup = Mixup(toy_model("bert"), plain_config(**changes))
+    name = next(iter(changes))
+    with pytest.raises(ValueError, match=f"{name}=.*: not with one_lambda=True; expected"):
+        mixup.draw(toy_batch(), one_lambda=True)
+    assert len(set(Mixup(toy_model("bert"), plain_config()).draw(toy_batch(), one_lambda=True).lam.tolist())) == 1

@@ -116,6 +116,7 @@ def test_a_cross_encoder_trains_as_its_trainer_does(names, tmp_path):
     expected = [entry["loss"] for entry in plain.state.log_history if "loss" in entry]
     assert mixed != expected
     assert trained(kind(**given(), mixup={"lam": 1.0, "warmup_batches": 0})) == expected
+    assert trained(kind(**given(), mixup="sent_mixup")) != expected
     off = kind(**given(), mixup=None)
     off.train()
     assert [entry["loss"] for entry in off.state.log_history if "loss" in entry] == expected

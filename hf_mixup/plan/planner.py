@@ -35,6 +35,12 @@ OF_ROWS = {
     "interpolation": ("line", "dimensions"),
     "similarity": (None,),
 }
+# What leaves one lambda for the batch, if one is asked for.
+WITH_ONE_LAMBDA: dict[str, tuple[Any, ...]] = {
+    "interpolation": ("line",),
+    "label_rule": ("lambda", "larger", "own"),
+    "similarity": (None,),
+}
 
 
 def needs_of(config: MixupConfig) -> set[str]:
@@ -96,6 +102,8 @@ class Planner:
         config = self.config
         if isinstance(examples.epoch, Tensor):
             raise ValueError("epoch: expected a number; labels are given by name, draw(batch, labels=labels).")
+        if examples.one_lambda:
+            allow_only(config, WITH_ONE_LAMBDA, "not with one_lambda=True")
         if examples.rows_per_example > 1:
             allow_only(config, OF_ROWS, f"not with rows_per_example={examples.rows_per_example}")
         if examples.groups is not None and len(examples.groups) != examples.size:

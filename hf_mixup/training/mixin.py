@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from hf_mixup.training.mixed_step import (
     MixedPass,
     ModelLoss,
     check_kept_loss,
+    check_kind,
     is_float,
     label_sets,
     labels_in,
@@ -73,8 +75,9 @@ class MixupMixin(MixupRecords):
     """
 
     _search: Search | None = None
-    # Whether compute_loss is being given labels that it should leave as they are.
+    # Whether compute_loss is given labels that it should leave as they are; whether it was put on this trainer alone.
     _keeps_labels = False
+    _is_replaced = False
     _class_weights: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -103,12 +106,14 @@ class MixupMixin(MixupRecords):
 
     def _use(self, config: MixupConfig | None) -> None:
         """Mix by `config` from now on. Raises `ValueError` for what cannot be mixed."""
-        self.mixup = None
         if config is None:
+            self.mixup = None
             return
         check_mixing(self, config)
         if overrides_loss(type(self)):
             check_kept_loss(config, takes_hard_labels=False)
+            if config.class_weights is not None and self._class_weights is None:
+                raise ValueError("class_weights: not used by a compute_loss of your own; weigh the classes there.")
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
         reach = self.args.world_size if config.partner == "all_ranks" else 1
         if self.args.train_batch_size * reach > 1 or config.partner == "previous_batch":
@@ -145,11 +150,15 @@ class MixupMixin(MixupRecords):
         """As that of the other Trainer, around whose `compute_loss` mixup is."""
         if self.mixup is None:
             return super().training_step(*args, **kwargs)
+        own = vars(self).get("compute_loss")
+        self._is_replaced = own is not None
         vars(self)["compute_loss"] = functools.partial(self._mixed_loss, self.compute_loss)
         try:
             return super().training_step(*args, **kwargs)
         finally:
             del vars(self)["compute_loss"]
+            if own is not None:
+                vars(self)["compute_loss"] = own
 
     def _mixed_loss(
         self, compute_loss: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -161,14 +170,17 @@ class MixupMixin(MixupRecords):
         groups = inputs.pop(mixup.config.group_column or "", None)
         labels = labels_in(inputs, self.label_names)
         plan = self._plan(mixup, inputs, labels, groups)
-        sets = label_sets(labels, plan, self._soft if self.soft_targets else None) if plan.active else [labels]
-        passes = ForwardPasses(model, MixedPass(mixup, self._module, model, plan, labels, self._model_loss).run)
-        losses = []
+        soft = self._soft if self.soft_targets else None
+        sets, losses = label_sets(labels, plan, soft) if self._keeps_loss else [labels], []
+        run = MixedPass(mixup, self._module, model, plan, labels, sets[0], self._model_loss).run
+        passes = ForwardPasses(model, run, labels.keys())
         self._keeps_labels = True
         try:
-            for chosen in sets if self._keeps_loss else [labels]:
+            for chosen in sets:
+                given = copy.copy(inputs)
+                given.update(chosen)
                 with passes.watched():
-                    losses.append(compute_loss(model, inputs | chosen, *args, **kwargs))
+                    losses.append(compute_loss(model, given, *args, **kwargs))
         finally:
             self._keeps_labels = False
         if not passes.outputs:
@@ -180,10 +192,12 @@ class MixupMixin(MixupRecords):
     def _plan(self, mixup: Mixup, inputs: dict[str, Any], labels: dict[str, Tensor], groups: Tensor | None) -> Any:
         if not labels and self.rows_per_example == 1:
             raise ValueError(
-                f"labels: none in this training batch, which has only {', '.join(inputs)}. Name them in label_names of "
-                "the training arguments; a loss of pairs of rows, without labels, needs rows_per_example=2."
+                f"labels: no tensor of labels in this training batch, which has only {', '.join(inputs)}. Name it in "
+                "label_names of the training arguments. A loss without labels that compares the rows of a pair, as "
+                "that of TRL's RewardTrainer, needs rows_per_example=2."
             )
         is_hard = not self.soft_targets and not all(map(is_float, labels.values()))
+        check_kind(labels, mixup.task.about.num_labels)
         if self._keeps_loss:
             check_kept_loss(mixup.config, is_hard)
         progress = self.state.global_step / max(self.state.max_steps, 1)
@@ -205,7 +219,8 @@ class MixupMixin(MixupRecords):
     @property
     def _keeps_loss(self) -> bool:
         """Whether the loss is computed outside of the model."""
-        return overrides_loss(type(self)) or self.compute_loss_func is not None or self._smooths_labels()
+        has_function = self.compute_loss_func is not None or self._smooths_labels()
+        return has_function or self._is_replaced or overrides_loss(type(self))
 
     def _mixes_itself(self, inputs: dict[str, Any]) -> bool:
         """Whether `compute_loss` mixes by itself."""

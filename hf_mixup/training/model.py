@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.inputs import bind, check_model, logits_of, with_loss
 from hf_mixup.mixup import Mixup
-from hf_mixup.training.mixed_step import share_of_items
+from hf_mixup.training.mixed_step import ModelLoss, share_of_items
 from hf_mixup.training.trainer_seams import add_default_callback
 
 NO_LABELS = (
@@ -70,6 +70,7 @@ class MixupModel(nn.Module):
     _has_trained: bool = False
     # Whether passes are the plain model's: while the sites are looked for, and inside of a pass that mixes.
     _is_plain: bool
+    _model_loss: ModelLoss
     _own_forward: Callable[..., Any] | None
 
     def __new__(
@@ -88,6 +89,7 @@ class MixupModel(nn.Module):
         mixing._own_forward = mixing.__dict__.pop("forward", None)
         mixing.mixup = Mixup(mixing, config, seed, _process_index() if rank is None else rank)
         mixing.mixup_epoch = mixing.mixup_progress = None
+        mixing._model_loss = ModelLoss()
         mixing._is_plain = False
         add_default_callback(PassedByCallback)
         return mixing
@@ -121,6 +123,7 @@ class MixupModel(nn.Module):
         if labels is None:
             raise ValueError(NO_LABELS)
         self._has_trained = True
+        self._model_loss.learn(self, mixup.task, inputs, labels)
         items = inputs.pop("num_items_in_batch", None)
         groups = inputs.pop(mixup.config.group_column or "", None)
         plan = mixup.draw(inputs, self.mixup_epoch, progress=self.mixup_progress, labels=labels, groups=groups)

@@ -38,7 +38,8 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             that cannot be trained on or evaluated, and if the first step mixes nothing although mixup is set.
 
     Labels may be class indices, class probabilities (with `problem_type="single_label_classification"`), multi-hot
-    vectors or scores, also as booleans and small integers. Rows labelled -100 are left out of their batch.
+    vectors or scores, also as booleans and small integers. Rows labelled -100 are left out of their batch; a loss of
+    your own on class indices is given them.
 
     A `compute_loss_func`, or a `compute_loss` of a subclass, is used as `MixupMixin` says: on class indices it is
     evaluated twice per batch, on the same outputs. With `soft_targets=True` a `compute_loss_func` is given the mixed
@@ -83,7 +84,10 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         mixup = self._mixup_of_current_model()
         groups = inputs.pop(mixup.config.group_column or "", None)
         if inputs.get("labels") is None:
-            raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}.")
+            raise ValueError(
+                f"labels: none in this training batch, which has only {', '.join(inputs)}. Name the column labels, and "
+                "the argument of forward: Trainer drops columns that the model does not take."
+            )
         # Refuses labels that are no tensor.
         problem_type = mixup.task.problem_type(inputs["labels"])
         count = self._count(inputs["labels"])
@@ -119,7 +123,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         is_models = self.compute_loss_func is None and not self._has_weights and not self._smooths_labels()
         takes_labels = "labels" in inspect.signature(self._module.forward).parameters
         if is_models and takes_labels:
-            self._model_loss.learn(self._module, self._task, inputs)
+            self._model_loss.learn(self._module, self._task, inputs, inputs["labels"])
 
     def _mixes_itself(self, inputs: dict[str, Any]) -> bool:
         """Whether the loss is that of mixed targets, and not one of the user's that takes labels."""

@@ -6,6 +6,7 @@ mended here and nowhere else; `tests/test_host.py` says what moved.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,8 +42,8 @@ class TrainerSeams(Trainer):
         return self.model
 
     def _with_usual_labels(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch whose labels are of the types that losses take."""
-        return dict(inputs)
+        """A batch whose labels are of the types that losses take, as a copy."""
+        return copy.copy(inputs)
 
     def _extra_columns(self) -> Sequence[str]:
         """Columns that are kept although the model does not take them."""
@@ -145,6 +146,11 @@ def keeping_arguments(init: Callable[..., None], names: Sequence[str]) -> Callab
         kept = {name: kwargs.pop(name) for name in unknown if name in kwargs}
         vars(self).setdefault("_kept_arguments", {}).update(kept)
         init(self, *args, **kwargs)
+        if "_kept_arguments" in vars(self):
+            raise ValueError(
+                f"{type(self).__name__}: its __init__ never came to that of MixupMixin, so nothing would be mixed. "
+                "Call super().__init__(...) in it, and not Trainer.__init__, or put MixupMixin before its class."
+            )
 
     return keeping
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import Trainer
 
-from hf_mixup import Mixup, MixupMixin, MixupTrainer
+from hf_mixup import Mixup, MixupMixin, MixupModel, MixupTrainer
 from tests.plain_config import PLAIN
 from tests.toy_runs import (
     CLASSES,
@@ -273,6 +273,166 @@ def test_accumulated_batches_of_a_kept_loss_have_plans_of_their_own(tmp_path):
     assert next(count) == 8 and trainer.mixup.mixed == 8 and len(trainer.seen) == 16
 
 
+# ---- Losses of many kinds ----
+
+
+class Bare(nn.Module):
+    """A head of one's own that returns the logits alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = steady_bert()
+        self.config = self.body.config
+
+    def forward(self, input_ids, attention_mask):
+        return self.body(input_ids, attention_mask).logits
+
+
+def of_bare(outputs, labels, num_items_in_batch=None):
+    return F.cross_entropy(outputs, labels)
+
+
+class KeepingBare(MixupMixin, Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return of_bare(model(inputs["input_ids"], inputs["attention_mask"]), inputs["labels"])
+
+
+@pytest.mark.parametrize("kind", [MixupTrainer, KeepingBare])
+def test_logits_that_are_a_tensor_get_their_gradient(tmp_path, kind):
+    options = {"compute_loss_func": of_bare} if kind is MixupTrainer else {}
+    trainer = trainer_of(kind, tmp_path, Bare(), mixup=MIXED, remove_unused_columns=False, **options)
+    step_on(trainer, training_inputs())
+    assert all(parameter.grad is not None for parameter in trainer.model.body.bert.encoder.parameters())
+
+
+def test_a_loss_may_write_into_the_outputs(tmp_path):
+    seen = []
+
+    def tempered(outputs, labels, num_items_in_batch=None):
+        outputs.logits.div_(10.0)
+        seen.append(outputs.logits.detach())
+        return F.cross_entropy(outputs.logits, labels)
+
+    step_on(trainer_of(OnTrainer, tmp_path, mixup=MIXED, compute_loss_func=tempered), training_inputs())
+    torch.testing.assert_close(*seen)
+
+
+def test_a_pass_that_depends_on_the_label_is_run_for_both(tmp_path):
+    class Hinted(type(steady_bert())):
+        def forward(self, input_ids, attention_mask, hint=None):
+            outputs = super().forward(input_ids, attention_mask)
+            if hint is not None:
+                outputs.logits = outputs.logits + F.one_hot(hint, CLASSES)
+            return outputs
+
+    class Hinting(MixupMixin, Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            self.logits = [*getattr(self, "logits", []), model(**inputs, hint=labels).logits]
+            return F.cross_entropy(self.logits[-1], labels)
+
+    trainer = trainer_of(
+        Hinting, tmp_path, Hinted(steady_bert().config), mixup=MIXED | {"site": "pooled", "layers": None}
+    )
+    step_on(trainer, training_inputs())
+    assert len(trainer.logits) == 2 and not torch.equal(*trainer.logits)
+
+
+def test_a_compute_loss_that_is_put_on_a_trainer_is_mixed_and_stays(tmp_path):
+    trainer, labels = trainer_of(OnTrainer, tmp_path, mixup=MIXED), []
+
+    def mine(model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels.append(inputs.pop("labels"))
+        return F.cross_entropy(model(**inputs).logits, labels[-1])
+
+    trainer.compute_loss = mine
+    trainer.train()
+    assert trainer.compute_loss is mine and len(labels) == 2 * trainer.state.global_step
+    assert not torch.equal(labels[0], labels[1])
+
+
+class TakesLabel(Bare):
+    def forward(self, input_ids, attention_mask, label=None):
+        logits = super().forward(input_ids, attention_mask)
+        return {"logits": logits} | ({} if label is None else {"loss": F.cross_entropy(logits, label)})
+
+
+def test_a_model_may_call_its_labels_label(tmp_path):
+    inputs = training_inputs()
+    inputs["label"] = inputs.pop("labels")
+    trainer = trainer_of(OnTrainer, tmp_path, TakesLabel(), mixup=MIXED | {"lam": 0.0})
+    found = step_on(trainer, inputs)
+    plan = Mixup(TakesLabel(), MIXED | {"lam": 0.0}, trainer.args.seed).draw({"input_ids": inputs["input_ids"]})
+    clean = trainer.model.eval()(inputs["input_ids"], inputs["attention_mask"])["logits"][plan.partner]
+    torch.testing.assert_close(found, F.cross_entropy(clean, inputs["label"][plan.partner]).detach())
+
+
+def renamed(inputs):
+    return {**inputs, "label": inputs["labels"]} | {"labels": None}
+
+
+def scaled(inputs):
+    return {**inputs, "labels": inputs["labels"] / 5}
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "message"),
+    [
+        (renamed, int, "computed a loss, and it is not known of which labels"),
+        (scaled, float, "labels: compute_loss gives"),
+    ],
+)
+def test_labels_that_do_not_reach_the_model_as_they_are_are_an_error(tmp_path, change, rows, message):
+    class Changing(MixupMixin, Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(**{name: value for name, value in change(inputs).items() if value is not None})
+            return outputs["loss"]
+
+    model = TakesLabel() if change is renamed else steady_bert(num_labels=1)
+    trainer = trainer_of(Changing, tmp_path, model, mixup=MIXED)
+    inputs = training_inputs(examples(8, rows))
+    with pytest.raises(ValueError, match=message):
+        step_on(trainer, inputs)
+
+
+def test_class_indices_that_are_floats_are_an_error(tmp_path):
+    trainer = trainer_of(First, tmp_path, mixup=MIXED)
+    with pytest.raises(ValueError, match=r"labels: torch.float32 of one dimension; .* use labels.long\(\)"):
+        step_on(trainer, training_inputs() | {"labels": torch.arange(8.0) % 3})
+
+
+@pytest.mark.parametrize("kind", [OnTrainer, MixupTrainer, MixupModel])
+@pytest.mark.parametrize("options", [{"weight": WEIGHTS}, {"label_smoothing": 0.3}], ids=["weights", "smoothing"])
+def test_another_loss_of_a_model_is_told_by_its_gradient_though_all_logits_are_alike(tmp_path, kind, options):
+    class Other(type(steady_bert())):
+        def forward(self, input_ids=None, attention_mask=None, labels=None):
+            outputs = super().forward(input_ids, attention_mask)
+            if labels is not None:
+                outputs.loss = F.cross_entropy(outputs.logits, labels, **options)
+            return outputs
+
+    model = Other(steady_bert().config).train()
+    nn.init.zeros_(model.classifier.weight)
+    nn.init.zeros_(model.classifier.bias)
+    with pytest.raises(ValueError, match="loss that Other computes by itself.*or not for all logits"):
+        if kind is MixupModel:
+            MixupModel(model, MIXED)(**training_inputs())
+        else:
+            trainer_of(kind, tmp_path, model, mixup=MIXED).train()
+
+
+def test_an_init_that_passes_by_mixup_is_an_error(tmp_path):
+    class Past(Trainer):
+        def __init__(self, **kwargs):
+            Trainer.__init__(self, **kwargs)
+
+    class Mixed(type("Both", (Past, MixupMixin), {})):
+        pass
+
+    with pytest.raises(ValueError, match="Mixed: its __init__ never came to that of MixupMixin"):
+        trainer_of(Mixed, tmp_path, mixup=MIXED)
+
+
 # ---- Pairs of rows ----
 
 
@@ -312,7 +472,7 @@ def test_rows_of_a_pair_are_mixed_with_those_of_one_other_pair(tmp_path, lam):
 def test_a_margin_is_mixed_with_its_pair(tmp_path):
     class WithMargin(MixedPreferring):
         def compute_loss(self, model, inputs, *args, **kwargs):
-            self.margin = inputs.pop("margin")
+            self.margin = inputs["margin"]
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     trainer = trainer_of(WithMargin, tmp_path, model=steady_bert(num_labels=1), mixup=MIXED, rows_per_example=2)
@@ -328,7 +488,7 @@ def test_a_margin_is_mixed_with_its_pair(tmp_path):
 
 def test_a_batch_without_labels_is_an_error(tmp_path):
     trainer = trainer_of(MixedPreferring, tmp_path, model=steady_bert(num_labels=1), mixup=MIXED)
-    with pytest.raises(ValueError, match="labels: none in this training batch.*rows_per_example=2"):
+    with pytest.raises(ValueError, match="labels: no tensor of labels in this training batch.*rows_per_example=2"):
         step_on(trainer, preferences())
 
 

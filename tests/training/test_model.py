@@ -154,12 +154,13 @@ def test_forward_keeps_its_signature_and_takes_arguments_by_position():
 @pytest.mark.parametrize("clean_weight", [0.0, 0.5])
 def test_one_mixed_pass_per_step_runs_the_users_hooks_once(call, clean_weight):
     model, ran = mixing(config=MIXED | {"clean_weight": clean_weight}), []
+    call(model)(**training_inputs())
     model.register_forward_pre_hook(lambda *args: ran.append("before"))
     model.register_forward_hook(lambda *args: ran.append("after"))
     model.bert.embeddings.register_forward_hook(lambda *args: ran.append("embeddings"))
     call(model)(**training_inputs())
     passes = 1 if clean_weight == 0 else 2
-    assert ran == ["before", "embeddings", "after"] * passes and model.mixup.mixed == 1
+    assert ran == ["before", "embeddings", "after"] * passes and model.mixup.mixed == 2
 
 
 def test_a_forward_that_accelerate_put_on_the_model_still_mixes():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from enum import Enum
 from typing import Any
 
@@ -284,7 +284,7 @@ def with_logits(output: Any, logits: Tensor) -> Any:
     if isinstance(output, Tensor):
         return logits
     at = _logits_at(output)
-    if isinstance(output, dict):
+    if isinstance(output, MutableMapping):
         output[at] = logits
         return output
     return _like(output, [*output[:at], logits, *output[at + 1 :]])
