@@ -79,7 +79,9 @@ def test_a_trainer_trains(names, section):
 
 def test_a_module_of_your_own_trains(names):
     config = BertConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_labels=3)
-    trained(run("A module of your own", names | {"AutoModel": AutoModel, "config": config})["trainer"])
+    trainer = run("A module of your own", names | {"AutoModel": AutoModel, "config": config, "F": F})["trainer"]
+    trained(trainer)
+    assert trainer.evaluate(rows(8))["eval_loss"] > 0
 
 
 def test_a_reward_model_trains(names, tmp_path):
