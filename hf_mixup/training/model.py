@@ -43,10 +43,12 @@ class MixupModel(nn.Module):
     labels, and what is saved is the plain model. The model that was given still mixes nothing.
 
     `model(...)` and `model.forward(...)` do the same: in `train()` one mixed pass (and a clean one, if the recipe needs
-    it), also inside of wrappers that call `forward`. Hooks of your own run once with each pass, whose inputs
-    have no labels and whose outputs have no loss. The loss is that of the problem type; a model with another loss of its
-    own is refused at the first batch, which is run once more for that, in evaluation mode. In `eval()` it is the plain model, and warns once if it is given
-    labels while gradients are enabled: it looks like training in the wrong mode.
+    it), also inside of wrappers that call `forward`. Hooks of your own run once with each pass, whose inputs have no
+    labels and whose outputs have no loss. In `eval()` it is the plain model, and warns once if it is given labels while
+    gradients are enabled: it looks like training in the wrong mode.
+
+    The mixed loss is that of the problem type. A model with another loss of its own is refused at the first batch,
+    which is run once more for that, in evaluation mode.
 
     Args:
         model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
