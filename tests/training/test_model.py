@@ -458,10 +458,14 @@ def test_inside_of_a_peft_model_a_plain_trainer_trains_the_adapter(tmp_path):
             wrap(trainer.model)
 
 
+# From transformers 5.24 on PEFT itself refuses prefixes.
+BY_PEFT = "|does not support past key values"
+
+
 def test_prompts_in_front_of_a_decoder_are_refused():
     peft = pytest.importorskip("peft")
     for tuning, message in (
-        (peft.PrefixTuningConfig, "past_key_values: leave it out"),
+        (peft.PrefixTuningConfig, "past_key_values: leave it out" + BY_PEFT),
         (peft.PromptTuningConfig, "inputs_embeds: .* needs input_ids"),
     ):
         adapter = tuning(task_type="SEQ_CLS", num_virtual_tokens=3)
@@ -474,7 +478,7 @@ def test_a_training_that_passes_by_the_model_is_refused(tmp_path):
     peft = pytest.importorskip("peft")
     prefix = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
     trainer = make_trainer(tmp_path, peft.get_peft_model(mixing(), prefix), Trainer)
-    with pytest.raises(ValueError, match="first step of this training never called its MixupModel.*LoRA"):
+    with pytest.raises(ValueError, match="first step of this training never called its MixupModel.*LoRA" + BY_PEFT):
         trainer.train()
     assert trainer.state.global_step == 0
 
