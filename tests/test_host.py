@@ -42,6 +42,7 @@ from hf_mixup.training import trainer_seams
 from tests.forward.anatomy.test_images_and_sounds import MODELS as SOUNDS_OR_IMAGES
 from tests.forward.anatomy.test_images_and_sounds import toy as toy_sounds
 from tests.hosts import BEFORE_5_15
+from tests.toy_runs import make_trainer
 from tests.zoo import toy_model
 
 HOST = "hf_mixup/forward/anatomy/host.py"
@@ -271,6 +272,16 @@ def test_parameters_that_are_not_all_here_are_told():
     assert host.is_whole(here) and not host.is_whole(elsewhere), moved("parameters on the meta device", "is_whole")
 
 
+def test_a_call_of_a_module_can_be_intercepted_with_its_hooks_inside():
+    module, ran = nn.Linear(2, 2), []
+    module.register_forward_hook(lambda *args: ran.append("hook"))
+    with host.intercepted(module, lambda call, args, kwargs: (ran.append("call"), call(*args, **kwargs))[1]):
+        module(torch.ones(1, 2))
+    module(torch.ones(1, 2))
+    assert ran == ["call", "hook", "hook"], moved("nn.Module.__call__ runs _compiled_call_impl", "intercepted")
+    assert "_compiled_call_impl" not in vars(module)
+
+
 # ---- Trainer ----
 
 SEAMS, BASELINE = "hf_mixup/training/trainer_seams.py", "hf_mixup/training/baseline_trainer.py"
@@ -335,6 +346,14 @@ def test_ddp_can_be_told_not_to_write_buffers():
     assert "self.require_forward_param_sync" in reader, moved("DDP reads the attribute", "_run_again", SEAMS)
     is_safe = "preserve_version_counter" in inspect.getsource(DistributedDataParallel._sync_buffers)
     assert is_safe != trainer_seams.DDP_WRITES_BUFFERS, moved("torch < 2.13 writes them", "DDP_WRITES_BUFFERS", SEAMS)
+
+
+def test_trainer_calls_back_before_each_update(tmp_path):
+    steps = []
+    callback = trainer_seams.before_each_update(lambda: steps.append(trainer.state.global_step))
+    trainer = make_trainer(tmp_path, trainer=Trainer, callbacks=[callback], gradient_accumulation_steps=2)
+    trainer.train()
+    assert steps == [0, 1], moved("Trainer calls on_pre_optimizer_step", "before_each_update", SEAMS)
 
 
 def test_every_trainer_starts_with_the_default_callbacks(tmp_path):
