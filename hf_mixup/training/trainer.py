@@ -13,7 +13,7 @@ from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.training.baseline_trainer import BaselineTrainer
 from hf_mixup.training.label_columns import class_counts, without_ignored
-from hf_mixup.training.mixed_step import is_float
+from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_seams import run_again
@@ -127,9 +127,10 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
 
     def _mixes_itself(self, inputs: dict[str, Any]) -> bool:
         """Whether the loss is that of mixed targets, and not one of the user's that takes labels."""
-        if overrides_loss(type(self)):
-            return False
         labels = inputs.get("labels")
+        has_others = labels is None and bool(labels_in(inputs, self.label_names))
+        if has_others or self._is_replaced or overrides_loss(type(self)):
+            return False
         is_soft = self.soft_targets or (isinstance(labels, Tensor) and is_float(labels))
         return self.compute_loss_func is None or is_soft
 

@@ -357,10 +357,11 @@ class TakesLabel(Bare):
         return {"logits": logits} | ({} if label is None else {"loss": F.cross_entropy(logits, label)})
 
 
-def test_a_model_may_call_its_labels_label(tmp_path):
+@pytest.mark.parametrize("kind", [OnTrainer, MixupTrainer])
+def test_a_model_may_call_its_labels_label(tmp_path, kind):
     inputs = training_inputs()
     inputs["label"] = inputs.pop("labels")
-    trainer = trainer_of(OnTrainer, tmp_path, TakesLabel(), mixup=MIXED | {"lam": 0.0})
+    trainer = trainer_of(kind, tmp_path, TakesLabel(), mixup=MIXED | {"lam": 0.0})
     found = step_on(trainer, inputs)
     plan = Mixup(TakesLabel(), MIXED | {"lam": 0.0}, trainer.args.seed).draw({"input_ids": inputs["input_ids"]})
     clean = trainer.model.eval()(inputs["input_ids"], inputs["attention_mask"])["logits"][plan.partner]
