@@ -4,7 +4,7 @@ TEST := .venv/test
 LOWEST := .venv/lowest
 NEWEST := .venv/newest
 # transformers+torch between the two; 5.17 with 2.11 is a common image for GPUs.
-HOSTS := 5.12.1+2.9.1 5.15.1+2.10.0 5.17.0+2.11.0 5.20.2+2.12.1
+HOSTS := 5.12.1+2.11.0 5.15.0+2.11.0 5.17.0+2.11.0 5.20.2+2.11.0 5.22.2+2.11.0
 SMOKE := tests/test_host.py tests/test_mixup.py tests/forward/test_hooks.py tests/forward/test_saliency.py \
     tests/training/test_trainer.py tests/training/test_model.py tests/distributed/test_ddp_training.py
 export HF_HUB_OFFLINE = 1
