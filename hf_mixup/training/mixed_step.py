@@ -20,8 +20,10 @@ from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import WITH_ONE_LAMBDA
 from hf_mixup.training.trainer_seams import run_again
 
-# What a batch may call its labels, besides the label names of the training arguments.
-LABEL_NAMES = ("labels", "label", "scores", "score", "margin")
+# What a batch may call its labels, besides the label names of the training arguments; and those that are for the loss
+# alone, of which models that take any argument make nothing.
+FOR_LOSS = ("scores", "score", "margin")
+LABEL_NAMES = ("labels", "label", *FOR_LOSS)
 # What goes with a loss that mixup does not know: one whose labels are mixed before the forward pass, once.
 KEPT_LOSS: dict[str, tuple[Any, ...]] = {
     "similarity": (None,),
@@ -121,8 +123,8 @@ class MixedPass:
         """The outputs of a mixed pass. A model that is given labels returns the loss of the mixed labels."""
         names = list(inspect.signature(self.root.forward).parameters)
         inputs = bind(names, args, kwargs)
-        for name in self.labels.keys() - set(names):
-            # A margin of rewards, which the model would hand on to its blocks.
+        for name in set(FOR_LOSS) - set(names):
+            # The model would hand it on to its blocks.
             inputs.pop(name, None)
         taken = [name for name in self.labels if inputs.get(name) is not None]
         if not self.plan.active:

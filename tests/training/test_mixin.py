@@ -239,6 +239,17 @@ def test_a_compute_loss_that_calls_trainers_mixes_labels_once(tmp_path):
     assert losses(trainer_of(Calling, tmp_path, rows=rows, mixup=MIXED)) == expected
 
 
+def test_a_model_that_names_none_of_its_arguments_is_given_its_labels(tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is an optional package")
+
+    def adapted():
+        torch.manual_seed(0)
+        return peft.get_peft_model(steady_bert(), peft.LoraConfig(target_modules=["query"]))
+
+    found = [losses(trainer_of(kind, tmp_path, adapted(), mixup=MIXED)) for kind in (OnTrainer, MixupTrainer)]
+    assert found[0] == pytest.approx(found[1])
+
+
 @pytest.mark.parametrize("kind", [OnTrainer, MixupTrainer])
 def test_a_model_with_another_loss_than_mixed_labels_would_get_is_an_error(tmp_path, kind):
     class Focal(type(steady_bert())):
