@@ -39,7 +39,7 @@ class Options:
     """What is measured."""
 
     model: str = "demo:minilm"
-    mixup: str = "default"
+    mixup: str = "fixed"
     rounds: int = 30
     warmup: int = 3
     batch_size: int = 8

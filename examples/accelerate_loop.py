@@ -71,7 +71,7 @@ def main() -> None:
     # A step of several processes counts as many for the scheduler, as len(loader) does before prepare.
     steps = args.num_epochs * math.ceil(len(loader) / args.accumulation_steps)
     scheduler = get_linear_schedule_with_warmup(optimizer, 0, steps)
-    mixup = Mixup(model, "default", seed=args.seed, rank=accelerator.process_index)
+    mixup = Mixup(model, "fixed", seed=args.seed, rank=accelerator.process_index)
     model, optimizer, scheduler, loader, held_out = accelerator.prepare(model, optimizer, scheduler, loader, held_out)
 
     first_epoch = 0

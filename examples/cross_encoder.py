@@ -38,7 +38,7 @@ class ExampleArguments:
     model_name_or_path: str = field(default="demo:minilm", metadata={"help": "An encoder or a cross-encoder."})
     pairs: int = field(default=240, metadata={"help": "Pairs to train on; half as many are held out."})
     max_length: int = field(default=64, metadata={"help": "Tokens of a headline and its article, at most."})
-    mixup: str = field(default="default", metadata={"help": "A recipe, or a YAML file."})
+    mixup: str = field(default="fixed", metadata={"help": "A recipe, or a YAML file."})
 
 
 class MixedCrossEncoderTrainer(MixupMixin, CrossEncoderTrainer):

@@ -38,7 +38,7 @@ class ExampleArguments:
 
     model_name_or_path: str = field(default="demo:minilm", metadata={"help": "A sequence classifier or an encoder."})
     pairs: int = field(default=240, metadata={"help": "Pairs of reviews to train on; as many again are held out."})
-    mixup: str = field(default="default", metadata={"help": "A recipe, or a YAML file."})
+    mixup: str = field(default="fixed", metadata={"help": "A recipe, or a YAML file."})
 
 
 class MixedRewardTrainer(MixupMixin, RewardTrainer):

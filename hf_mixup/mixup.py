@@ -21,7 +21,7 @@ from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
-from hf_mixup.forward.endpoints import check_endpoints, check_outside_partners, check_site
+from hf_mixup.forward.endpoints import check_endpoints, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
 from hf_mixup.forward.saliency import saliency
 from hf_mixup.forward.state import Mixing, begin
@@ -29,6 +29,7 @@ from hf_mixup.loss import REDUCTIONS, Task, Term
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner
+from hf_mixup.plan.strength import surplus_of
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -46,11 +47,11 @@ class Mixup:
     loss = mixup.loss(logits, labels, plan)
     ```
 
-    The model, its class, its config and its state dict stay as they are.
+    The model, its class, its config and its state dict stay as they are. `mixed` counts its mixed forward passes.
 
     Args:
         model (`nn.Module`): any module that returns logits, also wrapped (DDP, torch.compile, PEFT).
-        config (`MixupConfig`, mapping, recipe name or path, defaults to `"default"`): what is mixed.
+        config (`MixupConfig`, mapping, recipe name or path, defaults to `"fixed"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
 
@@ -60,11 +61,7 @@ class Mixup:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        config: MixupConfig | Mapping[str, Any] | str = "default",
-        seed: int = 0,
-        rank: int = 0,
+        self, model: nn.Module, config: MixupConfig | Mapping[str, Any] | str = "fixed", seed: int = 0, rank: int = 0
     ) -> None:
         inputs.check_model(model)
         resolved = resolve_config(config)
@@ -77,9 +74,7 @@ class Mixup:
         self.planner = Planner(resolved, seed, rank, inputs.separators(model))
         # The layers of the config and, as numbers, of the model.
         self._layers: tuple[list[int | str] | None, list[int]] = [], []
-        self._checked_batch = False
-        # Forward passes that were mixed.
-        self.mixed = 0
+        self._checked_batch, self.mixed = False, 0
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
         with suppress(MissingPadToken):
@@ -105,8 +100,6 @@ class Mixup:
             self._hooks = Hooks(anatomy)
             try:
                 check_endpoints(anatomy, self.config, self._mixing)
-                if self.config.partner in OUTSIDE:
-                    check_outside_partners(anatomy, self.config, self._mixing)
             except Exception:
                 self._hooks = None
                 raise
@@ -140,8 +133,7 @@ class Mixup:
 
         Returns:
             `MixupPlan`: on the host, but for what depends on the labels or the masks, which stays on their device. Not
-            active for a batch of one, or one that `prob`, `off_epoch` or the schedule leaves clean. The first batch of
-            `"previous_batch"` is active with lambda 1.
+            active for a batch of one, or one that stays clean. The first of `"previous_batch"` is, with lambda 1.
 
         Raises:
             ValueError: for something that is needed and not given, and rows that are not whole examples.
@@ -152,8 +144,8 @@ class Mixup:
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
         targets = self.task.targets_to_draw(labels, size, self.needs_labels)
-        saliency = partial(self._saliency, batch, labels)
-        examples = Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency)
+        saliency_of = partial(self._saliency, batch, labels)
+        examples = Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency_of)
         return self.planner.draw(replace(examples, rows_per_example=rows_per_example, one_lambda=one_lambda))
 
     def _layers_to_draw(self, size: int) -> tuple[list[int], dict[int | None, int]]:
@@ -276,14 +268,22 @@ class Mixup:
         """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
         return self.task.targets(labels, plan, device)
 
+    def observe(self, logits: Tensor, labels: Tensor) -> float:
+        """Let `strength="auto"` follow the predictions of held-out examples, and return it, 0 to 1.
+
+        Args:
+            logits (`torch.Tensor` of shape `(examples, num_labels)`): of all of them, from the model in `eval()`.
+            labels (`torch.Tensor`): theirs, as `loss` takes them.
+
+        Raises:
+            ValueError: for another strength, or labels that `loss` would not take.
+        """
+        targets = self.task.targets(labels, None, logits.device)
+        return self.planner.observe(surplus_of(logits.detach(), targets, self.task.problem_type(labels)))
+
     def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
         assert labels is not None
-        problem_type = self.task.problem_type(labels)
-
-        def loss_of(logits: Tensor) -> Tensor:
-            return self.task.losses(logits, self.task.targets(labels, None, logits.device), problem_type)
-
-        return saliency(self.prepare(), batch, loss_of)
+        return saliency(self.prepare(), batch, lambda logits: self.loss(logits, labels, reduction="none"))
 
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""

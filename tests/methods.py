@@ -45,12 +45,23 @@ class Method:
 
 METHODS = {
     "default": Method(
-        "Chen, Yang, Yang 2020, as `tmix`",
-        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda); for each example, growing over 100 batches",
+        "Chen, Yang, Yang 2020, as `tmix`; Wen, Jerfel, Muller, Dusenberry, Snoek, Lakshminarayanan, Tran 2021, "
+        "Combining Ensembles and Data Augmentation Can Harm Your Calibration, ICLR (CAMixup)",
+        "as `tmix`, with a lambda for each example and a partner of another class; of the partner's weight a share s "
+        "that follows g, the confidence less the accuracy of held-out examples, with standard error e: at each check "
+        "s += 10 g max(0, 1 - (1.5 e / g)^2) if g > 0, else s += 10 g, within 0 and 1",
         "a start for any text, image or sound",
         OWN,
-        "`tmix` with a lambda for each example, not for the batch, and mixing that grows over the first 100 batches: "
-        "chosen by [results.md](results.md).",
+        "CAMixup turns mixup on or off for each class after each epoch; here one strength moves for all, by the size "
+        "of the surplus and its standard error. A partner of another class repairs more at the same strength: pairs of "
+        "one class make a model surer. See [results.md](results.md).",
+    ),
+    "fixed": Method(
+        "Chen, Yang, Yang 2020, as `tmix`",
+        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda); for each example, growing over 100 batches",
+        "loops of your own and other trainers, where nobody says how sure the model is of held-out examples",
+        OWN,
+        "`tmix` with a lambda for each example, not for the batch, and mixing that grows over the first 100 batches.",
     ),
     "input_mixup": Method(
         "Zhang, Cissé, Dauphin, Lopez-Paz 2018, mixup: Beyond Empirical Risk Minimization, ICLR",

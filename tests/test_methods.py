@@ -24,6 +24,7 @@ SEEDS = range(4)
 # The partners of these depend on nothing but their labels and groups, and their mixture is a line.
 ON_A_LINE = {
     "default": "hidden",
+    "fixed": "hidden",
     "embed_mix": "embeddings",
     "reg_mixup": "embeddings",
     "remix": "embeddings",
@@ -51,8 +52,10 @@ def model_of(recipe):
 
 
 def mixup_of(recipe, seed=0):
-    """After the warm-up, where there is one."""
+    """After the warm-up, if there is one, and at full strength."""
     mixup = Mixup(model_of(recipe), config_of(recipe), seed=seed)
+    if mixup.config.strength == "auto":
+        mixup.planner.observe(torch.ones(9))
     mixup.planner.drawn = mixup.config.warmup_batches
     return mixup
 
@@ -194,6 +197,7 @@ def test_states_targets_and_loss_are_those_of_the_formula(recipe, seed):
 # Alpha, whether lambda is max(lambda, 1 - lambda), and whether a batch shares one, as the papers or their code have it.
 LAMBDAS = {
     "default": (2.0, True, False),
+    "fixed": (2.0, True, False),
     "embed_mix": (0.2, True, True),
     "word_mixup": (1.0, False, False),
     "sent_mixup": (1.0, False, False),

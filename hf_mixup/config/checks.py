@@ -62,6 +62,20 @@ def number(low: float = 0.0, high: float = math.inf, open_low: bool = False) -> 
     return check
 
 
+def share_or(word: str) -> Check:
+    """A check for a word, or a number from 0 to 1."""
+    share = number(high=1)
+
+    def check(name: str, value: Any) -> float | str:
+        if not isinstance(value, str):
+            return share(name, value)
+        if value != word:
+            raise ValueError(f"{name}={value!r}: expected {word} or a number from 0 to 1.{nearest(value, [word])}")
+        return value
+
+    return check
+
+
 def count(low: int) -> Check:
     """A whole number of `low` or more."""
 

@@ -20,6 +20,8 @@ from hf_mixup.config.setting import check_settings, needs, not_with, setting, ta
 
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
+# The strength that follows held-out predictions.
+AUTO = "auto"
 PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", *OUTSIDE)
 # What is mixed there has a row for each token or patch.
 STATES = ("word_embeddings", "embeddings", "hidden")
@@ -45,7 +47,7 @@ HINTS = {
 
 @dataclass(kw_only=True)
 class MixupConfig:
-    """How one training step mixes its batch. `MixupConfig()` is the recipe `"default"`; what is given changes it.
+    """How one training step mixes its batch. `MixupConfig()` is the recipe `"fixed"`; what is given changes it.
 
     - Who is mixed with whom: `partner`, and what each kind of partner goes by.
     - How much: lambda, the weight of the example itself, and how it changes over a training.
@@ -93,10 +95,7 @@ class MixupConfig:
         None, optional(POSITIVE), "The second parameter, null for alpha; lambda is folded if dominant.", LAMBDA_IS_DRAWN
     )
     lam: float | None = how_much(
-        None,
-        optional(SHARE),
-        "A fixed lambda; alpha, beta and dominant are not used then.",
-        LAMBDA_IS_DRAWN,
+        None, optional(SHARE), "A fixed lambda; alpha, beta and dominant are not used then.", LAMBDA_IS_DRAWN
     )
     dominant: bool = how_much(
         True,
@@ -122,9 +121,20 @@ class MixupConfig:
         not_with("interpolation", "dimensions", why="which draws lambdas for each example"),
     )
     prob: float = how_much(1.0, SHARE, "Probability that a batch is mixed.")
-    off_epoch: float | None = how_much(
-        None, optional(number()), "The epoch from which batches are no longer mixed, null for never."
+    strength: float | str = how_much(
+        1.0,
+        checks.share_or(AUTO),
+        "The share of the partner's weight that is used. auto: from 0 upwards, as much as held-out predictions are "
+        "surer than right (after CAMixup, Wen et al. 2021).",
     )
+    check_rows: int | None = how_much(
+        None,
+        optional(count(0)),
+        "For each of nine checks besides your own evaluations: rows of the evaluation set or, if there is none, held "
+        "out of the training rows, at most a tenth. null: as many as take 2 % of the training. 0: no such checks.",
+        needs("strength", AUTO),
+    )
+    off_epoch: float | None = how_much(None, optional(number()), "The epoch from which batches are no longer mixed.")
     schedule: dict[float, float] | None = how_much(
         None,
         optional(points(SHARE, SHARE)),

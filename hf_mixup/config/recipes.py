@@ -25,8 +25,8 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
     """The config that `mixup=` means.
 
     Args:
-        spec: a `MixupConfig`; a mapping of fields on top of the default, or of its `recipe`; the name of a recipe; the
-            path of a YAML or JSON file; `True` for the default; `None`, `False` or `"none"` for no mixup.
+        spec: a `MixupConfig`; a mapping of fields on top of `MixupConfig()`, or of its `recipe`; the name of a recipe;
+            the path of a YAML or JSON file; `True` for the default; `None`, `False` or `"none"` for no mixup.
 
     Returns:
         `MixupConfig | None`: `None` if mixup is off.
@@ -43,7 +43,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
         spec = "default"
     if isinstance(spec, Mapping):
         changed = {name: value for name, value in spec.items() if name != "recipe"}
-        recipe = resolve_config(spec.get("recipe", "default"))
+        recipe = resolve_config(spec.get("recipe", "fixed"))
         if recipe is None:
             raise ValueError(f"recipe={spec['recipe']!r}: mixup is off; name a recipe whose fields are changed.")
         return MixupConfig.from_dict({**recipe.to_dict(), **changed})

@@ -95,6 +95,8 @@ def check_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None
     Raises:
         ValueError: for a site at which a mixture would not be exact in this model; it names those at which it is.
     """
+    if config.partner in OUTSIDE:
+        check_outside_partners(anatomy, config, apply)
     if config.interpolation in ("box", "span", "salient_span"):
         # Pixels and tokens are exchanged before the model sees them.
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_mixup.config.checks import allow_only
-from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
+from hf_mixup.config.mixup_config import AUTO, OUTSIDE, MixupConfig
 from hf_mixup.plan.boxes import plan_boxes
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
@@ -21,6 +22,7 @@ from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS, choose_partner, one_cycle
 from hf_mixup.plan.ranks import number_of_ranks, share_of_plan, sizes_of_all
 from hf_mixup.plan.spans import plan_spans, text_parts
+from hf_mixup.plan.strength import AutoStrength
 
 # What words of a config need of the examples, besides what their partners do.
 NEEDS = {
@@ -41,6 +43,12 @@ WITH_ONE_LAMBDA: dict[str, tuple[Any, ...]] = {
     "label_rule": ("lambda", "larger", "own"),
     "similarity": (None,),
 }
+# Batches after which a strength that has nothing to follow says so.
+UNOBSERVED = 100
+NOT_OBSERVED = (
+    "strength='auto': nothing is mixed, as no held-out predictions were seen. Call mixup.observe(logits, labels) after "
+    "each evaluation, or give a strength from 0 to 1. MixupTrainer does it by itself."
+)
 
 
 def needs_of(config: MixupConfig) -> set[str]:
@@ -74,6 +82,12 @@ class Planner:
         self.drawn = 0
         self.margins = Margins() if "margins" in self.needs else None
         self.memory = Memory(self.config.memory) if self.config.partner == "previous_batch" else None
+        self.auto_strength = AutoStrength() if self.config.strength == AUTO else None
+
+    @property
+    def strength(self) -> float:
+        """The share of the partner's weight that the config allows now, less what schedule and warm-up leave of it."""
+        return float(self.config.strength) if self.auto_strength is None else self.auto_strength.value
 
     def draw(self, examples: Examples) -> MixupPlan:
         """One plan.
@@ -137,8 +151,10 @@ class Planner:
                 f"off_epoch={config.off_epoch} needs the progress of training: give draw(batch, epoch=...), or set "
                 "mixup_epoch of a MixupModel."
             )
-        strength = strength_at(config, examples.progress, self.drawn)
+        strength = self.strength * strength_at(config, examples.progress, self.drawn)
         self.drawn += 1
+        if self.drawn == UNOBSERVED and self.auto_strength is not None and not self.auto_strength.checks:
+            warnings.warn(NOT_OBSERVED, stacklevel=4)
         if self._stays_clean(examples, strength):
             plan = MixupPlan(torch.arange(size), torch.ones(size), config.site, active=False)
             return _with_rows(plan, examples.rows_per_example)
@@ -228,21 +244,40 @@ class Planner:
             self.margins.record(plan.record.places, clean_logits, targets)
             plan.record.places = None
 
+    def observe(self, surplus: Tensor) -> float:
+        """Let the strength follow the surplus of held-out examples, and return it; see `AutoStrength.see`.
+
+        Raises:
+            ValueError: for a strength that is fixed.
+        """
+        if self.auto_strength is None:
+            raise ValueError(f"strength={self.config.strength}: fixed; strength='auto' follows held-out predictions.")
+        self.auto_strength.see(surplus)
+        return self.strength
+
     def state_dict(self) -> dict[str, Any]:
         """The random stream, the margins and the memory: plain numbers and strings, and tensors in the memory."""
-        kept = {"margins": self.margins, "memory": self.memory}
+        kept = {"margins": self.margins, "memory": self.memory, "auto_strength": self.auto_strength}
         states = {name: value.state_dict() for name, value in kept.items() if value is not None}
         return {**self.generator.bit_generator.state, "drawn": self.drawn, **states}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | None = None) -> None:
         """Continue from `state`, with what is remembered on `device`."""
-        state = dict(state)
-        margins, memory, self.drawn = state.pop("margins", None), state.pop("memory", None), state.pop("drawn", 0)
+        state = self.load_progress(state)
+        margins, memory = state.pop("margins", None), state.pop("memory", None)
         self.generator.bit_generator.state = state
         if self.margins is not None and margins is not None:
             self.margins.load_state_dict(margins)
         if self.memory is not None and memory is not None:
             self.memory.load_state_dict(memory, device)
+
+    def load_progress(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Continue the warm-up and the strength from `state`, and return the rest of it."""
+        rest = dict(state)
+        self.drawn, strength = rest.pop("drawn", 0), rest.pop("auto_strength", None)
+        if self.auto_strength is not None and strength is not None:
+            self.auto_strength.load_state_dict(strength)
+        return rest
 
 
 def _weaken(lam: Tensor, strength: float) -> Tensor:

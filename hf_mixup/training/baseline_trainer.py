@@ -17,7 +17,7 @@ from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training import label_columns
 from hf_mixup.training.loss_watch import LossWatch
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
-from hf_mixup.training.trainer_seams import TrainerSeams
+from hf_mixup.training.trainer_seams import TrainerSeams, changed
 
 
 class BaselineTrainer(TrainerSeams):
@@ -226,14 +226,3 @@ class BaselineTrainer(TrainerSeams):
         """The part of the mean loss of `count` examples in the mean over all examples of the optimiser step."""
         self.loss_is_scaled_for_ga = bool(self._step_examples)
         return loss * (count / self._step_examples) if self._step_examples else loss
-
-
-@contextmanager
-def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
-    """Attributes with other values inside of the block, which is given the values before."""
-    before = {name: getattr(args, name) for name in values}
-    vars(args).update(values)
-    try:
-        yield before
-    finally:
-        vars(args).update(before)

@@ -14,7 +14,7 @@ from torch.utils.data import get_worker_info
 from transformers import PretrainedConfig
 
 from hf_mixup.config.checks import choice, count
-from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
+from hf_mixup.config.mixup_config import AUTO, OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, MASKS, logits_of
 from hf_mixup.forward.sites import mix_input
@@ -226,6 +226,7 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
         "add_noise": (config.add_noise, (0.0,)),
         "mult_noise": (config.mult_noise, (0.0,)),
         "layers": (config.layers if config.site == "hidden" else None, (None,)),
+        "strength": (config.strength == AUTO and AUTO, (False,)),
     }
     for name, (value, allowed) in needs.items():
         if value not in allowed:

@@ -17,6 +17,7 @@ from hf_mixup.loss import to_targets
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.checkpoints import checkpoint_to_resume
 from hf_mixup.training.forward_passes import ForwardPasses
+from hf_mixup.training.held_out import HeldOutChecks, checking
 from hf_mixup.training.logs import MixupLogs
 from hf_mixup.training.mixed_step import (
     MixedPass,
@@ -28,15 +29,14 @@ from hf_mixup.training.mixed_step import (
     labels_in,
     mean_of_label_sets,
 )
-from hf_mixup.training.records import MixupRecords
 from hf_mixup.training.search import Search, run_search
-from hf_mixup.training.trainer_checks import NOTHING_MIXED, NOTHING_RAN, check_mixing, overrides_loss
+from hf_mixup.training.trainer_checks import NOTHING_MIXED, NOTHING_RAN, check_mixing, mixes_nothing, overrides_loss
 from hf_mixup.training.trainer_seams import before_each_update, keeping_arguments
 
 logger = logging.get_logger(__name__)
 
 
-class MixupMixin(MixupRecords):
+class MixupMixin(HeldOutChecks):
     """Mixes the training batches of a Trainer that keeps its own loss.
 
     ```python
@@ -54,7 +54,7 @@ class MixupMixin(MixupRecords):
 
     Args:
         *args, **kwargs: those of the other Trainer. Its class may stand before or after `MixupMixin`.
-        mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
+        mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"fixed"`): what to
             mix and how much; `None` turns mixup off.
         soft_targets (`bool`, defaults to `False`): whether the loss takes class probabilities, floats of shape
             `(batch, num_labels)`, in the place of class indices, as `torch.nn.functional.cross_entropy` does. It is
@@ -70,8 +70,9 @@ class MixupMixin(MixupRecords):
     A model that is given labels runs the first batch of a training once more, in evaluation mode and without gradients:
     its own loss has to be the one that mixed labels get.
 
-    Evaluation and prediction are the other Trainer's own. Training logs also hold `mixup_lambda` (the mean) and
-    `mixup_site`. Labels are those of `args.label_names`, `labels`, `label`, `scores`, `score` and `margin`.
+    Evaluation and prediction are the other Trainer's own. Training logs also hold `mixup_lambda` (the mean),
+    `mixup_site` and, for `strength="auto"`, `mixup_strength`. Labels are those of `args.label_names`, `labels`,
+    `label`, `scores`, `score` and `margin`.
     """
 
     _search: Search | None = None
@@ -90,7 +91,7 @@ class MixupMixin(MixupRecords):
     def __init__(
         self,
         *args: Any,
-        mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
+        mixup: MixupConfig | Mapping[str, Any] | str | None = "fixed",
         soft_targets: bool = False,
         rows_per_example: int = 1,
         **kwargs: Any,
@@ -102,11 +103,12 @@ class MixupMixin(MixupRecords):
         self.rows_per_example = kept.get("rows_per_example", rows_per_example)
         self._restart()
         self.add_callback(before_each_update(self._check_mixed))
+        self.add_callback(checking(self))
         self._use(config)
 
     def _use(self, config: MixupConfig | None) -> None:
         """Mix by `config` from now on. Raises `ValueError` for what cannot be mixed."""
-        if config is None:
+        if config is None or mixes_nothing(self, config):
             self.mixup = None
             return
         check_mixing(self, config)
@@ -138,18 +140,13 @@ class MixupMixin(MixupRecords):
         column = None if self.mixup is None else self.mixup.config.group_column
         return () if column is None else (column,)
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As that of the other Trainer, which the column of groups is not for."""
-        if self.mixup is not None:
-            inputs = {name: value for name, value in inputs.items() if name != self.mixup.config.group_column}
-        return super().prediction_step(model, inputs, *args, **kwargs)
-
     # ---- The step ----
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As that of the other Trainer, around whose `compute_loss` mixup is."""
         if self.mixup is None:
             return super().training_step(*args, **kwargs)
+        self._reached = self._reached or self._rests
         own = vars(self).get("compute_loss")
         self._is_replaced = own is not None
         vars(self)["compute_loss"] = functools.partial(self._mixed_loss, self.compute_loss)
@@ -164,7 +161,7 @@ class MixupMixin(MixupRecords):
         self, compute_loss: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """The loss of the other Trainer on a mixed batch."""
-        if not model.training or self._mixes_itself(inputs):
+        if not model.training or self._rests or self._mixes_itself(inputs):
             return compute_loss(model, inputs, *args, **kwargs)
         mixup, inputs = self._mixup_of_current_model(), self._with_usual_labels(inputs)
         groups = inputs.pop(mixup.config.group_column or "", None)

@@ -52,7 +52,7 @@ class MixupModel(nn.Module):
 
     Args:
         model (`nn.Module`): a classifier of transformers, of texts, images or sounds, or a PEFT model around one.
-        config (`MixupConfig`, mapping, recipe name or path, defaults to `"default"`): what is mixed.
+        config (`MixupConfig`, mapping, recipe name or path, defaults to `"fixed"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, *optional*): index of this process, by default that of torch.distributed or its launcher, or 0.
 
@@ -79,7 +79,7 @@ class MixupModel(nn.Module):
     def __new__(
         cls,
         model: nn.Module,
-        config: MixupConfig | Mapping[str, Any] | str = "default",
+        config: MixupConfig | Mapping[str, Any] | str = "fixed",
         seed: int = 0,
         rank: int | None = None,
     ) -> MixupModel:

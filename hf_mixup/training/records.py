@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hf_mixup.config.mixup_config import AUTO
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.logs import MixupLogs
 from hf_mixup.training.state import CONFIG_NAME, load_state, save_state
@@ -25,6 +26,8 @@ class MixupRecords(TrainerSeams):
         """Add what mixup did since the last log to the training logs."""
         if "loss" in logs and self.mixup is not None:
             logs.update(self._logs.drain())
+            if self.mixup.config.strength == AUTO:
+                logs["mixup_strength"] = round(self.mixup.planner.strength, 4)
         super().log(logs, *args, **kwargs)
 
     @property

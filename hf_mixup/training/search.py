@@ -14,9 +14,9 @@ from transformers.trainer_utils import HPSearchBackend, number_of_arguments
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
-from hf_mixup.training.baseline_trainer import changed
 from hf_mixup.training.search_objective import check_best, choose_objective
 from hf_mixup.training.trainer_checks import metric_name
+from hf_mixup.training.trainer_seams import changed
 
 # How a search space may write the base config of a trial, under "mixup", and each field of `MixupConfig`.
 NAMES = {"mixup": "mixup", "recipe": "mixup", "mixup.recipe": "mixup"} | {

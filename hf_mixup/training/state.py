@@ -60,8 +60,8 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
         return
     if saved != ranks:
         logger.warning("%s was saved by %d processes and is resumed by %d, so plans start anew.", folder, saved, ranks)
-        # A warm-up that is over does not begin again.
-        mixup.planner.drawn = read_json(state_file(folder, 0))["plans"].get("drawn", 0)
+        # A warm-up that is over does not begin again, and a strength that was found is kept.
+        mixup.planner.load_progress(read_json(state_file(folder, 0))["plans"])
         return
     _warn_of_changes(folder, mixup.config)
     saved_state = read_json(state_file(folder, rank))

@@ -75,7 +75,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Trainer's own loss in evaluation and with mixup off, else that of the mixed batch."""
-        if self.mixup is None or not model.training or self._keeps_labels:
+        if self.mixup is None or self._rests or not model.training or self._keeps_labels:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self._mixes_itself(inputs):
             return self._mixed_loss(self.compute_loss, model, inputs, return_outputs, num_items_in_batch)

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers.utils import logging
 
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.training.collator import MixupCollator
 from hf_mixup.training.groups import check_groups
@@ -89,6 +89,19 @@ def metric_name(trainer: Any) -> str | None:
     name = name.removeprefix("eval_")
     keys = sorted(trainer.eval_dataset, key=len, reverse=True) if isinstance(trainer.eval_dataset, Mapping) else ()
     return next((name.removeprefix(f"{key}_") for key in keys if name.startswith(f"{key}_")), name)
+
+
+def mixes_nothing(trainer: Any, config: MixupConfig) -> bool:
+    """Whether the strength follows confidence and the model has none, because it predicts scores; then it says so."""
+    about = model_config(trainer.model)
+    is_regression = about.problem_type == "regression" or (about.problem_type is None and about.num_labels == 1)
+    if config.strength != AUTO or not is_regression:
+        return False
+    logger.warning(
+        "mixup: scores have no confidence that strength='auto' could follow, so nothing is mixed. Name a recipe to mix "
+        "them, such as mixup='tmix' or 'c_mixup'."
+    )
+    return True
 
 
 def check_mixing(trainer: Any, config: MixupConfig) -> None:

@@ -14,6 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import is_torch_version
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -163,3 +164,21 @@ def before_each_update(check: Callable[[], None]) -> TrainerCallback:
             check()
 
     return Checking()
+
+
+@contextmanager
+def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
+    """Attributes with other values inside of the block, which is given the values before."""
+    before = {name: getattr(args, name) for name in values}
+    vars(args).update(values)
+    try:
+        yield before
+    finally:
+        vars(args).update(before)
+
+
+@contextmanager
+def same_random_state(device: torch.device) -> Iterator[None]:
+    """What happens inside of the block takes no random number from what happens after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

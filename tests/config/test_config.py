@@ -207,18 +207,30 @@ def test_the_ways_to_say_default_and_none():
     assert resolve_config(None) is resolve_config("none") is resolve_config(False) is None
 
 
-def test_whatever_says_one_field_says_the_rest_by_default(tmp_path):
+def test_whatever_says_one_field_says_the_rest(tmp_path):
     (tmp_path / "mine.yaml").write_text("alpha: 0.2")
     command = ["--model_name_or_path", "m", "--train_file", "t.csv", "--mixup.alpha", "0.2"]
-    said = [{"alpha": 0.2}, {"recipe": "default", "alpha": 0.2}, tmp_path / "mine.yaml", parse(command)[0].mixup]
+    said = [{"alpha": 0.2}, {"recipe": "fixed", "alpha": 0.2}, tmp_path / "mine.yaml"]
     assert [resolve_config(spec) for spec in said] == [MixupConfig(alpha=0.2)] * len(said)
-    assert MixupConfig() == resolve_config("default") == resolve_config({})
+    assert MixupConfig() == resolve_config("fixed") == resolve_config({})
+    assert resolve_config(parse(command)[0].mixup) == resolve_config({"recipe": "default", "alpha": 0.2})
+
+
+def test_a_strength_is_a_share_or_auto():
+    assert MixupConfig(strength="auto").strength == "auto"
+    assert MixupConfig(strength=0).strength == 0
+    for wrong in ("atuo", 1.5, -0.1, None, True):
+        with pytest.raises(ValueError, match="strength="):
+            MixupConfig(strength=wrong)
+    with pytest.raises(ValueError, match="Did you mean 'auto'"):
+        MixupConfig(strength="atuo")
 
 
 def test_only_what_may_be_missing_is_null():
     missing = {name for name, value in yaml.safe_load(MixupConfig().to_yaml()).items() if value is None}
     assert missing == {
         *("blocks", "beta", "lam", "similarity", "off_epoch", "schedule", "class_counts", "class_weights"),
+        "check_rows",
     }
 
 
@@ -254,6 +266,7 @@ PAIRS = {
     "similarity_width": ({"alpha": 2.0, "similarity": 1.0}, 0.5, 2.0),
     "mode": ({}, "elem", "batch"),
     "prob": ({}, 0.9, 0.3),
+    "strength": ({}, 1.0, 0.5),
     "memory": ({"partner": "previous_batch"}, 16, 8),
     "off_epoch": ({}, None, 1.0),
     "schedule": ({}, {0: 1.0}, {0: 0.0, 1: 1.0}),
@@ -300,7 +313,8 @@ def effect_of(values):
     return torch.cat(seen)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(MixupConfig)])
+# Which rows a trainer checks is seen in tests/training/test_held_out.py.
+@pytest.mark.parametrize("name", [field.name for field in fields(MixupConfig) if field.name != "check_rows"])
 def test_every_field_changes_something(name):
     base, one, other = PAIRS[name]
     first, second = effect_of(base | {name: one}), effect_of(base | {name: other})

@@ -31,6 +31,7 @@ OTHER = {
     "kappa": 2.0,
     "tau": 0.25,
     "class_counts": [1.0, 2.0],
+    "check_rows": 64,
 }
 KNOWN = {field.name: field for field in fields(MixupConfig)}
 CASES = [
@@ -46,7 +47,8 @@ def other_values(condition):
     if not condition.values:
         unset, is_set = KNOWN[condition.other].default, {"schedule": {0: 1.0}}.get(condition.other, 0.5)
         return ([unset], [is_set]) if condition.wanted else ([is_set], [unset])
-    rest = [word for word in CHOICES[condition.other] if word not in condition.values]
+    words = {**CHOICES, "strength": ("auto", 0.5)}[condition.other]
+    rest = [word for word in words if word not in condition.values]
     return (rest, condition.values) if condition.wanted else (condition.values, rest)
 
 

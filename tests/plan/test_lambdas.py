@@ -82,8 +82,8 @@ def test_a_warm_up_grows_from_batch_to_batch_and_multiplies_the_schedule():
         torch.testing.assert_close(1 - weak.lam, 0.5 * share * (1 - full.draw(Examples(64)).lam))
 
 
-def test_the_default_warms_up_over_a_hundred_batches():
-    planner = Planner(resolve_config("default"))
+def test_the_fixed_recipe_warms_up_over_a_hundred_batches():
+    planner = Planner(resolve_config("fixed"))
     strengths = [planner.draw(Examples(64, [0])).strength for _ in range(102)]
     assert strengths == pytest.approx([number / 100 for number in range(1, 101)] + [1, 1])
 

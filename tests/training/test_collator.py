@@ -634,7 +634,7 @@ def test_a_mask_of_inputs_of_one_length_is_no_padding():
 def test_a_loop_trains_with_the_plan_in_the_batch():
     collator = MixupCollator(collate, PLANS, CLASSES)
     model = steady_bert().train()
-    mixup = Mixup(model, "default")
+    mixup = Mixup(model, "fixed")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for batch, clean in zip(
         DataLoader(examples(), 8, collate_fn=collator), DataLoader(examples(), 8, collate_fn=collate), strict=True

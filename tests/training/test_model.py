@@ -74,7 +74,7 @@ def test_in_training_the_outputs_carry_the_mixed_loss():
 
 def test_a_loop_of_ones_own_trains_the_model_that_was_given():
     plain = steady_bert()
-    model = mixing(plain, config="default")
+    model = mixing(plain, config="fixed")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     inputs = training_inputs(examples(24))
     before = F.cross_entropy(clean_logits(plain, inputs), inputs["labels"])

@@ -23,6 +23,7 @@ from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.config.files import write_whole
+from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.calibration import reliability
 from hf_mixup.evaluation.metrics import METRICS
@@ -48,6 +49,7 @@ class Trained:
         dev_metrics (`dict[str, float]`): with `loss`.
         dev_logits (`np.ndarray`): of the development split.
         fields (`dict`): what makes the variant.
+        mixup (`MixupConfig`, *optional*): what was asked for.
     """
 
     trainer: MixupTrainer
@@ -56,6 +58,7 @@ class Trained:
     dev_metrics: dict[str, float]
     dev_logits: np.ndarray
     fields: dict[str, Any]
+    mixup: MixupConfig | None
 
 
 def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -68,8 +71,7 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     for fields in comparison.methods[cell.method]:
         best = better(best, train_variant(comparison, cell, fields, data, folder), comparison.select_by)
     assert best is not None
-    mixup = best.trainer.mixup and best.trainer.mixup.config.to_dict()
-    result = asdict(cell) | {"variant": best.fields, "mixup": mixup}
+    result = asdict(cell) | {"variant": best.fields, "mixup": None if best.mixup is None else best.mixup.to_dict()}
     result |= {"problem_type": data.problem_type, "label_names": data.label_names}
     metrics, curves, predictions = measure(best, data, flipped)
     more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
@@ -94,6 +96,9 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     model_args, data_args, args = parse_fields(run_fields(comparison, cell, variant, folder))
     with mixup_errors():
         mixup = resolve_config(model_args.mixup)
+    if mixup is not None and mixup.strength == AUTO and mixup.check_rows is None:
+        # Every method has the development split, for its temperature.
+        mixup.check_rows = data.splits["validation"].num_rows
     set_seed(cell.seed)
     model, tokenizer = build_model(model_args, data)
     splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
@@ -105,7 +110,8 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     trainer.train()
     logits, labels = predict(trainer, splits["validation"])
     metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
-    return Trained(trainer, splits, curve.learning, metrics, logits, variant)
+    asked = mixup if trainer.mixup is None else trainer.mixup.config
+    return Trained(trainer, splits, curve.learning, metrics, logits, variant, asked)
 
 
 class LearningCurve(TrainerCallback):
@@ -150,6 +156,9 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     metrics |= {"train_loss": best.learning["train_loss"][-1], "test_loss": loss_of(kind, logits, labels)}
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     curves: dict[str, Any] = {}
+    auto = None if trainer.mixup is None else trainer.mixup.planner.auto_strength
+    if auto is not None:
+        metrics["mixup_strength"], curves["strength"] = auto.value, [check._asdict() for check in auto.checks]
     if kind != "regression":
         temperature = fit_temperature(best.dev_logits, dev_labels, kind)
         metrics |= {"temperature": temperature} | scaled_metrics(logits, labels, kind, temperature)

@@ -41,6 +41,7 @@ LOCK = ".lock"
 # What may differ when a comparison resumes: more of the grid, and how it is run.
 MAY_GROW = ("methods", "seeds", "train_sizes", "label_noise", "workers", "output_dir")
 MOST_WORKERS = 8
+SET_BY_RUNS = ("class_counts", "check_rows")
 
 
 def compare(comparison: Comparison) -> list[Cell]:
@@ -118,9 +119,8 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
         # A field that is newer than the run had its default.
         then = MixupConfig.from_dict(result["mixup"]) if result["mixup"] else None
         differ = changed_fields(then, now) if then and now else []
-        if now and now.label_rule == "remix":
-            # Counted in each run.
-            differ = [name for name in differ if name != "class_counts"]
+        # Set in each run, if nobody has said them.
+        differ = [name for name in differ if name not in SET_BY_RUNS or getattr(now, name) is not None]
         if differ or (then is None) != (now is None):
             raise ValueError(
                 f"methods: {cell.method}: its recipe has changed since {folder / 'runs' / cell.name} was run "

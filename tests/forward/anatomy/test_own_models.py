@@ -171,7 +171,7 @@ def test_quirks_hold_for_the_model_inside():
     assert_exact(ByName(model), Mixup(model, plain_config(site="hidden")), toy_batch(), "hidden", 0)
 
 
-@pytest.mark.parametrize("mixup", ["default", "span_mix", {"site": "pooled"}, None])
+@pytest.mark.parametrize("mixup", ["fixed", "span_mix", {"site": "pooled"}, None])
 def test_a_module_of_ones_own_is_trained_and_evaluated(tmp_path, mixup):
     model, rows = Own(Attention), rows_of(toy_batch(), labels=[0, 1, 2, 1])
     said = copy.deepcopy(model.config.to_dict())

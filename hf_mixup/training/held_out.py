@@ -1,0 +1,144 @@
+"""Predictions of rows that a training does not learn from, which `strength="auto"` follows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.utils import logging
+
+from hf_mixup.loss import IGNORED
+from hf_mixup.plan.strength import AutoStrength, surplus_of
+from hf_mixup.training.check_rows import CheckRows, choose_rows
+from hf_mixup.training.records import MixupRecords
+from hf_mixup.training.trainer_seams import changed, same_random_state
+
+logger = logging.get_logger(__name__)
+
+NO_CHECKS = (
+    "nothing was mixed: strength='auto' saw no held-out predictions. Evaluate while you train (eval_strategy), or set "
+    "check_rows to the rows of eval_dataset that each check may take."
+)
+
+
+class HeldOutChecks(MixupRecords):
+    """Trainer that checks held-out predictions, if the strength of mixup follows them.
+
+    The evaluations that the user asked for are checks. A part of the training without one ends with a check of its own,
+    which leaves every other random number as it is. All processes see the predictions of all.
+    """
+
+    # Of what was predicted since the last step, one tensor per batch.
+    _surplus: list[Tensor]
+    _check_rows: CheckRows | None = None
+    _is_watching = False
+    soft_targets: bool
+
+    @property
+    def _auto_strength(self) -> AutoStrength | None:
+        return None if self.mixup is None else self.mixup.planner.auto_strength
+
+    @property
+    def _rests(self) -> bool:
+        """Whether the strength is 0 for now, so that a step is that of the other Trainer."""
+        is_plain = self.mixup is not None and self.mixup.config.group_column is None and not self.soft_targets
+        return is_plain and self._auto_strength is not None and self._auto_strength.value == 0
+
+    # ---- What is seen ----
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As that of the other Trainer, which the column of groups is not for."""
+        if self.mixup is not None:
+            inputs = {name: value for name, value in inputs.items() if name != self.mixup.config.group_column}
+        if not self._is_watching:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        loss, logits, labels = super().prediction_step(model, inputs, False, *args, **kwargs)
+        self._note(logits[0] if isinstance(logits, (tuple, list)) else logits, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def _note(self, logits: Any, labels: Any) -> None:
+        assert self.mixup is not None
+        task = self.mixup.task
+        is_known = isinstance(logits, Tensor) and isinstance(labels, Tensor) and len(labels) == len(logits)
+        if not is_known or logits.shape != (len(labels), task.about.num_labels):
+            return
+        surplus = logits.new_full((len(labels),), math.nan, dtype=torch.float32)
+        kept = labels.reshape(len(labels), -1)[:, 0] != IGNORED
+        if kept.any():
+            targets = task.targets(labels[kept], device=logits.device)
+            surplus[kept] = surplus_of(logits[kept], targets, task.problem_type(labels))
+        # Without the rows that fill up the last batch of a process.
+        self._surplus.append(self.accelerator.gather_for_metrics(surplus).cpu())
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer."""
+        is_evaluation = kwargs.get("metric_key_prefix", "eval").startswith("eval")
+        is_watched = self.is_in_train and is_evaluation and self._auto_strength is not None
+        with changed(self, _is_watching=is_watched):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _follow(self) -> None:
+        """Let the strength follow what was seen since the last step."""
+        if self._auto_strength is not None and self._surplus:
+            self._auto_strength.see(torch.cat(self._surplus))
+        self._surplus = []
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As that of the other Trainer."""
+        self._follow()
+        return super().training_step(*args, **kwargs)
+
+    def _on_state_saved(self, folder: str) -> None:
+        self._follow()
+        super()._on_state_saved(folder)
+
+    # ---- Checks of its own ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer, which may leave some training rows to the checks."""
+        self._surplus = []
+        if self._auto_strength is None:
+            return super().train(*args, **kwargs)
+        self._check_rows = choose_rows(self)
+        with changed(self, train_dataset=self._check_rows.train_dataset):
+            output = super().train(*args, **kwargs)
+        if self.is_world_process_zero() and self._auto_strength is not None:
+            logger.warning("mixup: %s", self._auto_strength.story() or NO_CHECKS)
+        return output
+
+    def _check_if_due(self) -> None:
+        """After a step: predict the rows of a check, if it is time and nothing was evaluated since the last one."""
+        chosen, step, last = self._check_rows, self.state.global_step, self.state.max_steps
+        if chosen is None or chosen.rows is None or self._auto_strength is None or step >= last:
+            return
+        # The training has one part more than checks, and one stands at the end of each part but the last.
+        parts = chosen.checks + 1
+        is_due = step * parts // last > (step - 1) * parts // last
+        if not is_due or self.control.should_evaluate or (step - self._last_evaluation()) * parts < last:
+            return
+        with same_random_state(self.args.device), changed(self.callback_handler, callbacks=[]):
+            self.evaluation_loop(self.get_eval_dataloader(chosen.rows), "Check", prediction_loss_only=True)
+
+    def _last_evaluation(self) -> float:
+        """The step of the last evaluation of the user's in this training."""
+        steps = (logs["step"] for logs in reversed(self.state.log_history) if any(map(_is_of_evaluation, logs)))
+        return next(steps, -math.inf)
+
+
+def _is_of_evaluation(name: str) -> bool:
+    return name.startswith("eval_")
+
+
+def checking(trainer: HeldOutChecks) -> TrainerCallback:
+    """A callback that lets `trainer` check held-out rows."""
+
+    class Checking(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            trainer._check_if_due()
+
+    return Checking()

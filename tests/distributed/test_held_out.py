@@ -1,0 +1,67 @@
+"""`strength="auto"` on two ranks: both follow the predictions of both, each row once."""
+
+import tempfile
+
+import pytest
+import torch
+from torch import distributed
+
+from hf_mixup import MixupTrainer
+from hf_mixup.plan.strength import AutoStrength, surplus_of
+from tests.distributed.halves import steady_model
+from tests.distributed.launch import WORLD, on_two_ranks
+from tests.plain_config import PLAIN
+from tests.toy_runs import CLASSES, arguments, clean_logits, collate, examples
+
+# A number of rows that two ranks and their batches do not share evenly.
+ROWS = 13
+
+
+def sure_model():
+    """A model that is as sure as wrong of what it has not seen."""
+    model = steady_model("bert")
+    with torch.no_grad():
+        model.classifier.weight.mul_(20)
+    return model
+
+
+def train_on_both():
+    found = {}
+    for kind, options in {"evaluated": {"eval_strategy": "steps", "eval_steps": 2}, "checked": {}}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            # The weights stay what they are.
+            args = arguments(
+                folder, max_steps=6, learning_rate=0.0, per_device_eval_batch_size=3, report_to="none", **options
+            )
+            mixup = PLAIN | {"strength": "auto", "alpha": 1.0, "check_rows": ROWS if kind == "checked" else 0}
+            trainer = MixupTrainer(
+                model=sure_model(),
+                args=args,
+                train_dataset=examples(32),
+                eval_dataset=examples(ROWS, seed=1),
+                data_collator=collate,
+                mixup=mixup,
+            )
+            trainer.train()
+        assert distributed.get_world_size() == trainer.args.world_size == WORLD
+        checks = [tuple(check) for check in trainer.mixup.planner.auto_strength.checks]
+        found[kind] = {"checks": checks, "mixed": trainer.mixup.mixed}
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return on_two_ranks(train_on_both)
+
+
+@pytest.mark.parametrize("kind", ["evaluated", "checked"])
+def test_both_ranks_follow_every_row_once(ranks, kind):
+    batch, expected = collate(examples(ROWS, seed=1)), AutoStrength()
+    logits = clean_logits(sure_model().eval(), batch)
+    surplus = surplus_of(logits, torch.eye(CLASSES)[batch["labels"]], "single_label_classification")
+    assert len(ranks) == WORLD and ranks[0][kind] == ranks[1][kind]
+    for check in ranks[0][kind]["checks"]:
+        expected.see(surplus)
+        assert check == pytest.approx(tuple(expected.checks[-1]), abs=1e-5)
+        assert check[2] == ROWS
+    assert ranks[0][kind]["checks"][-1][3] == 1.0 and ranks[0][kind]["mixed"] > 0

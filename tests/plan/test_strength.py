@@ -1,0 +1,146 @@
+"""A strength that follows held-out predictions, against slow readings of its rule."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+
+from hf_mixup import Mixup
+from hf_mixup.plan.examples import Examples
+from hf_mixup.plan.planner import UNOBSERVED, Planner
+from hf_mixup.plan.strength import AutoStrength, surplus_of
+from tests.plain_config import plain_config
+from tests.zoo import cached_toy_model, toy_batch
+
+SIZE = 40
+
+
+def rows(mean, spread=0.3, size=SIZE):
+    """Surpluses of this mean and standard deviation."""
+    values = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return mean + spread * (values - values.mean()) / values.std()
+
+
+def by_hand(strength, mean, error):
+    step = 10 * mean
+    if mean > 0:
+        step *= max(0, 1 - (1.5 * error / mean) ** 2)
+    return min(max(strength + step, 0), 1)
+
+
+def test_the_strength_moves_by_the_surplus_less_its_error():
+    auto, expected = AutoStrength(), 0.0
+    for mean in (-0.1, 0.02, 0.09, 0.08, 0.005, -0.03, 0.5, -0.001):
+        auto.see(rows(mean))
+        expected = by_hand(expected, mean, 0.3 / math.sqrt(SIZE))
+        assert auto.value == pytest.approx(expected)
+        assert auto.checks[-1][:3] == (pytest.approx(mean), pytest.approx(0.3 / math.sqrt(SIZE)), SIZE)
+    assert 0 < auto.value < 1
+
+
+def test_a_surplus_within_one_and_a_half_errors_starts_nothing():
+    error = 0.3 / math.sqrt(SIZE)
+    for share, moves in ((1.49, False), (1.51, True)):
+        auto = AutoStrength()
+        auto.see(rows(share * error))
+        assert (auto.value > 0) == moves
+
+
+def test_rows_without_a_label_and_checks_of_one_row_say_nothing():
+    auto, other = AutoStrength(), AutoStrength()
+    auto.see(torch.cat([rows(0.2), torch.full((3,), math.nan)]))
+    other.see(rows(0.2))
+    assert auto.checks == other.checks
+    auto.see(torch.tensor([0.5, math.nan]))
+    auto.see(torch.tensor([]))
+    assert auto.checks == other.checks
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_surplus_is_confidence_less_accuracy(soft):
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(9, 4)) * 3
+    targets = generator.dirichlet(np.ones(4), size=9) if soft else np.eye(4)[generator.integers(0, 4, 9)]
+    expected = [
+        max(probabilities) - target[int(np.argmax(probabilities))]
+        for probabilities, target in zip(softmax(logits, axis=1), targets, strict=True)
+    ]
+    found = surplus_of(torch.tensor(logits), torch.tensor(targets), "single_label_classification")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_each_of_several_labels_is_a_prediction():
+    generator = np.random.default_rng(1)
+    logits, targets = generator.normal(size=(7, 5)) * 3, generator.integers(0, 2, (7, 5)).astype(float)
+    expected = []
+    for row, truth in zip(logits, targets, strict=True):
+        probabilities = [expit(value) for value in row]
+        sure = [max(p, 1 - p) - float((p > 0.5) == bool(t)) for p, t in zip(probabilities, truth, strict=True)]
+        expected.append(sum(sure) / len(sure))
+    found = surplus_of(torch.tensor(logits), torch.tensor(targets), "multi_label_classification")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_plan_uses_that_share_of_the_partners_weight():
+    fixed, auto = Planner(plain_config(alpha=1.0)), Planner(plain_config(alpha=1.0, strength="auto"))
+    assert not auto.draw(Examples(SIZE)).active
+    strength = auto.observe(rows(0.06, 0.1))
+    assert 0.2 < strength < 0.8
+    weak, full = auto.draw(Examples(SIZE)), fixed.draw(Examples(SIZE))
+    torch.testing.assert_close(1 - weak.lam, strength * (1 - full.lam))
+    assert torch.equal(weak.partner, full.partner)
+
+
+def test_a_fixed_strength_is_a_share_too_and_follows_nothing():
+    half, full = Planner(plain_config(alpha=1.0, strength=0.5)), Planner(plain_config(alpha=1.0))
+    torch.testing.assert_close(1 - half.draw(Examples(SIZE)).lam, 0.5 * (1 - full.draw(Examples(SIZE)).lam))
+    with pytest.raises(ValueError, match=r"strength=0.5: fixed; strength='auto' follows"):
+        half.observe(rows(0.2))
+    assert not Planner(plain_config(strength=0)).draw(Examples(SIZE)).active
+
+
+def test_what_was_seen_is_in_the_state():
+    auto, other = (Planner(plain_config(alpha=1.0, strength="auto"), seed) for seed in (0, 1))
+    auto.observe(rows(0.09))
+    other.load_state_dict(json.loads(json.dumps(auto.state_dict())))
+    assert other.strength == auto.strength > 0 and other.auto_strength.checks == auto.auto_strength.checks
+    assert torch.equal(other.draw(Examples(SIZE)).lam, auto.draw(Examples(SIZE)).lam)
+    auto.restart(0, 0)
+    assert auto.strength == 0
+
+
+def test_a_loop_lets_it_follow_its_own_evaluations():
+    model, batch = cached_toy_model("bert"), toy_batch((9, 9, 7, 5))
+    mixup, labels = Mixup(model, plain_config(strength="auto")), torch.tensor([0, 1, 2, 0])
+    assert not mixup.draw(batch).active
+    sure = 9 * torch.eye(3)[[1, 2, 0, 1]]
+    assert mixup.observe(sure, labels) == 1.0
+    assert mixup.draw(batch).active
+    assert mixup.observe(sure, labels + torch.tensor([1, 1, -2, 1])) < 1.0
+
+
+def test_a_loop_that_shows_it_nothing_is_told():
+    planner = Planner(plain_config(strength="auto"))
+    for _ in range(UNOBSERVED - 1):
+        planner.draw(Examples(SIZE))
+    with pytest.warns(UserWarning, match="no held-out predictions were seen"):
+        planner.draw(Examples(SIZE))
+
+
+def test_the_story_says_what_it_did_and_why():
+    auto = AutoStrength()
+    assert auto.story() == ""
+    auto.see(rows(-0.05))
+    assert auto.story() == (
+        "nothing was mixed: at none of 1 check of 40 held-out rows was the model clearly surer than right (confidence "
+        "less accuracy -0.050 (standard error 0.047) at most)."
+    )
+    auto.see(rows(0.2))
+    auto.see(rows(-0.03))
+    assert auto.story() == (
+        "strength up to 1.00 and 0.70 at the end: on after 2 of 3 checks of 40 held-out rows, being surer than right "
+        "(confidence less accuracy +0.200 (standard error 0.047) at most)."
+    )

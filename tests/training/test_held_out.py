@@ -1,0 +1,229 @@
+"""`strength="auto"` in a trainer: what it follows, what it costs, and that it changes nothing while it is 0."""
+
+import logging
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback
+
+from hf_mixup import MixupTrainer
+from hf_mixup.plan.strength import surplus_of
+from hf_mixup.training import check_rows, held_out
+from tests.plain_config import PLAIN
+from tests.resume_worker import train
+from tests.toy_runs import CLASSES, arguments, clean_logits, collate, examples, make_trainer, same_weights, steady_bert
+from tests.zoo import toy_model
+
+AUTO = PLAIN | {"strength": "auto", "site": "hidden", "alpha": 1.0}
+# Held-out rows whose labels no model that learns the training rows gets right.
+WRONG = [row | {"labels": (row["labels"] + 1) % CLASSES} for row in examples(24, seed=1)]
+LONG = {"max_steps": 30, "learning_rate": 3e-3}
+
+
+def checks_of(trainer):
+    return trainer.mixup.planner.auto_strength.checks
+
+
+def strengths(trainer):
+    return [logs["mixup_strength"] for logs in trainer.state.log_history if "mixup_strength" in logs]
+
+
+@pytest.fixture
+def said(caplog):
+    for module in (held_out, check_rows):
+        logging.getLogger(module.__name__).addHandler(caplog.handler)
+    yield caplog
+    for module in (held_out, check_rows):
+        logging.getLogger(module.__name__).removeHandler(caplog.handler)
+
+
+# ---- Never worse ----
+
+
+def doubtful_bert():
+    """A toy BERT with dropout, that gives every class the same probability at first."""
+    model = toy_model("bert")
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    return model
+
+
+def test_while_the_model_is_not_surer_than_right_a_training_is_trainers_bit_for_bit(tmp_path, said):
+    # With dropout: the checks take no random number from the training.
+    models, rows = [doubtful_bert() for _ in range(3)], examples(48)
+    make_trainer(tmp_path, models[0], Trainer, rows, max_steps=10).train()
+    options = {"mixup": AUTO | {"check_rows": 48}, "eval_dataset": rows, "max_steps": 10}
+    trainer = make_trainer(tmp_path, models[1], rows=rows, **options)
+    trainer.train()
+    assert len(checks_of(trainer)) == 9 and trainer.mixup.mixed == 0
+    assert same_weights(models[0], models[1])
+    assert "nothing was mixed: at none of 9 checks of 48 held-out rows" in said.text
+    make_trainer(tmp_path, models[2], rows=rows, mixup=PLAIN, max_steps=10).train()
+    assert not same_weights(models[0], models[2])
+
+
+def test_a_model_that_is_surer_than_right_is_mixed(tmp_path, said):
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": 24}, eval_dataset=WRONG, **LONG)
+    trainer.train()
+    found = strengths(trainer)
+    assert found[0] == 0 and found[-1] == 1 and trainer.mixup.mixed > 10
+    assert "mixup: strength up to 1.00 and 1.00 at the end" in said.text
+    assert "mixup_lambda" not in trainer.state.log_history[0] and "mixup_lambda" in trainer.state.log_history[-2]
+
+
+def test_scores_have_no_confidence_and_are_not_mixed(tmp_path, caplog):
+    logging.getLogger("hf_mixup.training.trainer_checks").addHandler(caplog.handler)
+    models = [steady_bert(num_labels=1, problem_type="regression") for _ in range(2)]
+    rows, trainers = examples(16, float), []
+    for model, kind in zip(models, (MixupTrainer, Trainer), strict=True):
+        trainers.append(make_trainer(tmp_path, model, kind, rows, mixup="default", max_steps=3))
+        trainers[-1].train()
+    assert trainers[0].mixup is None and same_weights(*models)
+    assert "scores have no confidence" in caplog.text and "c_mixup" in caplog.text
+
+
+# ---- What it follows ----
+
+
+@pytest.mark.parametrize("has_metrics", [False, True])
+def test_evaluations_are_followed_without_another_pass(tmp_path, has_metrics):
+    passes, logits = [], {}
+
+    class Counting(MixupTrainer):
+        def prediction_step(self, model, inputs, *args, **kwargs):
+            passes.append(len(inputs["labels"]))
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+        def evaluate(self, *args, **kwargs):
+            logits[self.state.global_step] = clean_logits(self.model.eval(), collate(WRONG))
+            return super().evaluate(*args, **kwargs)
+
+    metrics = {"compute_metrics": lambda prediction: {"rows": len(prediction.predictions)}} if has_metrics else {}
+    trainer = Counting(
+        model=steady_bert(),
+        args=arguments(tmp_path, eval_strategy="steps", eval_steps=3, per_device_eval_batch_size=10, **LONG),
+        train_dataset=examples(),
+        eval_dataset=WRONG,
+        data_collator=collate,
+        mixup=AUTO,
+        **metrics,
+    )
+    trainer.train()
+    assert passes == [10, 10, 4] * 10
+    # The last evaluation comes after the last step.
+    assert len(checks_of(trainer)) == 9
+    labels = collate(WRONG)["labels"]
+    for check, step in zip(checks_of(trainer), sorted(logits), strict=False):
+        surplus = surplus_of(logits[step], torch.eye(CLASSES)[labels], "single_label_classification")
+        assert check.rows == 24 and check.surplus == pytest.approx(surplus.mean().item(), abs=1e-6)
+        assert check.error == pytest.approx(surplus.std().item() / 24**0.5, abs=1e-6)
+    evaluated = [logs for logs in trainer.state.log_history if "eval_loss" in logs]
+    assert [logs["step"] for logs in evaluated] == sorted(logits)
+    assert all(logs.get("eval_rows", 24) == 24 for logs in evaluated)
+
+
+def test_predictions_of_other_data_are_not_followed(tmp_path):
+    trainer = make_trainer(tmp_path, mixup=AUTO, **LONG)
+    trainer.evaluate(WRONG)
+    trainer.predict(WRONG)
+    trainer.train()
+    trainer.evaluate(WRONG)
+    assert checks_of(trainer) == [] and set(strengths(trainer)) == {0.0}
+
+
+def test_rows_without_a_label_are_left_out(tmp_path):
+    rows = [*WRONG, *(row | {"labels": -100} for row in WRONG[:5])]
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": len(rows)}, eval_dataset=rows, **LONG)
+    trainer.train()
+    assert {check.rows for check in checks_of(trainer)} == {24}
+
+
+def test_several_evaluation_sets_are_one_check(tmp_path):
+    sets = {"one": WRONG[:10], "other": WRONG[10:]}
+    options = {"eval_strategy": "steps", "eval_steps": 10}
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": 0}, eval_dataset=sets, **options, **LONG)
+    trainer.train()
+    assert [check.rows for check in checks_of(trainer)] == [24, 24]
+
+
+# ---- Checks of its own ----
+
+
+def test_short_trainings_have_no_checks_of_their_own_and_say_so(tmp_path, said):
+    trainer = make_trainer(tmp_path, mixup=AUTO, eval_dataset=WRONG, **LONG)
+    trainer.train()
+    assert checks_of(trainer) == [] and "saw no held-out predictions" in said.text
+
+
+@pytest.mark.parametrize(("steps", "checks"), [(100, 0), (300, 4), (700, 9)])
+def test_checks_take_two_percent_of_a_training(tmp_path, steps, checks):
+    trainer = make_trainer(tmp_path, mixup=AUTO, eval_dataset=examples(4000), max_steps=steps)
+    chosen = check_rows.choose_rows(trainer)
+    assert chosen.checks == checks
+    passes = 0 if chosen.rows is None else len(chosen.rows) * chosen.checks
+    # A row that is trained on is three passes.
+    assert passes <= 0.02 * 3 * steps * 8
+    assert chosen.rows is None or len(chosen.rows) >= 32
+
+
+def test_a_check_stands_between_evaluations_only(tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 15, "mixup": AUTO | {"check_rows": 9}}
+    trainer = make_trainer(tmp_path, eval_dataset=WRONG, **options, **LONG)
+    trainer.train()
+    # After steps 3, 6, 9 and 12, by the evaluation after 15, and after 18, 21, 24 and 27.
+    assert [check.rows for check in checks_of(trainer)] == [9, 9, 9, 9, 24, 9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("kind", [list, Dataset.from_list])
+def test_without_an_evaluation_set_training_rows_are_held_out(tmp_path, said, kind):
+    rows = kind([row | {"labels": number % CLASSES} for number, row in enumerate(examples(400))])
+    trainer = make_trainer(tmp_path, rows=rows, mixup=AUTO | {"check_rows": 500}, max_steps=10)
+    chosen = check_rows.choose_rows(trainer)
+    assert len(chosen.rows) == 40 and len(chosen.train_dataset) == 360
+    spelled = [sorted(repr(row) for row in part) for part in (rows, [*chosen.rows, *chosen.train_dataset])]
+    assert spelled[0] == spelled[1]
+    seen = []
+    trainer.add_callback(NoteRows(seen))
+    trainer.train()
+    assert "40 of 400 training rows are held out" in said.text and "check_rows=0" in said.text
+    assert {check.rows for check in checks_of(trainer)} == {40} and len(checks_of(trainer)) == 9
+    assert seen == [360] and trainer.train_dataset is rows
+
+
+class NoteRows(TrainerCallback):
+    """Notes how many rows a training has."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.seen.append(len(train_dataloader.dataset))
+
+
+@pytest.mark.parametrize(("rows", "check"), [(300, 500), (400, 0)])
+def test_few_rows_and_rows_that_are_kept_are_all_trained_on(tmp_path, rows, check):
+    trainer = make_trainer(tmp_path, rows=examples(rows), mixup=AUTO | {"check_rows": check})
+    chosen = check_rows.choose_rows(trainer)
+    assert chosen.rows is None and chosen.train_dataset is trainer.train_dataset
+
+
+def test_every_training_of_a_trainer_starts_from_strength_0(tmp_path):
+    options = {"model_init": lambda: steady_bert(), "mixup": AUTO | {"check_rows": 24}, "eval_dataset": WRONG}
+    trainer, found = make_trainer(tmp_path, **options, **LONG), []
+    for _ in range(2):
+        trainer.train()
+        found.append([list(check) for check in checks_of(trainer)])
+    assert found[0] == found[1] and len(found[0]) == 9
+
+
+# ---- Resume ----
+
+
+def test_a_resumed_training_follows_on(tmp_path):
+    options = {"mixup": AUTO | {"check_rows": 24}, "eval_dataset": WRONG, "learning_rate": 3e-3}
+    whole = train(tmp_path / "whole", **options)
+    again = train(tmp_path / "whole", resume=str(tmp_path / "whole" / "checkpoint-10"), **options)
+    assert checks_of(whole) == checks_of(again) and 0 < len(checks_of(whole)) == 9
+    assert same_weights(whole.model, again.model) and whole.mixup.planner.strength > 0
+    assert arguments(tmp_path).world_size == 1
