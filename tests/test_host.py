@@ -368,3 +368,19 @@ def test_every_trainer_starts_with_the_default_callbacks(tmp_path):
     finally:
         DEFAULT_CALLBACKS.remove(Callback)
     assert found.count(Callback) == 1, moved("every Trainer has DEFAULT_CALLBACKS", "add_default_callback", SEAMS)
+
+
+def test_a_training_says_that_it_is_under_way_when_its_rows_are_loaded(tmp_path):
+    seen = []
+
+    class Looking(Trainer):
+        def get_train_dataloader(self):
+            seen.append((self.is_in_train, len(self.callback_handler.callbacks) > 0))
+            return super().get_train_dataloader()
+
+    trainer = make_trainer(tmp_path, trainer=Looking)
+    trainer.train()
+    fact = (
+        "Trainer.is_in_train is True when it asks for its rows, and callback_handler.callbacks are those that it calls"
+    )
+    assert seen == [(True, True)] and not trainer.is_in_train, moved(fact, "HeldOutChecks", "training/held_out.py")

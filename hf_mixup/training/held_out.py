@@ -100,16 +100,21 @@ class HeldOutChecks(MixupRecords):
     # ---- Checks of its own ----
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As that of the other Trainer, which may leave some training rows to the checks."""
+        """As that of the other Trainer; at the end it says what the strength was, and why."""
         self._surplus = []
-        if self._auto_strength is None:
-            return super().train(*args, **kwargs)
-        self._check_rows = choose_rows(self)
-        with changed(self, train_dataset=self._check_rows.train_dataset):
-            output = super().train(*args, **kwargs)
+        output = super().train(*args, **kwargs)
         if self.is_world_process_zero() and self._auto_strength is not None:
             logger.warning("mixup: %s", self._auto_strength.story() or NO_CHECKS)
         return output
+
+    def get_train_dataloader(self) -> Any:
+        """As that of the other Trainer, in a training without the rows that are held out."""
+        # Here, because a trial of a search has a config of its own by now.
+        self._check_rows = choose_rows(self) if self.is_in_train and self._auto_strength is not None else None
+        if self._check_rows is None:
+            return super().get_train_dataloader()
+        with changed(self, train_dataset=self._check_rows.train_dataset):
+            return super().get_train_dataloader()
 
     def _check_if_due(self) -> None:
         """After a step: predict the rows of a check, if it is time and nothing was evaluated since the last one."""

@@ -417,3 +417,21 @@ def test_the_class_weights_of_the_trainer_hold_unless_a_trial_chooses_its_own(tm
     settings.trainer = trainer
     search(trainer, {"mixup": "tmix"}, {"mixup": "tmix", "class_weights": None}, {"mixup": "none"})
     assert [config and config.class_weights for config in settings.configs] == [[1.0, 2.0, 0.5], None, None]
+
+
+# ---- A strength that follows held-out predictions ----
+
+
+def test_a_trial_has_checks_of_its_own(tmp_path):
+    trainer, settings = searching(tmp_path, mixup=None, eval_dataset=examples(24), max_steps=10, learning_rate=3e-3)
+    seen = []
+
+    class Note(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            auto = trainer.mixup and trainer.mixup.planner.auto_strength
+            seen.append(auto and [check.rows for check in auto.checks])
+
+    trainer.add_callback(Note())
+    auto = PLAIN | {"strength": "auto", "check_rows": 20}
+    search(trainer, {"mixup": auto}, {"mixup": "none"}, {"mixup": auto | {"check_rows": 0}})
+    assert seen == [[20] * 9, None, []]
