@@ -295,6 +295,7 @@ COMPUTE_LOSS = ["self", "model", "inputs", "return_outputs", "num_items_in_batch
         ("_save_rng_state", ["self", "output_dir"], Trainer._save_checkpoint, SEAMS),
         ("_load_rng_state", ["self", "checkpoint"], Trainer._run_epoch, SEAMS),
         ("_set_signature_columns_if_needed", ["self"], Trainer._remove_unused_columns, SEAMS),
+        ("_load_best_model", ["self"], Trainer._finalize_training, SEAMS),
         ("_hp_search_setup", ["self", "trial"], Trainer.train, SEAMS),
         ("get_batch_samples", ["self", "epoch_iterator", "num_batches", "device"], Trainer._run_epoch, BASELINE),
         ("compute_loss", COMPUTE_LOSS, Trainer.training_step, BASELINE),

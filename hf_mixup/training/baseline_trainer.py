@@ -15,6 +15,7 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, with_loss
 from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training import label_columns
+from hf_mixup.training.averaging import WeightAverage
 from hf_mixup.training.loss_watch import LossWatch
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
 from hf_mixup.training.trainer_seams import TrainerSeams, changed
@@ -28,6 +29,7 @@ class BaselineTrainer(TrainerSeams):
         class_weights (`Sequence[float]` or mapping, *optional*): factor of each class in the cross-entropy, also in
             evaluation; as `MixupConfig.class_weights`.
         nonfinite_loss (`str`, defaults to `"warn"`): see `LossWatch`.
+        averaging (`str`, *optional*), ema_decay (`float`, *optional*): see `WeightAverage`.
 
     Raises:
         ValueError: for what cannot be trained; in `train()`, for labels that cannot be trained on or evaluated.
@@ -37,9 +39,18 @@ class BaselineTrainer(TrainerSeams):
     # True when it returns the batch's share of the mean over all examples of the step already.
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args: Any, class_weights: Any = None, nonfinite_loss: str = "warn", **kwargs: Any) -> None:
-        self._loss_watch = LossWatch(nonfinite_loss)
+    def __init__(
+        self,
+        *args: Any,
+        class_weights: Any = None,
+        nonfinite_loss: str = "warn",
+        averaging: str | None = None,
+        ema_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._loss_watch, self._average = LossWatch(nonfinite_loss), WeightAverage(averaging, ema_decay)
         super().__init__(*args, **kwargs)
+        self._average.attach(self)
         self._step_examples: int | None = None
         self._args_before: dict[str, Any] = {}
         # Whether some rows of the data have no label; None as long as nobody knows.
@@ -56,8 +67,8 @@ class BaselineTrainer(TrainerSeams):
         return super().prediction_step(model, self._with_usual_labels(inputs), *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; a loss that is not finite counts."""
-        with changed(self.args, logging_nan_inf_filter=False):
+        """As Trainer's, with the averaged weights if there are any; a loss that is not finite counts."""
+        with changed(self.args, logging_nan_inf_filter=False), self._average.applied():
             return super().evaluation_loop(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -79,6 +90,7 @@ class BaselineTrainer(TrainerSeams):
         check_metric(self)
         self._check_labels()
         self._loss_watch.restart()
+        self._average.restart()
         try:
             # The filter logs 0, or the losses before, in the place of one that is not finite.
             with changed(self.args, logging_nan_inf_filter=False) as self._args_before:
@@ -97,9 +109,22 @@ class BaselineTrainer(TrainerSeams):
 
     @contextmanager
     def _saving_model(self, folder: Path) -> Iterator[None]:
-        """The training arguments are saved as the user gave them."""
-        with changed(self.args, **self._args_before):
+        """The training arguments are saved as the user gave them, and the averaged weights if there are any."""
+        with changed(self.args, **self._args_before), self._average.applied():
             yield
+
+    def _on_state_saved(self, folder: str) -> None:
+        """The average resumes with the random state."""
+        if self.args.should_save:
+            self._average.save(folder)
+
+    def _on_state_loaded(self, folder: str) -> None:
+        """The average resumes with the random state."""
+        self._average.load(folder)
+
+    def _before_best_model(self) -> None:
+        """The best model takes the place of the average, in which its checkpoint was saved."""
+        self._average.on_train_end()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer's."""

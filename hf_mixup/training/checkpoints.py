@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_mixup.training.averaging import STATE_NAME
 from hf_mixup.training.state import memory_file, read_json, read_ranks, state_file
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ def problem_of(folder: str | Path, is_sharded: bool = False, rank: int | None = 
     except (OSError, SafetensorError) as error:
         return f"{path.name} cannot be read ({error})"
     archives = [memory_file(folder, number) for number in ranks if states[number]["has_memory"]]
+    archives += folder.glob(STATE_NAME)
     if not is_sharded:
         random = [folder / ("rng_state.pth" if count == 1 else f"rng_state_{number}.pth") for number in ranks]
         archives += [folder / "optimizer.pt", folder / "scheduler.pt", *random]

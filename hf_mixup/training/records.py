@@ -45,11 +45,13 @@ class MixupRecords(TrainerSeams):
 
     def _on_state_saved(self, folder: str) -> None:
         """The plans resume with the random state."""
+        super()._on_state_saved(folder)
         if self.mixup is not None:
             save_state(folder, self.mixup, self.args.process_index, self.args.world_size)
 
     def _on_state_loaded(self, folder: str) -> None:
         """The plans resume with the random state."""
+        super()._on_state_loaded(folder)
         if self.mixup is not None:
             load_state(folder, self.mixup, self.args.process_index, self.args.world_size)
             self._was_mixed = Path(folder, CONFIG_NAME).is_file()

@@ -32,6 +32,9 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         soft_targets, rows_per_example: see `MixupMixin`.
         nonfinite_loss (`str`, defaults to `"warn"`): what to do at the first training loss that is not finite:
             `"warn"`, `"stop"` (a `FloatingPointError`) or `"ignore"`. On an accelerator it shows when it is logged.
+        averaging (`str`, *optional*): `"ema"` evaluates, saves and in the end leaves the exponential moving average of
+            the trained weights; the training itself is as without. Not with FSDP and DeepSpeed.
+        ema_decay (`float`, defaults to 0.999): of the average; see `hf_mixup.training.averaging.WeightAverage`.
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it; in `train()`, for labels

@@ -61,6 +61,9 @@ class TrainerSeams(Trainer):
     def _on_state_loaded(self, folder: str) -> None:
         """After the random state of this process was loaded from a checkpoint."""
 
+    def _before_best_model(self) -> None:
+        """At the end of a training, before the best model is loaded."""
+
     def _set_up_trial(self, trial: Any, set_up: Callable[[Any], None]) -> None:
         """Set up a trial of a search; `set_up` is Trainer's own way."""
         set_up(trial)
@@ -120,6 +123,10 @@ class TrainerSeams(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
             self._on_state_loaded(checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._before_best_model()
+        super()._load_best_model()
 
     def _hp_search_setup(self, trial: Any) -> None:
         self._set_up_trial(trial, super()._hp_search_setup)
