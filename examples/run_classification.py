@@ -16,6 +16,7 @@ from transformers import DataCollatorWithPadding, set_seed
 from hf_mixup import MixupTrainer
 from hf_mixup.cli.train import (
     build_model,
+    calibrate,
     check_output_dir,
     encode,
     interruptible,
@@ -49,6 +50,8 @@ def main() -> None:
             args=training_args,
             mixup=mixup,
             nonfinite_loss=model_args.nonfinite_loss,
+            averaging=model_args.averaging,
+            ema_decay=model_args.ema_decay,
             train_dataset=splits["train"],
             eval_dataset=splits.get("validation"),
             processing_class=tokenizer,
@@ -59,6 +62,8 @@ def main() -> None:
 
     with interruptible(training_args.output_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
+        if model_args.fit_temperature:
+            calibrate(trainer, splits["validation"], data.problem_type)
         trainer.save_model()
         trainer.save_state()
         report(trainer, data, splits, mixup)

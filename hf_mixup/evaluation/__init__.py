@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from hf_mixup.evaluation.outliers import outlier_metrics
     from hf_mixup.evaluation.perturbation import flips, perturb
     from hf_mixup.evaluation.predictions import diverged
-    from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
+    from hf_mixup.evaluation.stored_temperature import fold_temperature, scaled_logits
+    from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics, store_temperature
     from hf_mixup.training.metric_names import higher_is_better
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "first_output",
     "fit_temperature",
     "flips",
+    "fold_temperature",
     "higher_is_better",
     "load",
     "multilabel_metrics",
@@ -34,7 +36,9 @@ __all__ = [
     "perturb",
     "regression_metrics",
     "reliability",
+    "scaled_logits",
     "scaled_metrics",
+    "store_temperature",
 ]
 
 # Most need the packages of the `cli` extra, which `inspect_model` does not.
@@ -53,7 +57,8 @@ __getattr__ = lazy_names(
         "evaluation.outliers": ["outlier_metrics"],
         "evaluation.perturbation": ["flips", "perturb"],
         "evaluation.predictions": ["diverged"],
-        "evaluation.temperature": ["fit_temperature", "scaled_metrics"],
+        "evaluation.stored_temperature": ["fold_temperature", "scaled_logits"],
+        "evaluation.temperature": ["fit_temperature", "scaled_metrics", "store_temperature"],
         "training.metric_names": ["higher_is_better"],
     },
 )

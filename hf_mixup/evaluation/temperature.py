@@ -9,11 +9,16 @@ from numbers import Real
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from torch import nn
 from torch.nn import functional as F
 
 from hf_mixup.config.checks import choice, number
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.predictions import CHECKS, diverged
+from hf_mixup.evaluation.stored_temperature import FIELD
+from hf_mixup.forward.anatomy.host import is_adapter
+from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.loss import problem_type_of
 from hf_mixup.training.metric_names import METRIC_NAMES
 
 LOWEST, HIGHEST = 0.05, 20.0
@@ -55,6 +60,35 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -
 
     bounds = (math.log(LOWEST), math.log(HIGHEST))
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+
+
+def store_temperature(model: nn.Module, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Fit a temperature and keep it in the config of the model, as `calibration_temperature`.
+
+    `save_pretrained` saves it, `scaled_logits` applies it, `fold_temperature` makes it part of the weights. It is that
+    of these weights: after further training it has to be fitted again.
+
+    Args:
+        model (`nn.Module`): a classifier of one or several labels.
+        logits, labels (`np.ndarray`): what it says of held-out examples, and their labels, as in `fit_temperature`;
+            `Trainer.predict` returns them.
+
+    Returns:
+        `float`: the temperature; nan, which is not kept, if a logit is not finite.
+
+    Raises:
+        ValueError: as `fit_temperature`, for regression, and for a model with adapters, which are saved without config.
+    """
+    if any(map(is_adapter, model.modules())):
+        raise ValueError(
+            "The model has adapters, which PEFT saves without the config that a temperature is kept in: merge them "
+            "first, model = model.merge_and_unload(), or keep the number of fit_temperature yourself."
+        )
+    config = model_config(model)
+    temperature = fit_temperature(logits, labels, problem_type_of(config, torch.as_tensor(labels)))
+    if math.isfinite(temperature):
+        setattr(config, FIELD, temperature)
+    return temperature
 
 
 def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, temperature: float) -> dict[str, float]:

@@ -36,6 +36,8 @@ from hf_mixup.training.trainer import MixupTrainer
 # Losses are measured at this many moments of a training, on this many rows.
 MOMENTS, CURVE_ROWS = 5, 64
 PREDICTIONS = "predictions.npz"
+# The model arguments by which its trainings differ, not the model.
+NOT_OF_THE_MODEL = ("mixup", "nonfinite_loss", "averaging", "ema_decay")
 
 
 @dataclass
@@ -103,7 +105,7 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     model, tokenizer = build_model(model_args, data)
     splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
-        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type)
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args)
     curve = LearningCurve(trainer, splits, data.problem_type)
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
@@ -202,7 +204,8 @@ def check_runs(comparison: Comparison) -> TextData:
         for variant in variants:
             try:
                 given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
-                own = replace(given[0], mixup=model_args.mixup) != model_args
+                shared = {name: getattr(model_args, name) for name in NOT_OF_THE_MODEL}
+                own = replace(given[0], **shared) != model_args
                 model = build_model(given[0], data)[0] if own else shared_model
                 if given[2].label_smoothing_factor and data.problem_type != "single_label_classification":
                     raise ValueError(f"label_smoothing_factor={given[2].label_smoothing_factor} needs single classes.")

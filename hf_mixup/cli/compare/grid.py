@@ -28,6 +28,8 @@ SHARED = (
     *(item.name for item in fields(DataArguments)),
     *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
 )
+UNUSED = ("fit_temperature",)
+SCALED_ANYWAY = "a comparison measures every method with a fitted temperature, too, and keeps no models; leave it out"
 EXAMPLES = {"seeds": "[0, 1, 2]", "train_sizes": "[20, 200]", "label_noise": "[0, 0.2]", "measures": "[boundary]"}
 
 
@@ -85,11 +87,13 @@ class Comparison:
         if self.workers is not None:
             checks.count(1)("workers", self.workers)
         _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
+        _refuse(self.run, UNUSED, SCALED_ANYWAY)
         refused_in_comparison(self.run)
         for name, variants in self.methods.items():
             for variant in variants:
                 where = f" (in the method {name!r})"
                 _refuse(variant, DECIDED, f"the comparison sets it{where}")
+                _refuse(variant, UNUSED, SCALED_ANYWAY + where)
                 refused_in_comparison(variant, where)
                 _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
 

@@ -23,6 +23,7 @@ from hf_mixup.config.checks import choice, count, nearest
 from hf_mixup.config.files import load_yaml, read_mapping
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.training.averaging import check_averaging
 from hf_mixup.training.loss_watch import POLICIES
 
 # How Python writes that there is no value.
@@ -53,6 +54,9 @@ class ModelArguments:
     attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
     prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
     nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
+    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the trained weights.")
+    ema_decay: float | None = _help(None, "Largest decay of that average; 0.999 by default.")
+    fit_temperature: bool = _help(False, "Fit a temperature on the validation rows after training, and keep it.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )
@@ -61,6 +65,7 @@ class ModelArguments:
         if not self.model_name_or_path:
             raise ValueError("model_name_or_path is missing: a folder, a hub name, or demo:minilm.")
         choice(*POLICIES)("nonfinite_loss", self.nonfinite_loss)
+        check_averaging(self.averaging, self.ema_decay)
 
 
 @dataclass

@@ -12,9 +12,11 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -31,6 +33,7 @@ from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
+from hf_mixup.evaluation.temperature import scaled_metrics, store_temperature
 from hf_mixup.training.checkpoints import check_output_dir
 from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name
@@ -49,6 +52,7 @@ class Run:
         splits (`dict[str, Dataset]`): the same, tokenised.
         mixup (`MixupConfig`, *optional*): `None` if mixup is off.
         checkpoint (`str`, *optional*): the folder to resume from.
+        fits_temperature (`bool`, defaults to `False`): whether to `calibrate` the model after training.
     """
 
     trainer: Trainer
@@ -56,6 +60,7 @@ class Run:
     splits: dict[str, Dataset]
     mixup: MixupConfig | None
     checkpoint: str | None
+    fits_temperature: bool = False
 
 
 def prepare(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> Run:
@@ -76,8 +81,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     with args.main_process_first(desc="tokenising the data"), mixup_errors():
         splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
-        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args.nonfinite_loss)
-    return Run(trainer, data, splits, mixup, checkpoint)
+        trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args)
+    return Run(trainer, data, splits, mixup, checkpoint, model_args.fit_temperature)
 
 
 def build_trainer(
@@ -87,14 +92,16 @@ def build_trainer(
     args: TrainingArguments,
     mixup: MixupConfig | None,
     problem_type: str,
-    nonfinite_loss: str = "warn",
+    model_args: ModelArguments,
 ) -> MixupTrainer:
     """The trainer of a run, with its metrics; from `build_model` and `encode`."""
     return MixupTrainer(
         model=model,
         args=args,
         mixup=mixup,
-        nonfinite_loss=nonfinite_loss,
+        nonfinite_loss=model_args.nonfinite_loss,
+        averaging=model_args.averaging,
+        ema_decay=model_args.ema_decay,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
@@ -107,9 +114,28 @@ def build_trainer(
 def finish(run: Run) -> dict[str, Any]:
     """Train the run that `prepare` made, save the plain model and the tokenizer, and `report`."""
     run.trainer.train(resume_from_checkpoint=run.checkpoint)
+    if run.fits_temperature:
+        calibrate(run.trainer, run.splits["validation"], run.data.problem_type)
     run.trainer.save_model()
     run.trainer.save_state()
     return report(run.trainer, run.data, run.splits, run.mixup)
+
+
+def calibrate(trainer: Trainer, rows: Dataset, problem_type: str) -> None:
+    """Fit a temperature on rows that were not trained on and keep it in the config of the model, before it is saved.
+
+    Later evaluations also return `temperature` and the metrics that it changes, with `_scaled` after their names.
+    """
+    assert trainer.model is not None and trainer.compute_metrics is not None
+    held_out, unscaled = trainer.predict(rows), trainer.compute_metrics  # type: ignore[arg-type]
+    temperature = store_temperature(trainer.model, first_output(held_out.predictions), np.asarray(held_out.label_ids))
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        logits, labels = first_output(prediction.predictions), np.asarray(prediction.label_ids)
+        scaled = scaled_metrics(logits, labels, problem_type, temperature)
+        return unscaled(prediction) | {"temperature": temperature} | scaled
+
+    trainer.compute_metrics = compute_metrics
 
 
 def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: MixupConfig | None) -> dict[str, Any]:
@@ -161,17 +187,20 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     """The checked splits of a run, with class indices in the order of the model's own head if it has one.
 
     Raises:
-        ValueError: for data that cannot be trained on, or a `metric_for_best_model` that they do not have; the message
-            names the field, the value and what is allowed.
+        ValueError: for data that cannot be trained on, or a `metric_for_best_model` or temperature that they do not
+            have; the message names the field, the value and what is allowed.
     """
+    evaluates = args.eval_strategy != "no" or model_args.fit_temperature
     data = load_splits(
         data_args,
         cache_dir=model_args.cache_dir,
         token=model_args.token,
         known_labels=head_labels(model_args),
-        needs_validation=args.eval_strategy != "no",
+        needs_validation=evaluates,
     )
-    check_measurable(data, data_args, args.eval_strategy != "no")
+    if model_args.fit_temperature and data.problem_type == "regression":
+        raise ValueError("fit_temperature=True: needs classes, and the labels are scores (regression).")
+    check_measurable(data, data_args, evaluates)
     if args.metric_for_best_model:
         check_metric_name(data.problem_type, args.metric_for_best_model)
     return data

@@ -22,6 +22,7 @@ from hf_mixup.cli.train.arguments import ModelArguments
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.prior_bias import start_at_priors
 from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text
+from hf_mixup.evaluation.stored_temperature import FIELD
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
         problem_type=data.problem_type,
         **_loading(model_args),
     )
+    # That of the weights before this training.
+    vars(config).pop(FIELD, None)
     options = _loading(model_args) | {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_mixup.cli.compare.cell import Trained, better, run_cell
+from hf_mixup.cli.compare.cell import Trained, better, check_runs, run_cell
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import draw_rows, flip_labels, read_data, training_data
 from hf_mixup.cli.compare.runs import Cell
@@ -128,6 +128,18 @@ def test_a_run_is_the_same_again(toy, tmp_path):
     first, second = (run_cell(comparison, cell, tmp_path / name) for name in ("a", "b"))
     assert first["metrics"] == second["metrics"] and first["curves"] == second["curves"]
     assert run_cell(comparison, Cell("default", 12, 0.0, 4), tmp_path / "c")["metrics"] != first["metrics"]
+
+
+def test_a_method_may_average_its_weights(toy, tmp_path):
+    averaged = {"mixup": "none", "averaging": "ema"}
+    methods = {"none": None, "averaged": averaged, "last": averaged | {"ema_decay": 0}}
+    comparison = toy(methods=methods, measures=[])
+    found = {name: run_cell(comparison, Cell(name, 12, 0.0, 0), tmp_path / name) for name in methods}
+    assert found["averaged"]["variant"] == averaged and found["averaged"]["train"]["steps"] == 10
+    assert found["last"]["metrics"]["nll"] == found["none"]["metrics"]["nll"] != found["averaged"]["metrics"]["nll"]
+    assert found["last"]["curves"]["learning"] == found["none"]["curves"]["learning"]
+    with pytest.raises(ValueError, match="methods: averaged: averaging='emma': expected one of ema"):
+        check_runs(toy(methods=methods | {"averaged": averaged | {"averaging": "emma"}}))
 
 
 def task_files(folder, kind):

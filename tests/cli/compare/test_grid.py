@@ -84,6 +84,11 @@ def test_a_comparison_comes_back_from_its_own_dict():
             "train_file=.*methods share",
         ),
         ({"mixup": "tmix"}, "mixup='tmix': the comparison sets it"),
+        ({"fit_temperature": True}, "fit_temperature=True: a comparison measures every method with a fitted"),
+        (
+            {"methods": {"none": None, "tmix": {"fit_temperature": True}}},
+            r"fit_temperature=True: .*leave it out \(in the method 'tmix'\)",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(changes, message):

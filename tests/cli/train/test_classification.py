@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, encode, finish, load_data, prepare
+from hf_mixup.evaluation import fit_temperature, scaled_logits
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.training.metric_names import METRIC_NAMES
 from tests.toy_text import save_toy_model, write_csv, write_reviews
@@ -138,11 +139,69 @@ def test_dropped_rows_are_in_the_results(arguments, tmp_path):
     assert json.loads((tmp_path / "out/results.json").read_text()) == results
 
 
+# ---- The average of the weights, and a temperature ----
+
+
+def test_a_run_saves_and_measures_the_average_of_the_weights(arguments, tmp_path):
+    weights = {}
+    for averaging in ([], ["--averaging", "ema"], ["--averaging", "ema", "--ema_decay", "0"]):
+        more = ("--overwrite_output_dir", "--learning_rate", "1e-2", *averaging)
+        run = prepare(*parse(arguments(*more)))
+        metrics = finish(run)["metrics"]
+        saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").classifier.weight
+        assert torch.equal(saved, run.trainer.model.classifier.weight)
+        weights[len(averaging)] = saved, metrics["nll"]
+    assert torch.equal(weights[0][0], weights[4][0]) and weights[0][1] == weights[4][1]
+    assert not torch.equal(weights[0][0], weights[2][0]) and weights[0][1] != weights[2][1]
+
+
+def test_a_temperature_is_fitted_on_validation_rows_kept_and_measured(arguments, tmp_path, capsys):
+    test_file = write_reviews(tmp_path / "test.csv", 12, seed=1)
+    run = prepare(*parse(arguments("--test_file", test_file, "--fit_temperature", "true", "--max_steps", "8")))
+    results = finish(run)
+    assert results["rows"] == {"train": 36, "validation": 4, "test": 12}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    held_out = run.trainer.predict(run.splits["validation"])
+    temperature = fit_temperature(held_out.predictions, held_out.label_ids, "single_label_classification")
+    assert model.config.calibration_temperature == results["metrics"]["temperature"] == temperature != 1
+    tested = run.trainer.predict(run.splits["test"])
+    scaled = METRICS["single_label_classification"](scaled_logits(tested.predictions, model), tested.label_ids)
+    for name in ("nll", "brier", "ece"):
+        assert results["metrics"][f"{name}_scaled"] == pytest.approx(scaled[name])
+        assert results["metrics"][name] == pytest.approx(tested.metrics[f"test_{name}"])
+    assert {"temperature", "nll", "nll_scaled"} <= {
+        line.partition(" ")[0] for line in capsys.readouterr().out.split("\n")
+    }
+
+
+def test_further_training_forgets_the_temperature(arguments, tmp_path):
+    finish(prepare(*parse(arguments("--fit_temperature"))))
+    assert "calibration_temperature" in json.loads((tmp_path / "out/config.json").read_text())
+    (tmp_path / "out").rename(tmp_path / "first")
+    finish(prepare(*parse(arguments(model=str(tmp_path / "first")))))
+    assert "calibration_temperature" not in json.loads((tmp_path / "out/config.json").read_text())
+
+
+def test_a_temperature_of_scores_and_an_average_of_another_kind_are_refused(arguments, tmp_path):
+    rows = [("a film", 0.5), ("the film", 1.5)] * 10
+    train_file = write_csv(tmp_path / "scores.csv", ["text", "label"], rows)
+    with pytest.raises(ValueError, match="fit_temperature=True: needs classes"):
+        prepare(*parse(arguments("--fit_temperature", "true", train_file=train_file)))
+    with pytest.raises(ValueError, match="averaging='swa': expected one of ema"):
+        parse(arguments("--averaging", "swa"))
+    with pytest.raises(ValueError, match="ema_decay=0.9: used with averaging='ema' only"):
+        parse(arguments("--ema_decay", "0.9"))
+
+
+# ---- The example script ----
+
+
 def test_the_example_script_runs(arguments, tmp_path):
-    command = [sys.executable, str(EXAMPLE), *arguments("--mixup", "embed_mix")]
+    more = ("--mixup", "embed_mix", "--averaging", "ema", "--fit_temperature", "true")
+    command = [sys.executable, str(EXAMPLE), *arguments(*more)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout
+    assert "accuracy" in done.stdout and "nll_scaled" in done.stdout
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["mixup"] is not None and results["split"] == "validation"
     assert (tmp_path / "out/trainer_state.json").is_file()
