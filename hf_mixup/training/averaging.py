@@ -17,6 +17,7 @@ from hf_mixup.config.checks import choice, number, optional
 from hf_mixup.config.files import write_whole
 from hf_mixup.forward.anatomy.host import is_whole
 from hf_mixup.training.state import read_tensors
+from hf_mixup.training.trainer_seams import call_first
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class WeightAverage(TrainerCallback):
             )
         if trainer.args.optim.startswith("schedule_free"):
             raise ValueError(f"averaging={self.averaging!r}: optim={trainer.args.optim.value!r} averages by itself.")
-        trainer.callback_handler.callbacks.insert(0, self)
+        call_first(trainer, self)
 
     # ---- During the training ----
 

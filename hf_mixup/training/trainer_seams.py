@@ -138,6 +138,11 @@ def add_default_callback(callback: type[TrainerCallback]) -> None:
         DEFAULT_CALLBACKS.append(callback)  # type: ignore[arg-type]
 
 
+def call_first(trainer: Trainer, callback: TrainerCallback) -> None:
+    """Give a trainer a callback that is called before all that it has."""
+    trainer.callback_handler.callbacks.insert(0, callback)
+
+
 def run_again(model: nn.Module, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:
     """The outputs of one more forward pass of a step, `call`, before the gradients of the first."""
     if DDP_WRITES_BUFFERS and isinstance(model, DistributedDataParallel):

@@ -188,6 +188,15 @@ def test_a_checkpoint_whose_average_is_cut_off_is_not_whole(tmp_path):
         trained(tmp_path, resume=str(state.parent))
 
 
+def test_a_checkpoint_of_other_layers_is_refused(tmp_path):
+    models = [steady_bert(), steady_bert()]
+    for number, model in enumerate(models):
+        model.bert.encoder.layer[number].requires_grad_(False)
+    trained(tmp_path, models[0], **SWAPS)
+    with pytest.raises(ValueError, match=f"{STATE_NAME}: holds other weights than are trained now"):
+        trained(tmp_path / "other", models[1], resume=str(tmp_path / "checkpoint-4"), **SWAPS)
+
+
 # ---- Models ----
 
 
