@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: calibration errors, and what a reliability diagram shows."""
+"""Whether probabilities mean what they say: calibration errors, reliability diagrams, and risk by coverage."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def adaptive_ece(confidence: np.ndarray, correct: np.ndarray) -> float:
     _, block, counts = np.unique(confidence.round(DECIMALS), return_inverse=True, return_counts=True)
     gaps = np.bincount(block, weights=correct - confidence)
     return float(np.abs(np.add.reduceat(gaps, _bin_starts(counts.tolist()))).sum() / len(confidence))
+
+
+def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Area under the risk-coverage curve: the error rate of the most confident examples, a mean over their number.
+
+    Args:
+        confidence (`np.ndarray`): probability of the predicted class, shape (examples,).
+        correct (`np.ndarray`): whether it is the right one, shape (examples,).
+
+    Returns:
+        `float`: 0 to 1. Examples of equal confidence count as in the mean over their orders.
+    """
+    _, block, counts = np.unique(-confidence.round(DECIMALS), return_inverse=True, return_counts=True)
+    risk = np.bincount(block, weights=1 - correct) / counts
+    return float((np.repeat(risk, counts).cumsum() / np.arange(1, len(block) + 1)).mean())
 
 
 def _bin_starts(counts: list[int]) -> list[int]:

@@ -39,9 +39,9 @@ class Classification(_Module):
 
 
 class Calibration(_Module):
-    """Negative log-likelihood, Brier score and two calibration errors, from logits and class indices."""
+    """Negative log-likelihood, Brier score, two calibration errors and AURC, from logits and class indices."""
 
-    metrics, names = staticmethod(classification_metrics), ("nll", "brier", "ece", "adaptive_ece")
+    metrics, names = staticmethod(classification_metrics), ("nll", "brier", "ece", "adaptive_ece", "aurc")
 
 
 class Multilabel(_Module):
@@ -68,7 +68,7 @@ def load(name: str, **options: Any) -> evaluate.Metric:
     Args:
         name (`str`): what is computed.
             - `"classification"`: accuracy and macro F1, from logits and class indices
-            - `"calibration"`: NLL, Brier score, ECE and adaptive ECE, from the same
+            - `"calibration"`: NLL, Brier score, ECE, adaptive ECE and AURC, from the same
             - `"multilabel"`: the metrics of `multilabel_metrics`, from logits and 0 or 1 per label
             - `"regression"`: Pearson, Spearman and RMSE, from one score per example
         **options: of `evaluate.Metric`, such as `keep_in_memory`, `cache_dir`, `num_process` or `process_id`.

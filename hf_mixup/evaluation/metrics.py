@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import EvalPrediction
 
 from hf_mixup.config.checks import choice
-from hf_mixup.evaluation.calibration import adaptive_ece, binary_ece, ece
+from hf_mixup.evaluation.calibration import adaptive_ece, aurc, binary_ece, ece
 from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
 from hf_mixup.training.metric_names import METRIC_NAMES
 
@@ -33,7 +33,8 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         mean negative log-likelihood in nats; `brier`, the squared distance between probabilities and one-hot labels,
         summed over classes (0 to 2); `ece`, the expected calibration error over 15 equal-width bins, and
         `adaptive_ece`, over 15 bins with the same number of examples (both 0 to 1). The adaptive bins hold at least 10
-        examples, so below 150 there are fewer of them, and examples of equal confidence share a bin. Every metric is
+        examples, so below 150 there are fewer of them, and examples of equal confidence share a bin; `aurc`, the area
+        under the risk-coverage curve: the mean error rate of the most confident examples (0 to 1). Every metric is
         nan if a logit is not finite.
 
     Raises:
@@ -45,6 +46,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     # Softmax first: torchmetrics would take logits that lie in [0, 1] for probabilities.
     probabilities = softmax(logits, axis=1)
     predicted = probabilities.argmax(axis=1)
+    confidence, correct = probabilities.max(axis=1), predicted == labels
     one_hot = np.eye(logits.shape[1])[labels]
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
@@ -52,7 +54,8 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         "nll": float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))),
         "brier": float(np.square(probabilities - one_hot).sum(axis=1).mean()),
         "ece": ece(probabilities, labels),
-        "adaptive_ece": adaptive_ece(probabilities.max(axis=1), predicted == labels),
+        "adaptive_ece": adaptive_ece(confidence, correct),
+        "aurc": aurc(confidence, correct),
     }
 
 

@@ -23,8 +23,8 @@ from hf_mixup.training.metric_names import METRIC_NAMES
 
 LOWEST, HIGHEST = 0.05, 20.0
 
-# Dividing logits by a positive number leaves predictions and ranks alone: only these change.
-SCALED = ("nll", "brier", "ece", "adaptive_ece", "label_ece")
+# Dividing logits by a positive number leaves predictions and ranks of classes alone: only these change.
+SCALED = ("nll", "brier", "ece", "adaptive_ece", "aurc", "label_ece")
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "single_label_classification": F.cross_entropy,
@@ -101,8 +101,8 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
         temperature (`float`): what the logits are divided by, > 0; or nan, as `fit_temperature` gives it.
 
     Returns:
-        `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled` and `adaptive_ece_scaled`, or with
-        `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not finite.
+        `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled`, `adaptive_ece_scaled` and
+        `aurc_scaled`, or with `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not finite.
 
     Raises:
         ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from hf_mixup.config.checks import nearest
 
 METRIC_NAMES = {
-    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece"),
+    "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece", "aurc"),
     "multi_label_classification": ("micro_f1", "macro_f1", "subset_accuracy", "lrap", "nll", "brier", "label_ece"),
     "regression": ("pearson", "spearman", "rmse"),
 }
@@ -15,7 +15,7 @@ METRIC_NAMES = {
 # What tells a better model, for names after `dev_` or `eval_` is taken off.
 HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy*", "*f1", "subset_accuracy", "lrap*", "pearson*", "spearman*", "ood_auroc_*"), True),
-    **dict.fromkeys(("loss", "test_loss", "path_loss", "nll*", "brier*", "*ece*", "rmse", "flips_*"), False),
+    **dict.fromkeys(("loss", "test_loss", "path_loss", "nll*", "brier*", "*ece*", "aurc*", "rmse", "flips_*"), False),
     **dict.fromkeys(("ood_fpr95_*", "memorised", "gradient_norm"), False),
 }
 

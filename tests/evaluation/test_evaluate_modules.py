@@ -5,7 +5,7 @@ import pytest
 from hf_mixup.evaluation import classification_metrics, load, multilabel_metrics, regression_metrics
 from hf_mixup.evaluation.loading import MODULES
 
-CALIBRATION = ("nll", "brier", "ece", "adaptive_ece")
+CALIBRATION = ("nll", "brier", "ece", "adaptive_ece", "aurc")
 
 
 @pytest.fixture

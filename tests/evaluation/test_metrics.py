@@ -58,6 +58,38 @@ def test_classification_by_hand(scores):
     assert all(type(value) is float for value in found.values())
 
 
+def area_under_risk_coverage(confidence, correct):
+    """Slowly: the errors among the k most confident, in the mean over every order of equal ones."""
+    risks = []
+    for k in range(1, len(confidence) + 1):
+        edge = sorted(confidence, reverse=True)[k - 1]
+        above, at = confidence > edge, confidence == edge
+        risks.append((sum(~correct[above]) + (k - sum(above)) * np.mean(~correct[at])) / k)
+    return np.mean(risks)
+
+
+def test_the_area_under_the_risk_coverage_curve(scores):
+    logits, labels = scores
+    # Equal confidences: every row is there twice, right once and wrong once in some.
+    twice, of_twice = np.concatenate([logits, logits]), np.concatenate([labels, labels[::-1]])
+    for rows, truth in ((logits, labels), (twice, of_twice), (np.zeros((30, 4)), labels[:30])):
+        confidence, correct = softmax(rows.astype(np.float64)).max(axis=1).round(12), rows.argmax(axis=1) == truth
+        found = classification_metrics(rows, truth)["aurc"]
+        assert found == pytest.approx(area_under_risk_coverage(confidence, correct))
+        order = np.random.default_rng(3).permutation(len(truth))
+        assert classification_metrics(rows[order], truth[order])["aurc"] == pytest.approx(found)
+
+
+def test_the_area_is_that_of_chance_for_equal_scores_and_less_for_a_model_that_knows_its_errors():
+    labels = np.array([0, 0, 0, 1])
+    assert classification_metrics(np.zeros((4, 2)), labels)["aurc"] == pytest.approx(1 / 4)
+    knows = np.array([[9.0, 0], [8, 0], [7, 0], [1, 0]])
+    assert classification_metrics(knows, labels)["aurc"] == pytest.approx(1 / 16)
+    assert classification_metrics(knows[::-1], labels)["aurc"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    # The order of two classes' probabilities is the same at every temperature.
+    assert classification_metrics(knows / 3, labels)["aurc"] == pytest.approx(1 / 16)
+
+
 def test_logits_inside_the_unit_interval_are_not_taken_for_probabilities():
     logits = np.array([[0.9, 0.1], [0.8, 0.3], [0.2, 0.7]])
     labels = np.array([0, 0, 0])
@@ -135,6 +167,7 @@ def test_label_ece_by_hand():
         (True, "accuracy accuracy_characters_0.1 macro_f1 micro_f1 subset_accuracy lrap pearson spearman"),
         (True, "ood_auroc_softmax ood_auroc_energy dev_accuracy dev_macro_f1 dev_pearson eval_accuracy eval_lrap"),
         (False, "loss nll nll_scaled brier brier_scaled ece adaptive_ece label_ece ece_scaled adaptive_ece_scaled"),
+        (False, "aurc aurc_scaled dev_aurc"),
         (False, "label_ece_scaled rmse flips_dropout_0.2 ood_fpr95_softmax ood_fpr95_energy memorised test_loss"),
         (False, "gradient_norm path_loss dev_nll dev_loss eval_nll eval_loss eval_adaptive_ece eval_rmse"),
         (None, "temperature generalisation_gap train_loss uncertain_width steps seconds dev_ eval_runtime"),

@@ -48,6 +48,7 @@ def test_two_classes_by_hand():
             "brier_scaled": 0.75 * 2 * 0.25**2 + 0.25 * 2 * 0.75**2,
             "ece_scaled": 0.0,
             "adaptive_ece_scaled": 0.0,
+            "aurc_scaled": 0.25,
         },
         abs=1e-6,
     )

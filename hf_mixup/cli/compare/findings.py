@@ -20,6 +20,7 @@ NAMES = {
     "ece": "ECE",
     "adaptive_ece": "adaptive ECE",
     "label_ece": "ECE per label",
+    "aurc": "AURC",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "rmse": "RMSE",

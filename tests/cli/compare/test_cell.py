@@ -108,7 +108,7 @@ def test_a_run_holds_everything_that_it_measured(toy, tmp_path):
     assert json.loads((folder / "result.json").read_text()) == result
     metrics = result["metrics"]
     names = METRIC_NAMES["single_label_classification"]
-    scaled = [f"{name}_scaled" for name in ("nll", "brier", "ece", "adaptive_ece")]
+    scaled = [f"{name}_scaled" for name in ("nll", "brier", "ece", "adaptive_ece", "aurc")]
     expected = {*names, *(f"dev_{name}" for name in names), *scaled, "temperature", "memorised", "generalisation_gap"}
     expected |= {
         f"{what}_{how}" for what in ("accuracy", "flips") for how in ("characters_0.1", "dropout_0.3", "noise_1")
