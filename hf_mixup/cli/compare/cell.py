@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 
-from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.compare.grid import RESEED, Comparison
 from hf_mixup.cli.compare.measures import further_metrics, predict
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import RESULT, Cell
@@ -88,9 +88,10 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
 
 def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The fields of one training run, as `hf-mixup train` takes them."""
-    fixed = {"seed": cell.seed, "output_dir": str(folder / "training"), "save_strategy": "no", "report_to": "none"}
+    own = dict(variant)
+    fixed = {"seed": cell.seed + own.pop(RESEED, 0), "output_dir": str(folder / "training"), "save_strategy": "no", "report_to": "none"}
     quiet = {"disable_tqdm": True, "logging_strategy": "no", "eval_strategy": "no"}
-    return {**comparison.run, **variant, **fixed, **quiet}
+    return {**comparison.run, **own, **fixed, **quiet}
 
 
 def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], data: TextData, folder: Path) -> Trained:
@@ -101,7 +102,7 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     if mixup is not None and mixup.strength == AUTO and mixup.check_rows is None:
         # Every method has the development split, for its temperature.
         mixup.check_rows = data.splits["validation"].num_rows
-    set_seed(cell.seed)
+    set_seed(args.seed)
     model, tokenizer = build_model(model_args, data)
     splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():

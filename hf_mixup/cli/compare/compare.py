@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_mixup.cli.compare.cell import check_runs, run_cell
-from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.compare.grid import RESEED, Comparison
 from hf_mixup.cli.compare.rows import digest
 from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, read_asked, read_run
 from hf_mixup.cli.train.arguments import parse_fields
@@ -130,7 +130,8 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
 
 def resolved(comparison: Comparison, variant: dict[str, Any]) -> MixupConfig | None:
     """The mixup that a variant means."""
-    return resolve_config(parse_fields(comparison.run | variant | {"output_dir": comparison.output_dir})[0].mixup)
+    fields = {name: value for name, value in variant.items() if name != RESEED}
+    return resolve_config(parse_fields(comparison.run | fields | {"output_dir": comparison.output_dir})[0].mixup)
 
 
 def run_missing(comparison: Comparison, missing: list[Cell], folder: Path) -> list[Cell]:

@@ -16,10 +16,15 @@ from hf_mixup.config.checks import nearest
 from hf_mixup.config.recipes import recipe_names
 
 MEASURES = ("boundary", "perturbation")
+# A field of a method beside those of a run: added to the seed of the training, and not to that of its rows.
+RESEED = "reseed"
+# The baseline once more: what is marked for it is chance.
+AGAIN = "again"
 # Methods that are no recipe: fields of a run.
 RIVALS: dict[str, dict[str, Any]] = {
     "none": {"mixup": "none"},
     "label_smoothing": {"mixup": "none", "label_smoothing_factor": 0.1},
+    AGAIN: {RESEED: 1000},
 }
 # The comparison decides these in every run.
 DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint")
@@ -40,8 +45,9 @@ class Comparison:
     Args:
         output_dir (`str`): where everything is written.
         methods (`dict`): name to the fields of a run that make it, or to a list of such, of which each run picks one
-            by its development split. The first is the baseline. In a YAML file also a list of names: recipes, `none`,
-            `label_smoothing`.
+            by its development split. The first is the baseline. `reseed`, a whole number, is added to the seed of the
+            training alone. In a YAML file also a list of names: recipes, `none`, `label_smoothing`, `again` (the
+            baseline, reseeded).
         seeds (`list[int]`, defaults to 0 to 4): the runs of one seed have the same training rows in every method.
         train_sizes (`list[int]`): training rows of each class, or training rows in all without single classes.
         label_noise (`list[float]`, defaults to [0]): shares of the training labels that are replaced by another one.
@@ -96,6 +102,7 @@ class Comparison:
                 _refuse(variant, UNUSED, SCALED_ANYWAY + where)
                 refused_in_comparison(variant, where)
                 _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
+                checks.count(0)(RESEED, variant.get(RESEED, 0))
 
     @property
     def baseline(self) -> str:
@@ -128,7 +135,11 @@ def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:
         given = dict.fromkeys("none" if name is None else str(name) for name in given)
     if not isinstance(given, Mapping) or len(given) < 2:
         raise ValueError(f"methods={given!r}: expected two or more, such as [none, label_smoothing, tmix].")
-    return {str(name): _variants(str(name), made_of) for name, made_of in given.items()}
+    made: dict[str, list[dict[str, Any]]] = {}
+    for name, made_of in given.items():
+        baseline = next(iter(made.values()), None)
+        made[str(name)] = _variants(str(name), baseline if name == AGAIN and made_of is None else made_of)
+    return made
 
 
 def _variants(name: str, made_of: Any) -> list[dict[str, Any]]:

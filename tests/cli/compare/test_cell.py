@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_mixup.cli.compare.cell import Trained, better, check_runs, run_cell
+from hf_mixup.cli.compare.cell import Trained, better, check_runs, run_cell, train_variant
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.rows import draw_rows, flip_labels, read_data, training_data
 from hf_mixup.cli.compare.runs import Cell
@@ -140,6 +140,18 @@ def test_a_method_may_average_its_weights(toy, tmp_path):
     assert found["last"]["curves"]["learning"] == found["none"]["curves"]["learning"]
     with pytest.raises(ValueError, match="methods: averaged: averaging='emma': expected one of ema"):
         check_runs(toy(methods=methods | {"averaged": averaged | {"averaging": "emma"}}))
+
+
+def test_a_reseeded_run_has_other_random_numbers_and_the_same_rows(toy, tmp_path):
+    comparison, trained = toy(methods=["none", "again"], label_noise=[0.25], max_steps=2), {}
+    for name in comparison.methods:
+        fields = comparison.methods[name][0]
+        data, _ = training_data(data_of(comparison), Cell(name, 12, 0.25, 3))
+        trained[name] = train_variant(comparison, Cell(name, 12, 0.25, 3), fields, data, tmp_path / name)
+    none, again = trained["none"], trained["again"]
+    assert (none.trainer.args.seed, again.trainer.args.seed) == (3, 1003)
+    assert none.splits["train"].to_dict() == again.splits["train"].to_dict()
+    assert not np.array_equal(none.dev_logits, again.dev_logits)
 
 
 def task_files(folder, kind):

@@ -33,7 +33,7 @@ def toy_comparison(tmp_path):
     def write(**changes):
         values = {
             "output_dir": str(tmp_path / "out"),
-            "methods": {"none": None, "again": {"mixup": "none"}, "broken": BROKEN},
+            "methods": {"none": None, "same": {"mixup": "none"}, "broken": BROKEN},
             "train_sizes": [16],
             "seeds": [0, 1, 2],
             "measures": [],
@@ -63,7 +63,7 @@ def verdicts(folder, method):
 
 def test_a_method_is_not_different_from_itself_and_random_targets_are_worse(toy_comparison, tmp_path, capsys):
     assert main(["compare", toy_comparison()]) == 0
-    same, broken = verdicts(tmp_path / "out", "again"), verdicts(tmp_path / "out", "broken")
+    same, broken = verdicts(tmp_path / "out", "same"), verdicts(tmp_path / "out", "broken")
     directed = {metric for metric in same if same[metric]}
     assert {"accuracy", "nll", "brier", "ece", "adaptive_ece", "nll_scaled"} <= directed
     assert {same[metric] for metric in directed} == {"no difference seen"}

@@ -32,6 +32,23 @@ def test_methods_may_be_changed_recipes_variants_or_ones_own():
     assert comparison.methods["mine"] == [{"mixup": "mine.yaml", "learning_rate": 1e-3}]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "wanted"),
+    [
+        ({"none": None}, [{"reseed": 1000, "mixup": "none"}]),
+        (
+            {"tmix": [{"mixup.alpha": 0.2}, {}]},
+            [{"reseed": 1000, "mixup": "tmix", "mixup.alpha": 0.2}, {"reseed": 1000, "mixup": "tmix"}],
+        ),
+    ],
+)
+def test_again_is_the_baseline_with_other_random_numbers(baseline, wanted):
+    comparison = Comparison.from_dict(BASE | {"methods": {**baseline, "again": None}})
+    assert comparison.methods["again"] == wanted
+    values = asdict(comparison)
+    assert Comparison.from_dict({**values.pop("run"), **values}) == comparison
+
+
 def test_fields_of_the_runs_are_those_that_the_comparison_does_not_know():
     comparison = Comparison.from_dict(BASE | {"learning_rate": 1e-4, "seeds": [3]})
     assert (comparison.run, comparison.seeds) == ({"learning_rate": 1e-4}, [3])
@@ -83,6 +100,7 @@ def test_a_comparison_comes_back_from_its_own_dict():
             {"methods": {"none": None, "a": {"mixup": "tmix", "train_file": "b.csv"}}},
             "train_file=.*methods share",
         ),
+        ({"methods": {"none": None, "a": {"mixup": "tmix", "reseed": -1}}}, "reseed=-1: expected a whole number of 0"),
         ({"mixup": "tmix"}, "mixup='tmix': the comparison sets it"),
         ({"fit_temperature": True}, "fit_temperature=True: a comparison measures every method with a fitted"),
         (
