@@ -4,13 +4,15 @@
 
 Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv; the tables in docs/results.md and
 the picture docs/results.png are made anew from all of these files. In a table `+` is better than the baseline and `-`
-worse, at 95 %. The picture needs the plots extra.
+worse, after the correction of a method's tests over all comparisons together; `=` is equivalent, `~` no worse. The
+picture needs the plots extra.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +20,17 @@ from matplotlib.axes import Axes
 
 from hf_mixup.cli.compare.canvas import panels, titled
 from hf_mixup.cli.compare.findings import metric_name
-from hf_mixup.cli.compare.table import BETTER, MAIN_METRICS, SAME, SETTING, WORSE, number, summarise, write_tables
+from hf_mixup.cli.compare.statistics import (
+    BETTER,
+    DECIDED,
+    EQUIVALENT,
+    MAIN_METRICS,
+    NO_WORSE,
+    PRIMARY_NAMES,
+    WORSE,
+    corrected,
+)
+from hf_mixup.cli.compare.table import SETTING, number, summarise, write_tables
 from hf_mixup.training.metric_names import higher_is_better
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +39,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 # Beside the main metrics of the task, one of each promise.
 PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
 PROMISES += ["label_ece", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
-MARKS = {BETTER: " +", WORSE: " -"}
+MARKS = {BETTER: " +", WORSE: " -", EQUIVALENT: " =", NO_WORSE: " ~"}
 # In the picture, with colour, marker and place in the row: the default, two that repair more, and what costs nothing.
 PICTURED = {
     "default": ("#000000", "D", -0.3),
@@ -48,18 +60,21 @@ def main() -> None:
     draw({title(path): summary for path, summary in summaries.items()})
     print(f"{len(summaries)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
     print("{:,} verdicts, {:,} of them better or worse".format(*verdicts(summaries)))
+    print("of primary endpoints {:,}, and {:,}".format(*verdicts(summaries, PRIMARY_NAMES)))
 
 
 def kept_summaries() -> dict[Path, pd.DataFrame]:
-    """The summary of every comparison whose raw results are kept."""
-    return {path: summary_of(path) for path in sorted(KEPT.glob("compare_*.csv"))}
+    """The summary of every comparison whose raw results are kept, corrected over all of them."""
+    each = {path: summary_of(path) for path in sorted(KEPT.glob("compare_*.csv"))}
+    judged = corrected(pd.concat(each, names=["path", None]).reset_index("path").reset_index(drop=True))
+    return {path: group.drop(columns="path") for path, group in judged.groupby("path")}
 
 
-def verdicts(summaries: dict[Path, pd.DataFrame]) -> tuple[int, int]:
-    """How many verdicts there are, and how many of them say better or worse."""
-    given = pd.concat(summaries.values())["verdict"].value_counts()
-    marked = given[BETTER] + given[WORSE]
-    return given[SAME] + marked, marked
+def verdicts(summaries: dict[Path, pd.DataFrame], metrics: Collection[str] | None = None) -> tuple[int, int]:
+    """How many verdicts there are on some metrics, or on all, and how many of them say better or worse."""
+    given = pd.concat(summaries.values())
+    words = given["verdict"] if metrics is None else given[given["metric"].isin(metrics)]["verdict"]
+    return int(words.isin(DECIDED).sum()), int(words.isin((BETTER, WORSE)).sum())
 
 
 def tables(summaries: dict[Path, pd.DataFrame]) -> str:
@@ -96,7 +111,7 @@ def section(path: Path, summary: pd.DataFrame) -> str:
 def columns(group: pd.DataFrame) -> list[str]:
     present = set(group["metric"])
     main_metrics = next(metrics for metrics in MAIN_METRICS.values() if set(metrics) <= present)
-    return [*main_metrics, *(metric for metric in PROMISES if metric in present)]
+    return [*dict.fromkeys([*main_metrics, *(metric for metric in PROMISES if metric in present)])]
 
 
 def cell(by: pd.DataFrame, method: str, metric: str) -> str:
@@ -126,7 +141,7 @@ def draw(summaries: dict[str, pd.DataFrame]) -> None:
         axis.set_xlabel(f"difference in {metric_name(metric)}\nbetter: to the {better}")
     axes[0][0].set_yticks(range(len(rows)), rows)
     axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
-    found = "Against no mixup, with 95 % intervals over seeds; filled where the interval leaves out 0"
+    found = "Against no mixup, with 95 % intervals over seeds; filled where better or worse after correction"
     titled(figure, found, legend=True).savefig(PICTURE, dpi=110)
 
 
@@ -134,7 +149,7 @@ def draw_difference(axis: Axes, place: int, method: str, row: pd.Series) -> None
     """One difference with its interval; the first of a method names it in the legend."""
     colour, marker, aside = PICTURED[method]
     axis.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, linewidth=1.4)
-    face = colour if row["verdict"] in MARKS else "white"
+    face = colour if row["verdict"] in (BETTER, WORSE) else "white"
     label = None if method in axis.get_legend_handles_labels()[1] else method
     axis.plot(row["difference"], place + aside, marker, color=colour, markerfacecolor=face, label=label)
 

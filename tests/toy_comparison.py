@@ -98,7 +98,14 @@ def _curves(left, ece, nll, own):
 
 def _multi_label(method, size, noise, seed):
     value = 0.6 + 0.02 * np.random.default_rng([seed, size, crc32(method.encode())]).normal()
-    metrics = {"micro_f1": value, "lrap": value + 0.1, "nll": 0.4, "nll_scaled": 0.38, "lrap_characters_0.1": value}
+    metrics = {
+        "micro_f1": value,
+        "lrap": value + 0.1,
+        "nll": 0.4,
+        "nll_scaled": 0.38,
+        "lrap_characters_0.1": value,
+        "label_ece": 0.1 * value,
+    }
     return metrics, {}
 
 

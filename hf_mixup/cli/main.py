@@ -122,8 +122,10 @@ def _add_comparison(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> int:
     with one_line_errors("the same command resumes, with the runs that are missing"):
         from hf_mixup.cli.compare.compare import compare, quiet
+        from hf_mixup.cli.compare.findings import format_summary
         from hf_mixup.cli.compare.grid import Comparison
-        from hf_mixup.cli.compare.table import MAIN_METRICS, format_summary, write_tables
+        from hf_mixup.cli.compare.statistics import MAIN_METRICS
+        from hf_mixup.cli.compare.table import write_tables
         from hf_mixup.cli.train.arguments import read_yaml
 
         given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}

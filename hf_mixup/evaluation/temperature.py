@@ -102,7 +102,8 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
 
     Returns:
         `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled`, `adaptive_ece_scaled` and
-        `aurc_scaled`, or with `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not finite.
+        `aurc_scaled`, or with `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not
+        finite.
 
     Raises:
         ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.

@@ -11,7 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from hf_mixup.cli.compare.findings import finding, metric_name, setting_name
-from hf_mixup.cli.compare.table import DIVERGED, FEWEST, MAIN_METRICS, SETTING
+from hf_mixup.cli.compare.statistics import DIVERGED, FEWEST, MAIN_METRICS
+from hf_mixup.cli.compare.table import SETTING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

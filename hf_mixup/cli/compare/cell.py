@@ -89,7 +89,12 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
 def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The fields of one training run, as `hf-mixup train` takes them."""
     own = dict(variant)
-    fixed = {"seed": cell.seed + own.pop(RESEED, 0), "output_dir": str(folder / "training"), "save_strategy": "no", "report_to": "none"}
+    fixed = {
+        "seed": cell.seed + own.pop(RESEED, 0),
+        "output_dir": str(folder / "training"),
+        "save_strategy": "no",
+        "report_to": "none",
+    }
     quiet = {"disable_tqdm": True, "logging_strategy": "no", "eval_strategy": "no"}
     return {**comparison.run, **own, **fixed, **quiet}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_mixup.cli.compare.table import BETTER, SAME, TOO_FEW, WORSE, number, verdict_of
+from hf_mixup.cli.compare.statistics import BETTER, DECIDED, EQUIVALENT, NO_WORSE, PRIMARY_NAMES, TOO_FEW, WORSE
+from hf_mixup.cli.compare.table import SETTING, number, verdict_of
 from hf_mixup.training.metric_names import higher_is_better
 
 NAMES = {
@@ -40,6 +42,12 @@ PHRASES = {
     "test_loss": "ends with a lower loss than",
     "memorised": "learns fewer wrong labels by heart than",
 }
+# What is said of the primary endpoints first, and in which verdicts it shows.
+LEADING = {
+    "Better or worse after correction": (BETTER, WORSE),
+    "Equivalent to the baseline, or no worse, by the margin": (EQUIVALENT, NO_WORSE),
+}
+WIDTH = 119
 # A metric under a perturbation, as a run of a comparison names it.
 PERTURBED = re.compile(r"(?P<metric>\w+)_(?P<kind>characters|dropout|swaps|noise)_(?P<strength>[\d.]+)")
 
@@ -109,14 +117,45 @@ def _compared(rows: pd.DataFrame, metric: str, baseline: str) -> str | None:
         if verdict == BETTER:
             return f"{one['method']} {PHRASES.get(metric, 'is better than')} {baseline}: {numbers}"
         return f"No method is better than {baseline}, and {one['method']} is worse: {numbers}"
-    said = {SAME: f"No difference in {name} was seen", TOO_FEW: f"Too few seeds for a verdict on {name}"}
-    return next((sentence for verdict, sentence in said.items() if (others["verdict"] == verdict).any()), None)
+    if not others["verdict"].isin(DECIDED).any():
+        return f"Too few seeds for a verdict on {name}" if (others["verdict"] == TOO_FEW).any() else None
+    held = others[others["verdict"].isin((EQUIVALENT, NO_WORSE))]
+    said = [f"{row['method']} is {verdict_of(row)}" for _, row in held.iterrows()]
+    return "; ".join([f"No difference in {name} was seen", *said])
 
 
 def verdicts(summary: pd.DataFrame, metric: str, size: int, noise: float) -> dict[str, list[str]]:
     """The methods of each verdict, of one metric at one size and label noise: `{"better": ["tmix"], ...}`."""
     rows = select(summary, metric, size, noise)
-    return {word: list(rows[rows["verdict"] == word]["method"]) for word in (BETTER, WORSE, SAME, TOO_FEW)}
+    return {word: list(rows[rows["verdict"] == word]["method"]) for word in (*DECIDED, TOO_FEW)}
+
+
+def survivors(summary: pd.DataFrame, primary: bool, words: Sequence[str]) -> dict[str, str]:
+    """What is said of each method by some verdicts, in which metrics and at which training sizes.
+
+    Args:
+        summary (`pandas.DataFrame`): see `hf_mixup.cli.compare.table.summarise`.
+        primary (`bool`): of the primary endpoints, or of all other metrics.
+        words (`Sequence[str]`): the verdicts, such as `("better", "worse")`.
+
+    Returns:
+        `dict[str, str]`: such as `{"tmix": "better: NLL (20), ECE (20, 80); worse: accuracy (80)"}`, without methods
+            of which there is nothing to say.
+    """
+    said: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for _, row in summary[summary["metric"].isin(PRIMARY_NAMES) == primary].iterrows():
+        if row["verdict"] in words:
+            metrics = said.setdefault(row["method"], {word: {} for word in words})[row["verdict"]]
+            noise = f" with {100 * row['label_noise']:g} % wrong labels" if row["label_noise"] else ""
+            metrics.setdefault(metric_name(row["metric"]), []).append(f"{row['train_size']}{noise}")
+    return {
+        method: "; ".join(
+            f"{word}: " + ", ".join(f"{metric} ({', '.join(places)})" for metric, places in metrics.items())
+            for word, metrics in of_method.items()
+            if metrics
+        )
+        for method, of_method in said.items()
+    }
 
 
 def overview(summary: pd.DataFrame, metrics: Sequence[str], baseline: str, size: int, noise: float) -> str:
@@ -127,7 +166,7 @@ def overview(summary: pd.DataFrame, metrics: Sequence[str], baseline: str, size:
         for word in (BETTER, WORSE):
             if found[word]:
                 parts.append(f"{metric_name(metric)} is {word} with {', '.join(found[word])}")
-        if found[SAME] and not found[BETTER] and not found[WORSE]:
+        if any(found[word] for word in DECIDED) and not found[BETTER] and not found[WORSE]:
             same.append(metric_name(metric))
     if same:
         parts.append(f"no difference in {' and '.join(same)} was seen")
@@ -136,3 +175,52 @@ def overview(summary: pd.DataFrame, metrics: Sequence[str], baseline: str, size:
     if not parts and not lost:
         parts = ["too few seeds for a verdict"]
     return f"Against {baseline}: {'; '.join([*parts, *lost])}"
+
+
+def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """For the terminal: what is left after correction, then means and verdicts by size and label noise.
+
+    Args:
+        summary (`pandas.DataFrame`): see `summarise`.
+        metrics (`Sequence[str]`): which to show, such as `MAIN_METRICS["regression"]`; unknown and repeated ones are
+            left out.
+
+    Returns:
+        `str`: lines of less than 120 characters; metrics that do not fit beside the others stand below them.
+    """
+    blocks = []
+    for title, words in LEADING.items():
+        said = survivors(summary, True, words)
+        blocks.append(f"{title}:{'' if said else ' nothing'}")
+        for method, found in said.items():
+            blocks += textwrap.wrap(f"{method}: {found}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+        blocks.append("")
+    for (size, noise), group in summary.groupby(SETTING, sort=False):
+        blocks.append(f"train_size={size}, label_noise={noise:g}")
+        methods = list(group["method"].unique())
+        shown = group.set_index(["method", "metric"])
+        names = _column(["method", *methods])
+        lines = names
+        for metric in dict.fromkeys(metrics):
+            if metric not in set(group["metric"]):
+                continue
+            column = _column([metric, *(_entry(shown, method, metric) for method in methods)])
+            if len(lines[0]) + 1 + len(column[0]) > WIDTH:
+                blocks += lines
+                lines = names
+            lines = [f"{line} {entry}" for line, entry in zip(lines, column, strict=True)]
+        blocks += [*lines, ""]
+    return "\n".join(line.rstrip() for line in blocks).rstrip()
+
+
+def _entry(shown: pd.DataFrame, method: str, metric: str) -> str:
+    if (method, metric) not in shown.index:
+        return "–"
+    row = shown.loc[(method, metric)]
+    return f"{number(row['mean'])} {verdict_of(row)}"
+
+
+def _column(entries: list[str]) -> list[str]:
+    # The longest name of a method still leaves room for one metric.
+    width = min(max(map(len, entries)), WIDTH // 2)
+    return [entry[:width].ljust(width) for entry in entries]

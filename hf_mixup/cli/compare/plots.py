@@ -12,7 +12,8 @@ import pandas as pd
 from hf_mixup.cli.compare.canvas import COLOURS, Pictured, bounds_of, draw_line, mean_and_interval, panels, titled
 from hf_mixup.cli.compare.findings import PERTURBED, finding, metric_name, overview, select, setting_name
 from hf_mixup.cli.compare.runs import DERIVED
-from hf_mixup.cli.compare.table import BETTER, DIVERGED, WORSE, verdict_of
+from hf_mixup.cli.compare.statistics import BETTER, DIVERGED, WORSE
+from hf_mixup.cli.compare.table import verdict_of
 from hf_mixup.training.metric_names import higher_is_better
 
 if TYPE_CHECKING:

@@ -12,16 +12,29 @@ import pandas as pd
 import yaml
 
 from hf_mixup.cli.compare.canvas import Pictured
-from hf_mixup.cli.compare.findings import finding, metric_name, select, verdicts
+from hf_mixup.cli.compare.findings import LEADING, finding, metric_name, select, survivors, verdicts
 from hf_mixup.cli.compare.plots import MOST_DIAGRAMS, MOST_LINES, figures
 from hf_mixup.cli.compare.runs import asked_cells, load_runs, read_asked
-from hf_mixup.cli.compare.table import BETTER, DIVERGED, SAME, WORSE, number, verdict_of, write_tables
+from hf_mixup.cli.compare.statistics import BETTER, DIVERGED, EQUIVALENT, NO_WORSE, PRIMARY, SAME, WORSE
+from hf_mixup.cli.compare.table import number, verdict_of, write_tables
 from hf_mixup.config.files import write_whole
 
 DIFFERENCES = (
-    "Mean differences to {baseline} over seeds, with their 95 % t intervals. A filled circle: better. A filled cross: "
-    "worse. An open circle: no difference seen, too few seeds, or neither way is better. No circle: a method or the "
-    "baseline diverged, or nothing can differ."
+    "Mean differences to {baseline} over seeds, with their 95 % t intervals, uncorrected. A filled circle: better "
+    "after correction. A filled cross: worse after correction. An open circle: neither, too few seeds, or neither way "
+    "is better. No circle: a method or the baseline diverged, or nothing can differ."
+)
+HOW_TO_READ = (
+    "{seeds}; the runs of one seed have the same training rows, and the differences are taken seed by seed. "
+    "“Better” and “worse” go by p values of paired t tests after correction, q at most 0.05. Those of the primary "
+    "endpoints ({primary}) are corrected by Holm, over all of them at every size and label noise: a method that is no "
+    "different gets one mark or more in one comparison of twenty. All other metrics were explored, and corrected by "
+    "Benjamini and Hochberg: one mark in twenty is false. "
+    f"“{EQUIVALENT.capitalize()}” and “{NO_WORSE}” go by one-sided t tests against the margin that stands beside "
+    f"them, corrected alike. “{SAME.capitalize()}” does not show that methods are equal; “detectable” is the "
+    "difference that four of five such comparisons would see before correction. "
+    f"“{DIVERGED.capitalize()}”: in some seed the test loss of the method, or of the baseline, is no finite number. "
+    "The seeds that are left would flatter it, and get no verdict."
 )
 CAPTIONS = {
     "differences": DIFFERENCES,
@@ -113,28 +126,31 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
-    """What is better, worse and not different, in words, and how far to believe it."""
+    """What is better and worse after correction, what is equivalent, and what else was seen, in words."""
     lines = ["<h2>Verdict</h2>", f"<p>Every method against <b>{escape(pictured.baseline)}</b>, on the test split.</p>"]
+    lines += [_survivors(title, pictured.summary, True, words) for title, words in LEADING.items()]
     for size, noise, name in pictured.settings:
         lines.append(f"<h3>{escape(name)}</h3>\n<ul>")
-        for metric in pictured.main:
+        for metric in (metric for metric in PRIMARY[pictured.problem_type] if metric in pictured.main):
             found = verdicts(pictured.summary, metric, size, noise)
             said = "; ".join(f"{word}: {', '.join(methods)}" for word, methods in found.items() if methods)
             sentence = finding(pictured.summary, metric, pictured.baseline, size, noise)
             lines.append(f"<li><b>{escape(sentence)}.</b>")
             lines.append(f"<br>{escape(said)}.</li>" if said else "</li>")
         lines.append("</ul>")
+    lines.append(_survivors("Explored: better or worse", pictured.summary, False, (BETTER, WORSE)))
     most = len(asked["seeds"])
-    lines.append(
-        f"<p>From up to {most} seed{'s' * (most != 1)}; the runs of one seed have the same training rows, and the "
-        "differences are taken seed by seed. “Better” and “worse” mean that the 95 % t interval of the mean difference "
-        "leaves out 0. The intervals hold for each metric, method and size by itself. They are not corrected for their "
-        "number: where methods do not differ, about one in twenty leaves out 0 by chance. "
-        f"“{SAME.capitalize()}” does not show that methods are equal. “{DIVERGED.capitalize()}”: in some seed the test "
-        "loss of the method, or of the baseline, is no finite number. The seeds that are left would flatter it, and "
-        "get no verdict.</p>"
-    )
+    primary = ", ".join(metric_name(metric) for metric in PRIMARY[pictured.problem_type])
+    seeds = f"From up to {most} seed{'s' * (most != 1)}"
+    lines.append(f"<p>{HOW_TO_READ.format(seeds=seeds, primary=primary)}</p>")
     return "\n".join(lines)
+
+
+def _survivors(title: str, summary: pd.DataFrame, primary: bool, words: tuple[str, ...]) -> str:
+    """What is said of each method by some verdicts, a line for each."""
+    said = survivors(summary, primary, words)
+    entries = "\n".join(f"<li><b>{escape(method)}</b>: {escape(metrics)}</li>" for method, metrics in said.items())
+    return f"<h3>{escape(title)}</h3>\n" + (f"<ul>\n{entries}\n</ul>" if said else "<p>Nothing.</p>")
 
 
 def _main_tables(pictured: Pictured) -> str:
@@ -143,7 +159,8 @@ def _main_tables(pictured: Pictured) -> str:
     lines = [
         "<h2>Main metrics</h2>",
         "<p>Mean ± standard deviation over seeds; below it the mean difference to "
-        f"{escape(pictured.baseline)} with its 95 % interval, and the verdict.</p>",
+        f"{escape(pictured.baseline)} with its 95 % interval, and the verdict. Intervals are not corrected, "
+        "verdicts are.</p>",
     ]
     for size, noise, name in pictured.settings:
         head = f"<thead><tr><th>method</th><th>seeds</th>{heads}\n</tr></thead>"
@@ -167,6 +184,8 @@ def _entry(row: pd.Series) -> str:
         interval = f"{number(row['difference'], '+')} [{number(row['low'], '+')}, {number(row['high'], '+')}]"
         entry += f'<br><span class="interval">{interval}</span>'
     said = verdict_of(row)
+    if row["verdict"] == SAME and pd.notna(row["detectable"]):
+        said += f'<br><span class="interval">detectable: {number(row["detectable"])}</span>'
     word = f"<b>{said}</b>" if row["verdict"] in (BETTER, WORSE, DIVERGED) else said
     return f"{entry}<br>{word}" if word else entry
 

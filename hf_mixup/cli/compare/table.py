@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hf_mixup.cli.compare.runs import DERIVED, load_runs, read_asked
+from hf_mixup.cli.compare.statistics import (
+    DIVERGED,
+    EQUIVALENT,
+    FEWEST,
+    NO_WORSE,
+    PAIRED,
+    SAME,
+    TOO_FEW,
+    corrected,
+    direction,
+    margin_of,
+    paired,
+)
 from hf_mixup.config.files import write_whole
-from hf_mixup.training.metric_names import higher_is_better
 
-BETTER, SAME, WORSE, TOO_FEW, DIVERGED = "better", "no difference seen", "worse", "too few seeds", "diverged"
-MAIN_METRICS = {
-    "single_label_classification": ["accuracy", "macro_f1", "nll", "ece"],
-    "multi_label_classification": ["micro_f1", "lrap", "nll"],
-    "regression": ["pearson", "rmse"],
-}
 COLUMNS = ["method", "train_size", "label_noise", "seed", "metric", "value"]
 SUMMARY = ["method", "train_size", "label_noise", "metric", "mean", "std", "seeds", "lost", "diverged"]
-AGAINST = ["difference", "low", "high", "p", "verdict"]
-# With two pairs an interval is one chance in a few.
-FEWEST = 3
+AGAINST = [*PAIRED, "margin", "verdict"]
 # A finished run in which this has no finite value has diverged.
 TOLD_BY = "test_loss"
 SETTING = ["train_size", "label_noise"]
 # What a temperature leaves as it is: it changes no ranking of the classes.
 UNSCALED = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised")
-WIDTH = 119
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
@@ -72,8 +73,8 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Means over seeds, and each method against the baseline.
 
     The runs of one seed have the same training rows, so differences are taken seed by seed, over the seeds that both
-    methods have. The interval is the 95 % t interval of the mean difference. It holds for one metric at a time:
-    nothing is corrected for the number of metrics, methods or sizes.
+    methods have. Intervals hold for one metric at a time; verdicts are corrected for how much is tested, see
+    `hf_mixup.cli.compare.statistics.corrected`.
 
     Args:
         results (`pandas.DataFrame`): see `collect`.
@@ -83,11 +84,14 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
         `pandas.DataFrame`: a row per `method`, `train_size`, `label_noise` and `metric`: `mean`, `std` (with n - 1) and
             `seeds` (how many) of the method, and `lost`, how many more had no finite value, such as the correlation of
             equal scores; `diverged`, in how many seeds the run diverged: its test loss has no finite value;
-            `difference` (method minus baseline), `low` and `high` (its interval), `p` (paired t test) and `verdict`:
-            `"better"` or `"worse"` if the interval excludes 0, else `"no difference seen"`; `"too few seeds"` with
-            less than 3 pairs; `"diverged"`, without a difference, if the method or the baseline diverged in a seed:
-            the seeds that are left are not a fair sample. The verdict is empty for the baseline, for metrics that are
-            neither good nor bad by themselves, and for those that temperature scaling cannot change.
+            `difference` (method minus baseline), `low` and `high` (its 95 % t interval), `p`, `p_no_worse`,
+            `p_equivalent` and `detectable`, see `hf_mixup.cli.compare.statistics.paired`; `margin`, what does not
+            matter; `q`, `q_no_worse` and `q_equivalent`, the p values after correction; and `verdict`: `"better"` or
+            `"worse"` if `q` is at most 0.05; else `"equivalent"` or `"no worse"`, by the margin, if `q_equivalent` or
+            `q_no_worse` is; else `"no difference seen"`; `"too few seeds"` with less than 3 pairs; `"diverged"`,
+            without a difference, if the method or the baseline diverged in a seed: the seeds that are left are not a
+            fair sample. The verdict is empty for the baseline, for metrics that are neither good nor bad by
+            themselves, and for those that temperature scaling cannot change.
     """
     rows, diverged, made_of = [], _diverged_runs(results), {DERIVED: baseline}
     # Lists, not sorted groups: methods, sizes and metrics stay in the order in which they were asked for.
@@ -100,7 +104,7 @@ def summarise(results: pd.DataFrame, baseline: str) -> pd.DataFrame:
             of_method, of_baseline = diverged[(*key[:-1], made_of.get(method, method))], diverged[(*key[:-1], baseline)]
             row = [method, *key, own.mean(), own.std(), len(own), lost, of_method]
             rows.append(row + _compare(values, method, baseline, key[-1], of_method + of_baseline > 0))
-    summary = pd.DataFrame(rows, columns=SUMMARY + AGAINST)
+    summary = corrected(pd.DataFrame(rows, columns=SUMMARY + AGAINST))
     place = {method: number for number, method in enumerate(results["method"].unique())}
     return summary.sort_values(
         [*SETTING, "method"],
@@ -117,42 +121,18 @@ def _diverged_runs(results: pd.DataFrame) -> Counter[tuple[int, float, str]]:
 
 
 def _compare(values: pd.DataFrame, method: str, baseline: str, metric: str, diverged: bool) -> list[Any]:
-    """As `_against`, from the values of each seed and method; only a verdict if nothing can be compared."""
-    nothing = [np.nan] * 4
+    """The columns `AGAINST`, from the values of each seed and method; no verdict yet, if there may be one."""
+    nothing: list[Any] = [np.nan] * (len(AGAINST) - 1)
     if method == baseline or (method == DERIVED and _is_unscaled(metric)):
         return [*nothing, ""]
     if diverged:
-        return [*nothing, "" if _direction(metric) is None else DIVERGED]
+        return [*nothing, "" if direction(metric) is None else DIVERGED]
     if baseline not in values:
         return [*nothing, TOO_FEW]
-    return _against((values[method] - values[baseline]).dropna().to_numpy(), metric)
-
-
-def _direction(metric: str) -> bool | None:
-    # What was picked by the development split is not judged by it.
-    return None if metric.startswith("dev_") else higher_is_better(metric)
-
-
-def _against(differences: np.ndarray, metric: str) -> list[Any]:
-    """Difference, interval, p and verdict of paired differences."""
-    if len(differences) < FEWEST:
-        return [differences.mean() if len(differences) else np.nan, np.nan, np.nan, np.nan, TOO_FEW]
-    mean = differences.mean()
-    if np.ptp(differences) <= 1e-12 * abs(mean):
-        low = high = mean
-        p = float(mean == 0)
-    else:
-        test = stats.ttest_1samp(differences, 0)
-        (low, high), p = test.confidence_interval(0.95), test.pvalue
-    return [mean, low, high, p, _verdict(low, high, _direction(metric))]
-
-
-def _verdict(low: float, high: float, up: bool | None) -> str:
-    if up is None:
-        return ""
-    if low <= 0 <= high:
-        return SAME
-    return BETTER if (low > 0) == up else WORSE
+    differences = (values[method] - values[baseline]).dropna().to_numpy()
+    margin = margin_of(metric, float(values[baseline].mean()))
+    may_be = "" if direction(metric) is None else SAME
+    return [*paired(differences, metric, margin), margin, may_be if len(differences) >= FEWEST else TOO_FEW]
 
 
 def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -185,43 +165,6 @@ def number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if abs(value) < 10 else f"{value:{sign}.4g}"
 
 
-def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
-    """A table for the terminal: means and verdicts, a block for each size and label noise.
-
-    Args:
-        summary (`pandas.DataFrame`): see `summarise`.
-        metrics (`Sequence[str]`): which to show, such as `MAIN_METRICS[problem_type]`; unknown and repeated ones are
-            left out.
-
-    Returns:
-        `str`: lines of less than 120 characters; metrics that do not fit beside the others stand below them.
-    """
-    blocks = []
-    for (size, noise), group in summary.groupby(SETTING, sort=False):
-        blocks.append(f"train_size={size}, label_noise={noise:g}")
-        methods = list(group["method"].unique())
-        shown = group.set_index(["method", "metric"])
-        names = _column(["method", *methods])
-        lines = names
-        for metric in dict.fromkeys(metrics):
-            if metric not in set(group["metric"]):
-                continue
-            column = _column([metric, *(_entry(shown, method, metric) for method in methods)])
-            if len(lines[0]) + 1 + len(column[0]) > WIDTH:
-                blocks += lines
-                lines = names
-            lines = [f"{line} {entry}" for line, entry in zip(lines, column, strict=True)]
-        blocks += [*lines, ""]
-    return "\n".join(line.rstrip() for line in blocks).rstrip()
-
-
-def _entry(shown: pd.DataFrame, method: str, metric: str) -> str:
-    if (method, metric) not in shown.index:
-        return "–"
-    row = shown.loc[(method, metric)]
-    return f"{number(row['mean'])} {verdict_of(row)}"
-
-
 def verdict_of(row: pd.Series) -> str:
     """The verdict of a row of the summary for a table: says who diverged, and in how many seeds a value is missing.
 
@@ -229,17 +172,17 @@ def verdict_of(row: pd.Series) -> str:
         row (`pandas.Series`): see `summarise`.
 
     Returns:
-        `str`: such as `"better"`, `"diverged in 2 of 4 seeds"`, `"baseline diverged"` or `"worse (1 of 4 seeds without
-            a value)"`; empty if there is nothing to say.
+        `str`: such as `"better"`, `"no worse by 0.01"`, `"diverged in 2 of 4 seeds"`, `"baseline diverged"` or `"worse
+            (1 of 4 seeds without a value)"`; empty if there is nothing to say.
     """
     runs = row["seeds"] + row["lost"]
     if row["diverged"]:
         return f"{DIVERGED} in {row['diverged']} of {runs} seeds"
     lost = f" ({row['lost']} of {runs} seeds without a value)" if row["lost"] else ""
-    return ("baseline diverged" if row["verdict"] == DIVERGED else row["verdict"]) + lost
-
-
-def _column(entries: list[str]) -> list[str]:
-    # The longest name of a method still leaves room for one metric.
-    width = min(max(map(len, entries)), WIDTH // 2)
-    return [entry[:width].ljust(width) for entry in entries]
+    margin = f"{row['margin']:.2g}"
+    longer = {
+        DIVERGED: "baseline diverged",
+        EQUIVALENT: f"equivalent within {margin}",
+        NO_WORSE: f"no worse by {margin}",
+    }
+    return longer.get(row["verdict"], row["verdict"]) + lost

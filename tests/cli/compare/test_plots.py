@@ -28,7 +28,7 @@ def test_titles_state_what_was_found(tmp_path):
     assert found["reliability"].startswith("temperature_scaling is better calibrated than none: ECE 0.040 against 0.1")
     assert found["sizes"].startswith("tmix is more accurate than none: accuracy 0.7")
     assert found["differences"].startswith("Against none: accuracy is better with tmix;")
-    assert found["boundary_numbers"].startswith("Against none: gradient norm is better with label_smoothing, tmix (20 ")
+    assert found["boundary_numbers"].startswith("Against none: gradient norm is better with tmix (20 ")
     assert found["outliers"].startswith("Against none: OOD AUROC (softmax) is better with ")
     assert found["noise"].startswith("tmix is better than none: accuracy (characters 0.3) 0.")
     assert "(20 training rows per class, 20 % wrong labels)" in found["memorised"]

@@ -41,7 +41,13 @@ def test_verdict_comes_first(report):
     assert heads == ["Verdict", "Main metrics", "Pictures", "All metrics", "What was run"]
     verdict = page[: page.index("Main metrics")]
     assert "tmix is more accurate than none" in verdict and "better: tmix" in verdict
-    assert "From up to 5 seeds" in verdict and "not corrected for their number" in verdict
+    assert "From up to 5 seeds" in verdict and "corrected by Holm" in verdict and "not corrected" not in verdict
+    parts = re.findall("<h3>(.*?)</h3>", verdict)
+    assert parts[0] == "Better or worse after correction" and parts[1].startswith("Equivalent to the baseline, or no")
+    assert parts[-1] == "Explored: better or worse" and len(parts) == 7
+    first = verdict[verdict.index(parts[0]) : verdict.index(parts[1])]
+    assert "<b>tmix</b>: better: accuracy (20, " in first and "gradient" not in first
+    assert "gradient norm" in verdict[verdict.index(parts[-1]) :]
 
 
 def test_what_was_run(report):

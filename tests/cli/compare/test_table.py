@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from hf_mixup.cli.compare.findings import format_summary
 from hf_mixup.cli.compare.runs import load_runs
-from hf_mixup.cli.compare.table import MAIN_METRICS, collect, format_summary, summarise, write_tables
+from hf_mixup.cli.compare.statistics import MAIN_METRICS
+from hf_mixup.cli.compare.table import collect, summarise, write_tables
 from tests.toy_comparison import change_run, write_comparison
 
 
@@ -67,11 +69,12 @@ def test_verdict_follows_the_direction(metric, shift, verdict):
     assert row["verdict"] == verdict
 
 
-@pytest.mark.parametrize(("shift", "verdict", "p"), [(0, "no difference seen", 1), (0.1, "better", 0)])
-def test_equal_differences_make_a_point(shift, verdict, p):
+@pytest.mark.parametrize(("shift", "verdict"), [(0, "equivalent"), (0.1, "no difference seen")])
+def test_equal_differences_are_no_proof_of_a_difference(shift, verdict):
     none = np.array([0.3, 0.6, 0.7])
     row = against({"none": none, "tmix": none + shift})
-    assert (row["low"], row["high"], row["p"]) == pytest.approx((shift, shift, p))
+    expected = (shift, 0, 0, 1, 1) if shift == 0 else (shift, *[np.nan] * 4)
+    assert tuple(row[["difference", "low", "high", "p", "q"]]) == pytest.approx(expected, nan_ok=True)
     assert row["verdict"] == verdict
 
 
@@ -90,7 +93,7 @@ def test_runs_without_a_value_are_counted():
 
 def diverging(**test_losses):
     """Five seeds of two metrics; methods whose `test_losses` are nan have no other value there either."""
-    values = {method: [0.9 - (method == "none") * 0.4 + 0.01 * seed for seed in range(5)] for method in test_losses}
+    values = {method: [0.9 - (method == "none") * 0.4 * 0.99**seed for seed in range(5)] for method in test_losses}
     kept = {
         method: [value if np.isfinite(loss) else np.nan for value, loss in zip(values[method], losses, strict=True)]
         for method, losses in test_losses.items()
@@ -111,7 +114,7 @@ def test_who_diverged_is_not_judged_by_the_seeds_that_are_left():
     assert summary.loc[("test_loss", "tmix"), "verdict"] == "diverged"
     assert summary.loc[("temperature", "tmix"), "verdict"] == ""
     text = format_summary(summary.reset_index(), ["accuracy"])
-    assert "0.920 diverged in 2 of 5 seeds" in text and "0.920 better" in text
+    assert "0.900 diverged in 2 of 5 seeds" in text and "0.900 better" in text
 
 
 def test_nothing_is_compared_with_a_baseline_that_diverged():
@@ -124,7 +127,7 @@ def test_nothing_is_compared_with_a_baseline_that_diverged():
     assert list(summary.loc["nll"].loc[methods, "verdict"]) == ["", "diverged", "diverged"]
     assert list(summary.loc["nll"].loc[methods, "diverged"]) == [2, 2, 0]
     text = format_summary(summary.reset_index(), ["accuracy", "nll"])
-    assert "tmix                0.920 baseline diverged" in text
+    assert "tmix                0.900 baseline diverged" in text
     assert text.count("diverged in 2 of 5 seeds") == 4
 
 
@@ -187,14 +190,15 @@ def test_the_terminal_table_is_narrow(tmp_path, kind):
     text = format_summary(summary, MAIN_METRICS[kind])
     assert max(map(len, text.splitlines())) < 120
     assert text.count("train_size=") == 4 and all(name in text for name in MAIN_METRICS[kind])
-    assert text.count("\ntmix ") == 4
+    assert text.count("\ntmix ") == text.count("\nmethod ") >= 4
 
 
 def test_a_metric_that_is_asked_for_twice_is_shown_once(tmp_path):
     _, summary = write_tables(write_comparison(tmp_path, sizes=[20]))
     every = [metric for metrics in MAIN_METRICS.values() for metric in metrics]
     assert every.count("nll") == 2
-    assert format_summary(summary, every).splitlines()[1].split() == ["method", "accuracy", "macro_f1", "nll", "ece"]
+    heads = [line.split() for line in format_summary(summary, every).splitlines() if line.startswith("method ")]
+    assert [name for head in heads for name in head if name != "method"] == ["accuracy", "macro_f1", "nll", "ece"]
 
 
 def test_long_names_move_metrics_below(tmp_path):
@@ -202,3 +206,15 @@ def test_long_names_move_metrics_below(tmp_path):
     _, summary = write_tables(write_comparison(tmp_path, methods=methods, sizes=[20]))
     lines = format_summary(summary, MAIN_METRICS["single_label_classification"]).splitlines()
     assert max(map(len, lines)) < 120 and sum(line.startswith("method ") for line in lines) == 2
+
+
+def test_the_terminal_begins_with_what_is_left_after_correction(tmp_path):
+    _, summary = write_tables(write_comparison(tmp_path, noise=[0.0, 0.2]))
+    first, *lines = format_summary(summary, ["accuracy"]).splitlines()
+    assert first == "Better or worse after correction:"
+    said = " ".join(" ".join(lines[: lines.index("")]).split())
+    assert "tmix: better: accuracy (20, 20 with 20 % wrong labels, 80," in said and "ECE (20, 20 with" in said
+    # Explored.
+    assert "macro F1" not in said and "gradient" not in said
+    one = write_tables(write_comparison(tmp_path / "one", seeds=[0]))[1]
+    assert format_summary(one, ["accuracy"]).startswith("Better or worse after correction: nothing\n")
