@@ -2,8 +2,9 @@
 
     python benchmarks/results.py outputs/compare/*
 
-Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv; the tables in docs/results.md and
-the picture docs/results.png are made anew from all of these files. In a table `+` is better than the baseline and `-`
+Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv, and the predictions of its runs to
+predictions_NAME.npz; the tables in docs/results.md and the picture docs/results.png are made anew from all of these
+files. In a table `+` is better than the baseline and `-`
 worse, after the correction of a method's tests over all comparisons together; `=` is equivalent, `~` no worse. The
 picture needs the plots extra.
 """
@@ -15,11 +16,13 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from hf_mixup.cli.compare.canvas import panels, titled
 from hf_mixup.cli.compare.findings import metric_name
+from hf_mixup.cli.compare.resampling import add_text_intervals, gather_predictions, save_predictions
 from hf_mixup.cli.compare.statistics import (
     BETTER,
     DECIDED,
@@ -40,6 +43,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
 PROMISES += ["label_ece", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
 MARKS = {BETTER: " +", WORSE: " -", EQUIVALENT: " =", NO_WORSE: " ~"}
+MARKED = (BETTER, WORSE)
 # In the picture, with colour, marker and place in the row: the default, two that repair more, and what costs nothing.
 PICTURED = {
     "default": ("#000000", "D", -0.3),
@@ -53,14 +57,18 @@ def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         write_tables(folder)
         shutil.copyfile(folder / "results.csv", KEPT / f"compare_{folder.name}.csv")
+        save_predictions(gather_predictions(folder), KEPT / f"predictions_{folder.name}.npz")
     summaries = kept_summaries()
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     DOCS.write_text(f"{before}{BEGIN}\n\n{tables(summaries)}\n\n{END}{after}", encoding="utf-8")
+    summaries = {path: with_texts(path, summary) for path, summary in summaries.items()}
     draw({title(path): summary for path, summary in summaries.items()})
     print(f"{len(summaries)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
     print("{:,} verdicts, {:,} of them better or worse".format(*verdicts(summaries)))
     print("of primary endpoints {:,}, and {:,}".format(*verdicts(summaries, PRIMARY_NAMES)))
+    marked = pd.concat(summaries.values()).query("verdict in @MARKED and low_texts == low_texts")
+    print(f"{(marked['low_texts'] * marked['high_texts'] > 0).sum():,} of {len(marked):,} with other texts, too")
 
 
 def kept_summaries() -> dict[Path, pd.DataFrame]:
@@ -74,7 +82,7 @@ def verdicts(summaries: dict[Path, pd.DataFrame], metrics: Collection[str] | Non
     """How many verdicts there are on some metrics, or on all, and how many of them say better or worse."""
     given = pd.concat(summaries.values())
     words = given["verdict"] if metrics is None else given[given["metric"].isin(metrics)]["verdict"]
-    return int(words.isin(DECIDED).sum()), int(words.isin((BETTER, WORSE)).sum())
+    return int(words.isin(DECIDED).sum()), int(words.isin(MARKED).sum())
 
 
 def tables(summaries: dict[Path, pd.DataFrame]) -> str:
@@ -84,6 +92,13 @@ def tables(summaries: dict[Path, pd.DataFrame]) -> str:
 def summary_of(path: Path) -> pd.DataFrame:
     results = pd.read_csv(path)
     return summarise(results, results["method"].iloc[0])
+
+
+def with_texts(path: Path, summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary with the intervals over seeds and test texts, if the predictions are kept."""
+    kept = path.with_name(path.name.replace("compare_", "predictions_")).with_suffix(".npz")
+    predictions = dict(np.load(kept)) if kept.is_file() else {}
+    return add_text_intervals(summary, predictions, summary["method"].iloc[0])
 
 
 def title(path: Path) -> str:
@@ -141,15 +156,16 @@ def draw(summaries: dict[str, pd.DataFrame]) -> None:
         axis.set_xlabel(f"difference in {metric_name(metric)}\nbetter: to the {better}")
     axes[0][0].set_yticks(range(len(rows)), rows)
     axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
-    found = "Against no mixup, with 95 % intervals over seeds; filled where better or worse after correction"
+    found = "Against no mixup, with 95 % intervals over seeds, and thin: over seeds and test texts; filled: marked"
     titled(figure, found, legend=True).savefig(PICTURE, dpi=110)
 
 
 def draw_difference(axis: Axes, place: int, method: str, row: pd.Series) -> None:
     """One difference with its interval; the first of a method names it in the legend."""
     colour, marker, aside = PICTURED[method]
+    axis.plot([row["low_texts"], row["high_texts"]], [place + aside] * 2, color=colour, linewidth=0.6)
     axis.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, linewidth=1.4)
-    face = colour if row["verdict"] in (BETTER, WORSE) else "white"
+    face = colour if row["verdict"] in MARKED else "white"
     label = None if method in axis.get_legend_handles_labels()[1] else method
     axis.plot(row["difference"], place + aside, marker, color=colour, markerfacecolor=face, label=label)
 

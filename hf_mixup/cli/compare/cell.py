@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from hf_mixup.cli.compare.grid import RESEED, Comparison
 from hf_mixup.cli.compare.measures import further_metrics, predict
 from hf_mixup.cli.compare.rows import read_data, training_data
-from hf_mixup.cli.compare.runs import RESULT, Cell
+from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
@@ -35,7 +35,6 @@ from hf_mixup.training.trainer import MixupTrainer
 
 # Losses are measured at this many moments of a training, on this many rows.
 MOMENTS, CURVE_ROWS = 5, 64
-PREDICTIONS = "predictions.npz"
 # The model arguments by which its trainings differ, not the model.
 NOT_OF_THE_MODEL = ("mixup", "nonfinite_loss", "averaging", "ema_decay")
 

@@ -159,8 +159,8 @@ def _main_tables(pictured: Pictured) -> str:
     lines = [
         "<h2>Main metrics</h2>",
         "<p>Mean ± standard deviation over seeds; below it the mean difference to "
-        f"{escape(pictured.baseline)} with its 95 % interval, and the verdict. Intervals are not corrected, "
-        "verdicts are.</p>",
+        f"{escape(pictured.baseline)} with its 95 % interval over seeds, that over seeds and test texts, "
+        "and the verdict. Intervals are not corrected, verdicts are.</p>",
     ]
     for size, noise, name in pictured.settings:
         head = f"<thead><tr><th>method</th><th>seeds</th>{heads}\n</tr></thead>"
@@ -182,6 +182,8 @@ def _entry(row: pd.Series) -> str:
     entry = f"{number(row['mean'])} ± {number(row['std'])}"
     if pd.notna(row["low"]):
         interval = f"{number(row['difference'], '+')} [{number(row['low'], '+')}, {number(row['high'], '+')}]"
+        if pd.notna(row["low_texts"]):
+            interval += f"<br>with other texts [{number(row['low_texts'], '+')}, {number(row['high_texts'], '+')}]"
         entry += f'<br><span class="interval">{interval}</span>'
     said = verdict_of(row)
     if row["verdict"] == SAME and pd.notna(row["detectable"]):

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-ASKED, RESULT = "comparison.yaml", "result.json"
+ASKED, RESULT, PREDICTIONS = "comparison.yaml", "result.json", "predictions.npz"
 # The baseline with a temperature fitted on development data: a method without runs of its own.
 DERIVED = "temperature_scaling"
 

@@ -127,7 +127,7 @@ def corrected(summary: pd.DataFrame) -> pd.DataFrame:
     seen = judged["q"] <= LEVEL
     cases = [seen & better, seen, judged["q_equivalent"] <= LEVEL, judged["q_no_worse"] <= LEVEL]
     decided = np.select(cases, [BETTER, WORSE, EQUIVALENT, NO_WORSE], SAME)
-    judged["verdict"] = judged["verdict"].where(~tested, decided)
+    judged["verdict"] = judged.pop("verdict").where(~tested, decided)
     return judged
 
 

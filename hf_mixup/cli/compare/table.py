@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hf_mixup.cli.compare.resampling import add_text_intervals, gather_predictions
 from hf_mixup.cli.compare.runs import DERIVED, load_runs, read_asked
 from hf_mixup.cli.compare.statistics import (
     DIVERGED,
@@ -142,7 +143,8 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         folder (`str` or `Path`): the output folder of a comparison; its runs need not all be finished.
 
     Returns:
-        `tuple[pandas.DataFrame, pandas.DataFrame]`: see `collect` and `summarise`.
+        `tuple[pandas.DataFrame, pandas.DataFrame]`: see `collect`; and `summarise`, with what
+            `hf_mixup.cli.compare.resampling.add_text_intervals` adds.
 
     Raises:
         FileNotFoundError: if the folder holds no comparison.
@@ -151,7 +153,8 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     results = collect(folder)
     if results.empty:
         raise ValueError(f"{str(folder)!r} holds no finished run yet.")
-    summary = summarise(results, next(iter(read_asked(folder)["methods"])))
+    baseline = next(iter(read_asked(folder)["methods"]))
+    summary = add_text_intervals(summarise(results, baseline), gather_predictions(folder), baseline)
     for name, table in (("results.csv", results), ("summary.csv", summary)):
         with write_whole(Path(folder) / name) as part:
             table.to_csv(part, index=False)
