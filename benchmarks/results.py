@@ -57,7 +57,8 @@ def main() -> None:
     for folder in map(Path, sys.argv[1:]):
         write_tables(folder)
         shutil.copyfile(folder / "results.csv", KEPT / f"compare_{folder.name}.csv")
-        save_predictions(gather_predictions(folder), KEPT / f"predictions_{folder.name}.npz")
+        if predictions := gather_predictions(folder):
+            save_predictions(predictions, KEPT / f"predictions_{folder.name}.npz")
     summaries = kept_summaries()
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)

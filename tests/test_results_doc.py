@@ -3,9 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
+
+from tests.toy_comparison import write_comparison, write_predictions
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,3 +35,28 @@ def test_the_number_of_verdicts_is_said(results):
 def test_every_comparison_that_is_configured_is_kept(results):
     configured = {path.stem for path in (ROOT / "configs/compare").glob("*.yaml")}
     assert {path.stem.removeprefix("compare_") for path in results.kept_summaries()} == configured
+
+
+def test_the_page_is_written_from_comparisons_and_their_predictions_are_kept(results, tmp_path, monkeypatch, capsys):
+    for name in ("KEPT", "DOCS", "PICTURE"):
+        monkeypatch.setattr(results, name, tmp_path / {"KEPT": "", "DOCS": "page.md", "PICTURE": "page.png"}[name])
+    results.DOCS.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter")
+    folders = [write_comparison(tmp_path / name) for name in ("one", "two")]
+    write_predictions(folders[0])
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["results.py", *map(str, folders)])
+    results.main()
+    page, said = results.DOCS.read_text(), capsys.readouterr().out
+    assert page.startswith("before\n") and page.endswith("\nafter") and "old" not in page
+    assert "| tmix | 5 | 0.772 + |" in page and "2 comparisons in page.md and page.png" in said
+    assert results.PICTURE.is_file() and [path.name for path in tmp_path.glob("*.npz")] == ["predictions_one.npz"]
+    with np.load(tmp_path / "predictions_one.npz") as kept:
+        assert kept["logits"].shape == (30, 300, 4)
+    # A family spans both: twice as many tests as in each.
+    both = results.kept_summaries()
+    alone = results.summary_of(tmp_path / "compare_one.csv").set_index(["method", "metric", "train_size"])
+    together = both[tmp_path / "compare_one.csv"].set_index(["method", "metric", "train_size"])
+    row = ("tmix", "accuracy", 20)
+    assert alone.loc[row, "p"] == together.loc[row, "p"] and alone.loc[row, "q"] < together.loc[row, "q"]
+    found, marked = results.verdicts(both, {"accuracy"})
+    assert found == 8 and 0 < marked < 8

@@ -119,3 +119,27 @@ MADE_UP = {
     "multi_label_classification": _multi_label,
     "regression": _regression,
 }
+
+
+def predicted(kind, generator, texts=300, classes=4):
+    """Logits and labels that agree in most texts; some logits are equal, some probabilities 0 or 1."""
+    logits = generator.normal(size=(texts, classes)).round(1) * 4
+    if kind == "single_label_classification":
+        logits[:5] *= 50
+        guesses = generator.integers(classes, size=texts)
+        return logits, np.where(generator.random(texts) < 0.6, logits.argmax(axis=1), guesses)
+    if kind == "multi_label_classification":
+        labels = (generator.random((texts, classes)) < 1 / (1 + np.exp(-logits))).astype(float)
+        labels[:3] = [[0] * classes, [1] * classes, [0] * classes]
+        return logits, labels
+    return logits[:, :1], 100 + 3 * logits[:, 0] + generator.normal(size=texts)
+
+
+def write_predictions(folder, kind="single_label_classification"):
+    """Leave predictions in every run, which have nothing to do with its metrics; the labels, and the logits by run."""
+    _, labels = predicted(kind, np.random.default_rng(0))
+    given = {}
+    for number, run in enumerate(sorted((folder / "runs").iterdir())):
+        given[run.name] = predicted(kind, np.random.default_rng(number))[0].astype(np.float32)
+        np.savez_compressed(run / "predictions.npz", test_logits=given[run.name], test_labels=labels)
+    return labels, given

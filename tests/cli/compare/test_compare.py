@@ -62,11 +62,17 @@ def verdicts(folder, method):
 
 
 def test_a_method_is_not_different_from_itself_and_random_targets_are_worse(toy_comparison, tmp_path, capsys):
-    assert main(["compare", toy_comparison()]) == 0
-    same, broken = verdicts(tmp_path / "out", "same"), verdicts(tmp_path / "out", "broken")
+    methods = {"none": None, "same": {"mixup": "none"}, "again": None, "broken": BROKEN}
+    assert main(["compare", toy_comparison(methods=methods)]) == 0
+    same, again, broken = (verdicts(tmp_path / "out", name) for name in ("same", "again", "broken"))
     directed = {metric for metric in same if same[metric]}
-    assert {"accuracy", "nll", "brier", "ece", "adaptive_ece", "nll_scaled"} <= directed
-    assert {same[metric] for metric in directed} == {"no difference seen"}
+    assert {"accuracy", "nll", "brier", "ece", "adaptive_ece", "nll_scaled", "aurc"} <= directed
+    # By construction; no margin is declared for a loss.
+    assert {same[metric] for metric in directed - {"test_loss"}} == {"equivalent"}
+    assert not {"better", "worse"} & set(again.values()) and "no difference seen" in again.values()
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index(["method", "metric"])
+    assert summary.loc[("same", "ece"), ["low_texts", "high_texts"]].tolist() == [0, 0]
+    assert summary.loc[("broken", "accuracy"), "high_texts"] < 0
     assert {broken[metric] for metric in ("accuracy", "macro_f1", "nll", "brier")} == {"worse"}
     assert "broken" in capsys.readouterr().out
 

@@ -16,30 +16,16 @@ from hf_mixup.cli.compare.statistics import PRIMARY
 from hf_mixup.cli.compare.table import write_tables
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.temperature import scaled_metrics
-from tests.toy_comparison import change_run, write_comparison
+from tests.toy_comparison import change_run, predicted, write_comparison, write_predictions
 
-SINGLE, MULTI, SCORES = PRIMARY
-
-
-def drawn(kind, generator, texts=300, classes=4):
-    """Logits and labels that agree in most texts; some logits are equal, some probabilities 0 or 1."""
-    logits = generator.normal(size=(texts, classes)).round(1) * 4
-    if kind == SINGLE:
-        logits[:5] *= 50
-        guesses = generator.integers(classes, size=texts)
-        return logits, np.where(generator.random(texts) < 0.6, logits.argmax(axis=1), guesses)
-    if kind == MULTI:
-        labels = (generator.random((texts, classes)) < 1 / (1 + np.exp(-logits))).astype(float)
-        labels[:3] = [[0] * classes, [1] * classes, [0] * classes]
-        return logits, labels
-    return logits[:, :1], 100 + 3 * logits[:, 0] + generator.normal(size=texts)
+SINGLE, _, SCORES = PRIMARY
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", PRIMARY)
 def test_the_fast_metrics_are_those_of_the_evaluation(kind, seed):
     generator = np.random.default_rng(seed)
-    logits, labels = drawn(kind, generator)
+    logits, labels = predicted(kind, generator)
     rows = generator.integers(len(labels), size=(3, len(labels)))
     counts = np.stack([np.bincount(some, minlength=len(labels)) for some in rows], axis=1)
     found = _metrics(kind, logits, labels, counts)
@@ -113,21 +99,10 @@ def test_a_calibration_error_of_fewer_different_texts_does_not_move_the_interval
     assert (found["low_texts"] + found["high_texts"]) / 2 == pytest.approx(difference, abs=0.01)
 
 
-def with_predictions(folder, kind, **options):
-    """A comparison whose runs have left predictions, and those of every run."""
-    write_comparison(folder, kind=kind, sizes=[20], **options)
-    _, labels = drawn(kind, np.random.default_rng(0))
-    given = {}
-    for number, run in enumerate(sorted((folder / "runs").iterdir())):
-        logits, _ = drawn(kind, np.random.default_rng(number))
-        given[run.name] = logits.astype(np.float32)
-        np.savez_compressed(run / "predictions.npz", test_logits=given[run.name], test_labels=labels)
-    return folder, labels, given
-
-
 @pytest.mark.parametrize("kind", PRIMARY)
 def test_predictions_are_kept_in_one_small_file(tmp_path, kind):
-    folder, labels, given = with_predictions(tmp_path / "out", kind)
+    folder = write_comparison(tmp_path / "out", kind=kind, sizes=[20])
+    labels, given = write_predictions(folder, kind)
     predictions = gather_predictions(folder)
     save_predictions(predictions, tmp_path / "kept.npz")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept.npz"]
@@ -152,7 +127,8 @@ def test_predictions_are_kept_in_one_small_file(tmp_path, kind):
 
 
 def test_temperature_scaling_is_resampled(tmp_path):
-    folder, labels, given = with_predictions(tmp_path, SINGLE)
+    folder = write_comparison(tmp_path, sizes=[20])
+    labels, given = write_predictions(folder, SINGLE)
     rows = pd.DataFrame([{"method": "temperature_scaling", "train_size": 20, "label_noise": 0.0, "difference": 1.0}])
     summary = rows.merge(pd.DataFrame({"metric": ["nll"], "high": 0.0}), how="cross")
     changes = []
@@ -167,7 +143,8 @@ def test_temperature_scaling_is_resampled(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_what_there_are_no_predictions_of_has_no_interval(tmp_path):
-    folder, labels, given = with_predictions(tmp_path, SINGLE)
+    folder = write_comparison(tmp_path, sizes=[20])
+    labels, given = write_predictions(folder, SINGLE)
     for seed in range(3):
         (folder / f"runs/tmix-size20-noise0-seed{seed}/predictions.npz").unlink()
     lost = np.full_like(given["label_smoothing-size20-noise0-seed1"], np.nan)
