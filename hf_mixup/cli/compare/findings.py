@@ -139,23 +139,22 @@ def survivors(summary: pd.DataFrame, primary: bool, words: Sequence[str]) -> dic
         words (`Sequence[str]`): the verdicts, such as `("better", "worse")`.
 
     Returns:
-        `dict[str, str]`: such as `{"tmix": "better: NLL (20), ECE (20, 80); worse: accuracy (80)"}`, without methods
-            of which there is nothing to say.
+        `dict[str, str]`: such as `{"tmix": "better: NLL (everywhere), ECE (20); worse: accuracy (80)"}`, without
+            methods of which there is nothing to say.
     """
-    said: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for _, row in summary[summary["metric"].isin(PRIMARY_NAMES) == primary].iterrows():
-        if row["verdict"] in words:
-            metrics = said.setdefault(row["method"], {word: {} for word in words})[row["verdict"]]
-            noise = f" with {100 * row['label_noise']:g} % wrong labels" if row["label_noise"] else ""
-            metrics.setdefault(metric_name(row["metric"]), []).append(f"{row['train_size']}{noise}")
-    return {
-        method: "; ".join(
-            f"{word}: " + ", ".join(f"{metric} ({', '.join(places)})" for metric, places in metrics.items())
-            for word, metrics in of_method.items()
-            if metrics
-        )
-        for method, of_method in said.items()
-    }
+    said: dict[str, list[str]] = {}
+    shown, settings = summary[summary["metric"].isin(PRIMARY_NAMES) == primary], summary[SETTING].drop_duplicates()
+    for method, own in shown.groupby("method", sort=False):
+        for word in words:
+            metrics = []
+            for metric, at in own[own["verdict"] == word].groupby("metric", sort=False):
+                noisy = [f" with {100 * noise:g} % wrong labels" if noise else "" for noise in at["label_noise"]]
+                places = [f"{size}{noise}" for size, noise in zip(at["train_size"], noisy, strict=True)]
+                everywhere = len(places) == len(settings) > 1
+                metrics.append(f"{metric_name(metric)} ({'everywhere' if everywhere else ', '.join(places)})")
+            if metrics:
+                said.setdefault(method, []).append(f"{word}: {', '.join(metrics)}")
+    return {method: "; ".join(of_method) for method, of_method in said.items()}
 
 
 def overview(summary: pd.DataFrame, metrics: Sequence[str], baseline: str, size: int, noise: float) -> str:

@@ -213,8 +213,12 @@ def test_the_terminal_begins_with_what_is_left_after_correction(tmp_path):
     first, *lines = format_summary(summary, ["accuracy"]).splitlines()
     assert first == "Better or worse after correction:"
     said = " ".join(" ".join(lines[: lines.index("")]).split())
-    assert "tmix: better: accuracy (20, 20 with 20 % wrong labels, 80," in said and "ECE (20, 20 with" in said
+    assert "tmix: better: accuracy (everywhere), NLL (everywhere), ECE (everywhere)" in said
     # Explored.
     assert "macro F1" not in said and "gradient" not in said
+    for seed in range(5):
+        change_run(tmp_path, f"tmix-size80-noise0-seed{seed}", accuracy=0.7 + 0.02 * seed)
+    text = " ".join(format_summary(write_tables(tmp_path)[1], []).split())
+    assert "tmix: better: accuracy (20, 20 with 20 % wrong labels, 80 with 20 % wrong labels), NLL (every" in text
     one = write_tables(write_comparison(tmp_path / "one", seeds=[0]))[1]
     assert format_summary(one, ["accuracy"]).startswith("Better or worse after correction: nothing\n")
