@@ -3,8 +3,8 @@
     python benchmarks/results.py outputs/compare/*
 
 Of each comparison folder, results.csv goes to benchmarks/results/compare_NAME.csv, and the predictions of its runs to
-predictions_NAME.npz; the tables in docs/results.md and the picture docs/results.png are made anew from all of these
-files. In a table `+` is better than the baseline and `-`
+predictions_NAME.npz; the tables of the default in docs/results.md, all others in docs/results_tables.md and the
+picture docs/results.png are made anew from all of these files. In a table `+` is better than the baseline and `-`
 worse, after the correction of a method's tests over all comparisons together; `=` is equivalent, `~` no worse. The
 picture needs the plots extra.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from hf_mixup.cli.compare.canvas import panels, titled
 from hf_mixup.cli.compare.findings import metric_name
 from hf_mixup.cli.compare.resampling import add_text_intervals, gather_predictions, save_predictions
+from hf_mixup.cli.compare.runs import DERIVED
 from hf_mixup.cli.compare.statistics import (
     BETTER,
     DECIDED,
@@ -38,7 +39,12 @@ from hf_mixup.training.metric_names import higher_is_better
 
 ROOT = Path(__file__).parents[1]
 KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"
+TABLES = ROOT / "docs/results_tables.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+# Comparisons of the default with nothing else but no mixup begin so.
+OF_DEFAULT = "default_"
+# An excess of the calibration error over what a temperature leaves that is smaller is not worth a share.
+EXCESS = 0.03
 # Beside the main metrics of the task, one of each promise.
 PROMISES = ["nll_scaled", "generalisation_gap", "memorised", "gradient_norm"]
 PROMISES += ["label_ece", "flips_characters_0.1", "flips_dropout_0.3", "ood_auroc_softmax"]
@@ -60,11 +66,12 @@ def main() -> None:
         if predictions := gather_predictions(folder):
             save_predictions(predictions, KEPT / f"predictions_{folder.name}.npz")
     summaries = kept_summaries()
-    before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCS.write_text(f"{before}{BEGIN}\n\n{tables(summaries)}\n\n{END}{after}", encoding="utf-8")
+    for page, text in ((DOCS, default_tables(summaries)), (TABLES, tables(summaries))):
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
     summaries = {path: with_texts(path, summary) for path, summary in summaries.items()}
-    draw({title(path): summary for path, summary in summaries.items()})
+    draw(pictured(summaries))
     print(f"{len(summaries)} comparisons in {DOCS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
     print("{:,} verdicts, {:,} of them better or worse".format(*verdicts(summaries)))
     print("of primary endpoints {:,}, and {:,}".format(*verdicts(summaries, PRIMARY_NAMES)))
@@ -90,6 +97,39 @@ def tables(summaries: dict[Path, pd.DataFrame]) -> str:
     return "\n\n".join(section(path, summary) for path, summary in summaries.items())
 
 
+def default_tables(summaries: dict[Path, pd.DataFrame]) -> str:
+    """The default against no mixup: a row per set and size; a table for single labels, one for several labels."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for path, summary in summaries.items():
+        if not title(path).startswith(OF_DEFAULT.replace("_", " ")):
+            continue
+        for (size, noise), group in summary.groupby(SETTING):
+            shown = tuple(metric for metric in MAIN_METRICS[kind_of(group)] if metric != "macro_f1")
+            name = f"{set_name(path)} {size}" + (f", {noise:.0%} wrong labels" if noise else "")
+            found.setdefault(shown, []).append(default_row(name, group.set_index(["method", "metric"]), shown))
+    return "\n\n".join("\n".join([default_head(shown), *rows]) for shown, rows in found.items())
+
+
+def default_head(metrics: Sequence[str]) -> str:
+    heads = ["set", *map(metric_name, metrics), "ECE after a temperature", "share of the excess repaired", "strength"]
+    return f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+
+
+def default_row(name: str, by: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """Each metric without mixup and with the default; what a temperature leaves; the mean strength at the end."""
+    cells = [f"{number(by.loc[('none', metric), 'mean'])} → {cell(by, 'default', metric)}" for metric in metrics]
+    none, default, scaled = (by.loc[(method, metrics[-1]), "mean"] for method in ("none", "default", DERIVED))
+    excess = none - scaled
+    share = f"{(none - default) / excess:.0%}" if excess > EXCESS and default < none else ""
+    strength = number(by.loc[("default", "mixup_strength"), "mean"])
+    return f"| {' | '.join([name, *cells, number(scaled), share, strength])} |"
+
+
+def kind_of(group: pd.DataFrame) -> str:
+    present = set(group["metric"])
+    return next(kind for kind, metrics in MAIN_METRICS.items() if set(metrics) <= present)
+
+
 def summary_of(path: Path) -> pd.DataFrame:
     results = pd.read_csv(path)
     return summarise(results, results["method"].iloc[0])
@@ -104,6 +144,10 @@ def with_texts(path: Path, summary: pd.DataFrame) -> pd.DataFrame:
 
 def title(path: Path) -> str:
     return path.stem.removeprefix("compare_").replace("_", " ")
+
+
+def set_name(path: Path) -> str:
+    return title(path).removeprefix(OF_DEFAULT.replace("_", " "))
 
 
 def section(path: Path, summary: pd.DataFrame) -> str:
@@ -125,9 +169,9 @@ def section(path: Path, summary: pd.DataFrame) -> str:
 
 
 def columns(group: pd.DataFrame) -> list[str]:
-    present = set(group["metric"])
-    main_metrics = next(metrics for metrics in MAIN_METRICS.values() if set(metrics) <= present)
-    return [*dict.fromkeys([*main_metrics, *(metric for metric in PROMISES if metric in present)])]
+    return [
+        *dict.fromkeys([*MAIN_METRICS[kind_of(group)], *(name for name in PROMISES if name in set(group["metric"]))])
+    ]
 
 
 def cell(by: pd.DataFrame, method: str, metric: str) -> str:
@@ -137,15 +181,20 @@ def cell(by: pd.DataFrame, method: str, metric: str) -> str:
     return f"{number(row['mean'])}{MARKS.get(row['verdict'], '')}"
 
 
-def draw(summaries: dict[str, pd.DataFrame]) -> None:
+def pictured(summaries: dict[Path, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows of each set and setting, from the comparisons of the default and those of the other methods."""
+    rows: dict[str, list[pd.DataFrame]] = {}
+    for path, summary in summaries.items():
+        for (size, noise), group in summary.groupby(SETTING):
+            if "accuracy" in set(group["metric"]):
+                name = f"{set_name(path)}, {size} a class" + (f", {noise:.0%} wrong" if noise else "")
+                rows.setdefault(name, []).append(group[group["method"].isin(PICTURED)])
+    return {name: pd.concat(groups).set_index(["metric", "method"]) for name, groups in rows.items()}
+
+
+def draw(rows: dict[str, pd.DataFrame]) -> None:
     """Differences to the baseline with their intervals: a row per set and setting, a column per metric."""
     metrics = ["accuracy", "nll", "ece"]
-    rows = {
-        f"{name}, {size} a class" + (f", {noise:.0%} wrong" if noise else ""): group.set_index(["metric", "method"])
-        for name, summary in summaries.items()
-        for (size, noise), group in summary.groupby(SETTING)
-        if "accuracy" in set(group["metric"])
-    }
     figure, axes = panels(1, len(metrics), 2.9, 0.45 * len(rows), sharey=True)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, group in enumerate(rows.values()):

@@ -67,8 +67,7 @@ class Mixup:
         resolved = resolve_config(config)
         if resolved is None:
             raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
-        self.model, self.root = model, inputs.root_of(model)
-        self.config = resolved
+        self.model, self.root, self.config = model, inputs.root_of(model), resolved
         self._hooks: Hooks | None = None
         self.task = Task(inputs.model_config(model), resolved)
         self.planner = Planner(resolved, seed, rank, inputs.separators(model))
@@ -186,8 +185,7 @@ class Mixup:
             yield
             return
         self.prepare()
-        batch = inputs.by_name(self.root, batch)
-        with self._mixing(plan, batch) as mixing:
+        with self._mixing(plan, batch := inputs.by_name(self.root, batch)) as mixing:
             yield
         self.mixed += 1
         plan.record.is_applied = True
@@ -246,10 +244,11 @@ class Mixup:
             ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
                 first batch only), or another reduction.
         """
-        if reduction not in REDUCTIONS:
-            choice(*REDUCTIONS)("reduction", reduction)
+        choice(*REDUCTIONS)("reduction", reduction)
         if plan is not None and plan.active and not plan.record.is_applied:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=2)
+        if self.planner.auto_strength is not None:
+            self.planner.auto_strength.learn(self._surplus(logits, labels))
         mixed = self.targets(labels, plan, logits.device) if targets is None else targets
         terms = [Term(1.0, logits, mixed)]
         if plan is not None and self.needs_clean_pass(plan):
@@ -278,12 +277,14 @@ class Mixup:
         Raises:
             ValueError: for another strength, or labels that `loss` would not take.
         """
-        targets = self.task.targets(labels, None, logits.device)
-        return self.planner.observe(surplus_of(logits.detach(), targets, self.task.problem_type(labels)))
+        return self.planner.observe(self._surplus(logits, labels))
 
-    def _saliency(self, batch: Mapping[str, Any], labels: Tensor | None) -> Tensor:
-        assert labels is not None
-        return saliency(self.prepare(), batch, lambda logits: self.loss(logits, labels, reduction="none"))
+    def _surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return surplus_of(logits.detach(), self.targets(labels, None, logits.device), self.task.problem_type(labels))
+
+    def _saliency(self, batch: Mapping[str, Any], labels: Any) -> Tensor:
+        targets, kind = self.task.targets(labels), self.task.problem_type(labels)
+        return saliency(self.prepare(), batch, lambda logits: self.task.losses(logits, targets.to(logits.device), kind))
 
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""

@@ -21,12 +21,14 @@ class Check(NamedTuple):
         surplus (`float`): mean confidence less accuracy.
         error (`float`): its standard error.
         rows (`int`): how many examples it is made of.
-        strength (`float`): what followed from it, 0 to 1.
+        trained (`float`): the surplus of what was trained on since the last check, nan if nobody told it.
+        strength (`float`): what followed, 0 to 1.
     """
 
     surplus: float
     error: float
     rows: int
+    trained: float
     strength: float
 
 
@@ -34,18 +36,33 @@ class AutoStrength:
     """The share of the partner's weight that is used: 0 at first, more while held-out predictions are too sure.
 
     The sign is that of CAMixup (Wen et al. 2021), which turns mixup on where confidence exceeds accuracy. Here the
-    strength moves by `GAIN` times the surplus, shrunk by its standard error as an estimate of James and Stein's kind:
-    s += 10 g max(0, 1 - (1.5 e / g)^2) while g > 0, and s += 10 g otherwise, so that doubt means less mixup. It
+    strength s moves by `GAIN` times the surplus g, shrunk by its standard error e as an estimate of James and Stein's
+    kind: s += 10 g max(0, 1 - (1.5 e / g)^2) while g > 0, and s += 10 g otherwise, so that doubt means less mixup. It
     stays in [0, 1], 1 being what the rest of the config says.
+
+    That holds if the model has learnt more than it knows: if g exceeds the surplus of the training examples by 1.5
+    standard errors. A model that is as sure of these is about to learn, and mixup would hold it up: s is halved.
     """
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
+        # Number, sum and sum of squares of the surpluses of training examples since the last check, on their device.
+        self.trained: Tensor | None = None
 
     @property
     def value(self) -> float:
         """The strength now."""
         return self.checks[-1].strength if self.checks else 0.0
+
+    def learn(self, surplus: Tensor) -> None:
+        """Take in a training batch, of which only sums are kept; nothing waits for an accelerator.
+
+        Args:
+            surplus (`torch.Tensor` of shape `(examples,)`): `surplus_of` each, by its own label; nan without one.
+        """
+        known, values = surplus.isfinite(), surplus.detach().float().nan_to_num()
+        sums = torch.stack([known.float().sum(), values.sum(), values.square().sum()])
+        self.trained = sums if self.trained is None else self.trained.to(sums.device) + sums
 
     def see(self, surplus: Tensor) -> None:
         """Follow a check of held-out examples.
@@ -58,11 +75,16 @@ class AutoStrength:
         if len(values) < 2:
             return
         mean, error = float(values.mean()), float(values.std()) / math.sqrt(len(values))
+        trained, its_error = _mean_and_error([0.0] if self.trained is None else self.trained.tolist())
         step = GAIN * mean
         if mean > 0:
             step *= max(0.0, 1 - (ERRORS * error / mean) ** 2)
-        strength = min(max(self.value + step, 0.0), 1.0)
-        self.checks.append(Check(mean, error, len(values), strength))
+        strength = self.value + step
+        # Not so if nan: nobody told.
+        if mean - trained <= ERRORS * math.hypot(error, its_error):
+            strength = min(strength, self.value / 2)
+        self.checks.append(Check(mean, error, len(values), trained, min(max(strength, 0.0), 1.0)))
+        self.trained = None
 
     def story(self) -> str:
         """What it did and why, in one sentence; empty if nothing was seen."""
@@ -78,12 +100,23 @@ class AutoStrength:
         return f"strength {strengths}: on after {mixing} {looks}, being surer than right ({said})."
 
     def state_dict(self) -> dict[str, Any]:
-        """The checks so far, as plain numbers."""
-        return {"checks": [list(check) for check in self.checks]}
+        """The checks so far and what was trained on since, as plain numbers."""
+        trained = None if self.trained is None else self.trained.tolist()
+        return {"checks": [list(check) for check in self.checks], "trained": trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.checks = [Check(*check) for check in state["checks"]]
+        self.trained = None if state["trained"] is None else torch.tensor(state["trained"])
+
+
+def _mean_and_error(sums: list[float]) -> tuple[float, float]:
+    """The mean of numbers and its standard error, from their number, sum and sum of squares; nan for no number."""
+    if not sums[0]:
+        return math.nan, math.nan
+    count, total, squares = sums
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean**2, 0.0) / count)
 
 
 def surplus_of(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.loss import IGNORED
 from hf_mixup.plan.strength import AutoStrength, surplus_of
 from hf_mixup.training.check_rows import CheckRows, choose_rows
@@ -62,18 +63,31 @@ class HeldOutChecks(MixupRecords):
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _note(self, logits: Any, labels: Any) -> None:
+        surplus = self._surplus_of(logits, labels)
+        if surplus is not None:
+            # Without the rows that fill up the last batch of a process.
+            self._surplus.append(self.accelerator.gather_for_metrics(surplus).cpu())
+
+    def _learn(self, outputs: Any, labels: Any) -> None:
+        """Take in a training batch."""
+        if self._auto_strength is None:
+            return
+        surplus = self._surplus_of(logits_of(outputs).detach(), labels)
+        if surplus is not None:
+            self._auto_strength.learn(surplus)
+
+    def _surplus_of(self, logits: Any, labels: Any) -> Tensor | None:
+        """How much surer than right the model is of each row, nan without a label; `None` for what are no classes."""
         assert self.mixup is not None
         task = self.mixup.task
         is_known = isinstance(logits, Tensor) and isinstance(labels, Tensor) and len(labels) == len(logits)
         if not is_known or logits.shape != (len(labels), task.about.num_labels):
-            return
-        surplus = logits.new_full((len(labels),), math.nan, dtype=torch.float32)
-        kept = labels.reshape(len(labels), -1)[:, 0] != IGNORED
-        if kept.any():
-            targets = task.targets(labels[kept], device=logits.device)
-            surplus[kept] = surplus_of(logits[kept], targets, task.problem_type(labels))
-        # Without the rows that fill up the last batch of a process.
-        self._surplus.append(self.accelerator.gather_for_metrics(surplus).cpu())
+            return None
+        is_class = not labels.is_floating_point() and labels.numel() == len(labels)
+        # An accelerator is not waited for.
+        known = labels.reshape(-1) != IGNORED if is_class else labels.new_ones(len(labels), dtype=torch.bool)
+        targets = task.targets(labels.reshape(-1).where(known, 0) if is_class else labels, device=logits.device)
+        return surplus_of(logits, targets, task.problem_type(labels)).where(known.to(logits.device), math.nan)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer."""
@@ -84,8 +98,11 @@ class HeldOutChecks(MixupRecords):
 
     def _follow(self) -> None:
         """Let the strength follow what was seen since the last step."""
-        if self._auto_strength is not None and self._surplus:
-            self._auto_strength.see(torch.cat(self._surplus))
+        auto = self._auto_strength
+        if auto is not None and self._surplus:
+            if auto.trained is not None:
+                auto.trained = self.accelerator.reduce(auto.trained, "sum")
+            auto.see(torch.cat(self._surplus))
         self._surplus = []
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

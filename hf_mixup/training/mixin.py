@@ -161,7 +161,7 @@ class MixupMixin(HeldOutChecks):
         self, compute_loss: Callable[..., Any], model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """The loss of the other Trainer on a mixed batch."""
-        if not model.training or self._rests or self._mixes_itself(inputs):
+        if not model.training or self._mixes_itself(inputs):
             return compute_loss(model, inputs, *args, **kwargs)
         mixup, inputs = self._mixup_of_current_model(), self._with_usual_labels(inputs)
         groups = inputs.pop(mixup.config.group_column or "", None)
@@ -183,6 +183,7 @@ class MixupMixin(HeldOutChecks):
         if not passes.outputs:
             raise ValueError(NOTHING_RAN)
         self._reached = True
+        self._learn(passes.outputs[0], next(iter(labels.values()), None))
         self._logs.add(plan.resolved, None)
         return mean_of_label_sets(losses, plan)
 

@@ -78,7 +78,11 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Trainer's own loss in evaluation and with mixup off, else that of the mixed batch."""
-        if self.mixup is None or self._rests or not model.training or self._keeps_labels:
+        if self._rests and model.training and not self._keeps_labels:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            self._learn(outputs, self._with_usual_labels(inputs).get("labels"))
+            return (loss, outputs) if return_outputs else loss
+        if self.mixup is None or not model.training or self._keeps_labels:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self._mixes_itself(inputs):
             return self._mixed_loss(self.compute_loss, model, inputs, return_outputs, num_items_in_batch)
@@ -112,6 +116,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         mixed = mixup.targets(labels, plan, logits.device)
         if self.compute_loss_func is not None:
             self.loss_is_scaled_for_ga = True
+            self._learn(outputs, labels)
             loss = self._users_loss(outputs, mixed if plan.active else None, labels, num_items_in_batch)
         else:
             clean_logits = logits_of(run_again(model, model, inputs)) if mixup.needs_clean_pass(plan) else None

@@ -24,11 +24,15 @@ def rows(mean, spread=0.3, size=SIZE):
     return mean + spread * (values - values.mean()) / values.std()
 
 
-def by_hand(strength, mean, error):
+def by_hand(strength, mean, error, trained=None):
+    """The rule; `trained` is the surplus of the training examples and its error."""
     step = 10 * mean
     if mean > 0:
         step *= max(0, 1 - (1.5 * error / mean) ** 2)
-    return min(max(strength + step, 0), 1)
+    after = strength + step
+    if trained is not None and mean - trained[0] <= 1.5 * math.sqrt(error**2 + trained[1] ** 2):
+        after = min(after, strength / 2)
+    return min(max(after, 0), 1)
 
 
 def test_the_strength_moves_by_the_surplus_less_its_error():
@@ -49,14 +53,31 @@ def test_a_surplus_within_one_and_a_half_errors_starts_nothing():
         assert (auto.value > 0) == moves
 
 
+def test_a_model_that_is_as_sure_of_what_it_trains_on_is_left_to_learn():
+    auto, expected, error = AutoStrength(), 0.0, 0.3 / math.sqrt(SIZE)
+    for mean, trained in ((0.2, -0.1), (0.1, 0.05), (0.2, 0.2), (-0.02, 0.1), (0.15, -0.1)):
+        for part in rows(trained, 0.4).float().chunk(3):
+            auto.learn(torch.cat([part, torch.tensor([math.nan])]))
+        auto.see(rows(mean))
+        # Their spread is that of the batch, not of the population.
+        its_error = 0.4 * math.sqrt((SIZE - 1) / SIZE) / math.sqrt(SIZE)
+        expected = by_hand(expected, mean, error, (trained, its_error))
+        assert auto.value == pytest.approx(expected, abs=1e-5)
+        assert auto.checks[-1].trained == pytest.approx(trained, abs=1e-5)
+    assert [round(check.strength, 2) for check in auto.checks] == [1.0, 0.5, 0.25, 0.05, 1.0]
+    # What was trained on before a check is forgotten.
+    auto.see(rows(0.2))
+    assert math.isnan(auto.checks[-1].trained)
+
+
 def test_rows_without_a_label_and_checks_of_one_row_say_nothing():
     auto, other = AutoStrength(), AutoStrength()
     auto.see(torch.cat([rows(0.2), torch.full((3,), math.nan)]))
     other.see(rows(0.2))
-    assert auto.checks == other.checks
+    assert repr(auto.checks) == repr(other.checks)
     auto.see(torch.tensor([0.5, math.nan]))
     auto.see(torch.tensor([]))
-    assert auto.checks == other.checks
+    assert repr(auto.checks) == repr(other.checks)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -105,8 +126,10 @@ def test_a_fixed_strength_is_a_share_too_and_follows_nothing():
 def test_what_was_seen_is_in_the_state():
     auto, other = (Planner(plain_config(alpha=1.0, strength="auto"), seed) for seed in (0, 1))
     auto.observe(rows(0.09))
+    auto.auto_strength.learn(rows(0.01).float())
     other.load_state_dict(json.loads(json.dumps(auto.state_dict())))
-    assert other.strength == auto.strength > 0 and other.auto_strength.checks == auto.auto_strength.checks
+    assert other.strength == auto.strength > 0 and repr(other.auto_strength.checks) == repr(auto.auto_strength.checks)
+    assert torch.equal(other.auto_strength.trained, auto.auto_strength.trained)
     assert torch.equal(other.draw(Examples(SIZE)).lam, auto.draw(Examples(SIZE)).lam)
     auto.restart(0, 0)
     assert auto.strength == 0
