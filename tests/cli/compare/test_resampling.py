@@ -154,6 +154,7 @@ def test_what_there_are_no_predictions_of_has_no_interval(tmp_path):
     change_run(folder, path.name, accuracy=None, nll=None, ece=None, test_loss=None)
     _, summary = write_tables(folder)
     assert set(summary[summary["low_texts"].notna()]["method"]) == {"temperature_scaling"}
+    assert np.nanmax(gather_predictions(folder)["logits"]) == 6e4
     np.savez_compressed(path / "predictions.npz", test_logits=lost, test_labels=labels[::-1])
     with pytest.raises(ValueError, match="predictions.npz: the test labels are not those of the other runs"):
         gather_predictions(folder)
