@@ -1,6 +1,6 @@
 """One training step on two processes under DistributedDataParallel, with mixup on and off in turn.
 
-    python benchmarks/scaling.py                          # the default recipe
+    python benchmarks/scaling.py                          # the recipe fixed
     python benchmarks/scaling.py --mixup tmix --rounds 50 --batch_size 16 --length 64
 
 Two processes talk through gloo, with one thread each. Every round times both kinds of step on the same batch, the first

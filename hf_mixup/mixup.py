@@ -271,13 +271,13 @@ class Mixup:
         """Let `strength="auto"` follow the predictions of held-out examples, and return it, 0 to 1.
 
         Args:
-            logits (`torch.Tensor` of shape `(examples, num_labels)`): of all of them, from the model in `eval()`.
-            labels (`torch.Tensor`): theirs, as `loss` takes them.
+            logits (`torch.Tensor` or array of shape `(examples, num_labels)`): of all, from the model in `eval()`.
+            labels (`torch.Tensor` or array): theirs, as `loss` takes them.
 
         Raises:
             ValueError: for another strength, or labels that `loss` would not take.
         """
-        return self.planner.observe(self._surplus(logits, labels))
+        return self.planner.observe(self._surplus(torch.as_tensor(logits), torch.as_tensor(labels)))
 
     def _surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
         return surplus_of(logits.detach(), self.targets(labels, None, logits.device), self.task.problem_type(labels))

@@ -49,8 +49,8 @@ METHODS = {
         "Combining Ensembles and Data Augmentation Can Harm Your Calibration, ICLR (CAMixup)",
         "as `tmix`, with a lambda for each example and a partner of another class; of the partner's weight a share s "
         "that follows g, the confidence less the accuracy of held-out examples, with standard error e: at each check "
-        "s += 10 g max(0, 1 - (1.5 e / g)^2) if g > 0, else s += 10 g, within 0 and 1; halved if g does not exceed that "
-        "of the training examples",
+        "s += 10 g max(0, 1 - (1.5 e / g)^2) if g > 0, else s += 10 g, within 0 and 1; halved if g does not exceed "
+        "that of the training examples",
         "a start for any text, image or sound",
         OWN,
         "CAMixup turns mixup on or off for each class after each epoch; here one strength moves for all, by the size "

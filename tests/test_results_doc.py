@@ -21,10 +21,12 @@ def results():
     return module
 
 
-def test_tables_are_those_of_the_raw_results(results):
-    page = results.DOCS.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["DOCS", "TABLES"])
+def test_tables_are_those_of_the_raw_results(results, name):
+    page = getattr(results, name).read_text(encoding="utf-8")
     shown = page.partition(results.BEGIN)[2].partition(results.END)[0].strip()
-    assert shown == results.tables(results.kept_summaries())
+    written = results.default_tables if name == "DOCS" else results.tables
+    assert shown == written(results.kept_summaries()) and shown.count("\n") > 10
 
 
 def test_the_number_of_verdicts_is_said(results):
@@ -38,15 +40,17 @@ def test_every_comparison_that_is_configured_is_kept(results):
 
 
 def test_the_page_is_written_from_comparisons_and_their_predictions_are_kept(results, tmp_path, monkeypatch, capsys):
-    for name in ("KEPT", "DOCS", "PICTURE"):
-        monkeypatch.setattr(results, name, tmp_path / {"KEPT": "", "DOCS": "page.md", "PICTURE": "page.png"}[name])
-    results.DOCS.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter")
+    places = {"KEPT": "", "DOCS": "page.md", "TABLES": "tables.md", "PICTURE": "page.png"}
+    for name, place in places.items():
+        monkeypatch.setattr(results, name, tmp_path / place)
+    for page in (results.DOCS, results.TABLES):
+        page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter")
     folders = [write_comparison(tmp_path / name) for name in ("one", "two")]
     write_predictions(folders[0])
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["results.py", *map(str, folders)])
     results.main()
-    page, said = results.DOCS.read_text(), capsys.readouterr().out
+    page, said = results.TABLES.read_text(), capsys.readouterr().out
     assert page.startswith("before\n") and page.endswith("\nafter") and "old" not in page
     assert "| tmix | 5 | 0.772 + |" in page and "2 comparisons in page.md and page.png" in said
     assert results.PICTURE.is_file() and [path.name for path in tmp_path.glob("*.npz")] == ["predictions_one.npz"]

@@ -67,11 +67,13 @@ def share_or(word: str) -> Check:
     share = number(high=1)
 
     def check(name: str, value: Any) -> float | str:
-        if not isinstance(value, str):
+        if value == word:
+            return value
+        try:
             return share(name, value)
-        if value != word:
-            raise ValueError(f"{name}={value!r}: expected {word} or a number from 0 to 1.{nearest(value, [word])}")
-        return value
+        except ValueError:
+            hint = nearest(str(value), [word])
+            raise ValueError(f"{name}={value!r}: expected {word!r} or a number from 0 to 1.{hint}") from None
 
     return check
 

@@ -132,7 +132,7 @@ class MixupConfig:
         optional(count(0)),
         "For each of nine checks besides your own evaluations: rows of the evaluation set or, if there is none, held "
         "out of the training rows, at most a tenth. null: as many as take 2 % of the training. 0: no such checks.",
-        needs("strength", AUTO),
+        needs("strength", AUTO, why="as in mixup={'recipe': 'default', 'check_rows': 200}"),
     )
     off_epoch: float | None = how_much(None, optional(number()), "The epoch from which batches are no longer mixed.")
     schedule: dict[float, float] | None = how_much(

@@ -13,6 +13,8 @@ from hf_mixup.config.mixup_config import MixupConfig
 
 # Where the YAML files of configs/recipes are installed.
 RECIPE_FILES = "hf_mixup.config.recipe_files"
+# What is no recipe, but part of one.
+NAMED = {"auto": " strength: auto is what the recipe 'default' has."}
 
 
 def recipe_names() -> list[str]:
@@ -54,7 +56,7 @@ def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | N
     names = recipe_names()
     if spec not in names:
         raise ValueError(
-            f"mixup={spec!r}: no such recipe.{nearest(spec, names)} Recipes: {', '.join(names)}; "
+            f"mixup={spec!r}: no such recipe.{NAMED.get(spec) or nearest(spec, names)} Recipes: {', '.join(names)}; "
             "or give the path of a .yaml file, or none."
         )
     return MixupConfig.from_file(str(files(RECIPE_FILES) / f"{spec}.yaml"))

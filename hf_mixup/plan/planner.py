@@ -251,7 +251,9 @@ class Planner:
             ValueError: for a strength that is fixed.
         """
         if self.auto_strength is None:
-            raise ValueError(f"strength={self.config.strength}: fixed; strength='auto' follows held-out predictions.")
+            raise ValueError(
+                f"strength={self.config.strength}: fixed; the recipe 'default' has 'auto', which follows predictions."
+            )
         self.auto_strength.see(surplus)
         return self.strength
 

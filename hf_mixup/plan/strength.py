@@ -23,6 +23,7 @@ class Check(NamedTuple):
         rows (`int`): how many examples it is made of.
         trained (`float`): the surplus of what was trained on since the last check, nan if nobody told it.
         strength (`float`): what followed, 0 to 1.
+        is_held_back (`bool`): whether it was halved, because the model is as sure of what it trains on.
     """
 
     surplus: float
@@ -30,6 +31,7 @@ class Check(NamedTuple):
     rows: int
     trained: float
     strength: float
+    is_held_back: bool
 
 
 class AutoStrength:
@@ -72,32 +74,37 @@ class AutoStrength:
                 Values that are not finite are left out.
         """
         values = surplus.double()[surplus.isfinite()]
+        trained, its_error = _mean_and_error([0.0] if self.trained is None else self.trained.tolist())
+        self.trained = None
         if len(values) < 2:
             return
         mean, error = float(values.mean()), float(values.std()) / math.sqrt(len(values))
-        trained, its_error = _mean_and_error([0.0] if self.trained is None else self.trained.tolist())
         step = GAIN * mean
         if mean > 0:
             step *= max(0.0, 1 - (ERRORS * error / mean) ** 2)
         strength = self.value + step
         # Not so if nan: nobody told.
-        if mean - trained <= ERRORS * math.hypot(error, its_error):
+        is_held_back = mean - trained <= ERRORS * math.hypot(error, its_error)
+        if is_held_back:
             strength = min(strength, self.value / 2)
-        self.checks.append(Check(mean, error, len(values), trained, min(max(strength, 0.0), 1.0)))
-        self.trained = None
+        self.checks.append(Check(mean, error, len(values), trained, min(max(strength, 0.0), 1.0), is_held_back))
 
     def story(self) -> str:
         """What it did and why, in one sentence; empty if nothing was seen."""
         if not self.checks:
             return ""
         highest = max(self.checks, key=lambda check: check.surplus)
-        said = f"confidence less accuracy {highest.surplus:+.3f} (standard error {highest.error:.3f}) at most"
+        said = f"confidence less accuracy {highest.surplus:+.3f} at most, with a standard error of {highest.error:.3f}"
         looks = f"of {len(self.checks)} check{'s' * (len(self.checks) > 1)} of {highest.rows} held-out rows"
         mixing = sum(check.strength > 0 for check in self.checks)
+        held_back = sum(check.is_held_back and check.surplus > ERRORS * check.error for check in self.checks)
+        waiting = f"at {held_back} of them it was as sure of its training rows, so it had yet to learn them"
         if not mixing:
-            return f"nothing was mixed: at none {looks} was the model clearly surer than right ({said})."
+            why = f"; {waiting}" if held_back else ""
+            return f"nothing was mixed: after none {looks} was the model found surer than right ({said}{why})."
         strengths = f"up to {max(check.strength for check in self.checks):.2f} and {self.value:.2f} at the end"
-        return f"strength {strengths}: on after {mixing} {looks}, being surer than right ({said})."
+        lowered = f"; {waiting}, and the strength was halved" if held_back else ""
+        return f"strength {strengths}: on after {mixing} {looks}, being surer than right ({said}{lowered})."
 
     def state_dict(self) -> dict[str, Any]:
         """The checks so far and what was trained on since, as plain numbers."""
@@ -129,7 +136,12 @@ def surplus_of(logits: Tensor, targets: Tensor, problem_type: str) -> Tensor:
         targets (`torch.Tensor` of shape `(examples, classes)`): class probabilities, or for several labels 0 or 1.
         problem_type (`str`): `"single_label_classification"`, or `"multi_label_classification"`, in which each label
             is a prediction of its own and the mean over the labels is taken.
+
+    Raises:
+        ValueError: for logits and targets of other shapes.
     """
+    if logits.shape != targets.shape:
+        raise ValueError(f"logits: shape {tuple(logits.shape)} for targets of shape {tuple(targets.shape)}.")
     logits = logits.float()
     if problem_type == "single_label_classification":
         confidence, predicted = logits.softmax(-1).max(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_mixup.forward.anatomy.inputs import logits_of
-from hf_mixup.loss import IGNORED
+from hf_mixup.loss import to_targets
 from hf_mixup.plan.strength import AutoStrength, surplus_of
 from hf_mixup.training.check_rows import CheckRows, choose_rows
 from hf_mixup.training.records import MixupRecords
@@ -20,9 +21,12 @@ from hf_mixup.training.trainer_seams import changed, same_random_state
 logger = logging.get_logger(__name__)
 
 NO_CHECKS = (
-    "nothing was mixed: strength='auto' saw no held-out predictions. Evaluate while you train (eval_strategy), or set "
-    "check_rows to the rows of eval_dataset that each check may take."
+    "mixup: strength='auto' {seen} no held-out predictions, so nothing {mixed}: {why}. Give an eval_dataset and "
+    "evaluate while you train (eval_strategy), or say how many of its rows each check may take, "
+    "mixup={{'recipe': 'default', 'check_rows': 200}} (on the command line validation_file, --eval_strategy, "
+    "--mixup.check_rows)."
 )
+UNSEEN = "no evaluation of rows with labels came before the last step"
 
 
 class HeldOutChecks(MixupRecords):
@@ -35,7 +39,9 @@ class HeldOutChecks(MixupRecords):
     # Of what was predicted since the last step, one tensor per batch.
     _surplus: list[Tensor]
     _check_rows: CheckRows | None = None
-    _is_watching = False
+    _is_watching = _is_under_way = _follows = False
+    # The step after which there was a check of its own.
+    _checked_at = -1
     soft_targets: bool
 
     @property
@@ -45,8 +51,12 @@ class HeldOutChecks(MixupRecords):
     @property
     def _rests(self) -> bool:
         """Whether the strength is 0 for now, so that a step is that of the other Trainer."""
-        is_plain = self.mixup is not None and self.mixup.config.group_column is None and not self.soft_targets
-        return is_plain and self._auto_strength is not None and self._auto_strength.value == 0
+        return self._is_off and self.mixup.config.group_column is None and not self.soft_targets  # type: ignore[union-attr]
+
+    @property
+    def _is_off(self) -> bool:
+        """Whether the strength follows held-out predictions, and is 0 for now."""
+        return self._auto_strength is not None and self._auto_strength.value == 0
 
     # ---- What is seen ----
 
@@ -59,7 +69,7 @@ class HeldOutChecks(MixupRecords):
         if not self._is_watching:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
         loss, logits, labels = super().prediction_step(model, inputs, False, *args, **kwargs)
-        self._note(logits[0] if isinstance(logits, (tuple, list)) else logits, labels)
+        self._note(next(iter(logits), None) if isinstance(logits, (tuple, list)) else logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def _note(self, logits: Any, labels: Any) -> None:
@@ -83,25 +93,39 @@ class HeldOutChecks(MixupRecords):
         is_known = isinstance(logits, Tensor) and isinstance(labels, Tensor) and len(labels) == len(logits)
         if not is_known or logits.shape != (len(labels), task.about.num_labels):
             return None
+        # Not checked, as a loss of the user's may leave out what it likes; and an accelerator is not waited for.
         is_class = not labels.is_floating_point() and labels.numel() == len(labels)
-        # An accelerator is not waited for.
-        known = labels.reshape(-1) != IGNORED if is_class else labels.new_ones(len(labels), dtype=torch.bool)
-        targets = task.targets(labels.reshape(-1).where(known, 0) if is_class else labels, device=logits.device)
-        return surplus_of(logits, targets, task.problem_type(labels)).where(known.to(logits.device), math.nan)
+        values, most = labels.to(logits.device).reshape(len(labels), -1), task.about.num_labels - 1 if is_class else 1
+        known = ((values >= 0) & (values <= most)).all(-1)
+        targets = to_targets(values.clamp(0, most), task.problem_type(labels), task.about.num_labels)
+        return surplus_of(logits, targets, task.problem_type(labels)).where(known, math.nan)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer. Evaluations of other rows than those of `self.eval_dataset` say nothing."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(rows, str) and isinstance(self.eval_dataset, Mapping):
+            rows = self.eval_dataset.get(rows)
+        known = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else ()
+        is_own = any(rows is own for own in (self.eval_dataset, *known)) and rows is not self.train_dataset
+        with changed(self, _follows=is_own):
+            return super().evaluate(eval_dataset, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer."""
-        is_evaluation = kwargs.get("metric_key_prefix", "eval").startswith("eval")
-        is_watched = self.is_in_train and is_evaluation and self._auto_strength is not None
+        is_watched = self._is_under_way and self._follows and self._auto_strength is not None
+        if is_watched and self._checked_at == self.state.global_step:
+            # The rows of the check are among those that are evaluated now.
+            self._surplus, self._checked_at = [], -1
         with changed(self, _is_watching=is_watched):
             return super().evaluation_loop(*args, **kwargs)
 
     def _follow(self) -> None:
         """Let the strength follow what was seen since the last step."""
         auto = self._auto_strength
-        if auto is not None and self._surplus:
+        # Before the first step nothing is learnt, and nothing is to be repaired.
+        if auto is not None and self._surplus and self.state.global_step:
             if auto.trained is not None:
-                auto.trained = self.accelerator.reduce(auto.trained, "sum")
+                auto.trained = self.accelerator.reduce(auto.trained.to(self.args.device), "sum")
             auto.see(torch.cat(self._surplus))
         self._surplus = []
 
@@ -111,25 +135,40 @@ class HeldOutChecks(MixupRecords):
         return super().training_step(*args, **kwargs)
 
     def _on_state_saved(self, folder: str) -> None:
-        self._follow()
+        # What is seen after the last step has nothing to change.
+        if self.state.global_step < self.state.max_steps:
+            self._follow()
         super()._on_state_saved(folder)
+
+    def _on_state_loaded(self, folder: str) -> None:
+        super()._on_state_loaded(folder)
+        # Seen before, by the training that is resumed.
+        self._surplus = []
 
     # ---- Checks of its own ----
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer; at the end it says what the strength was, and why."""
-        self._surplus = []
-        output = super().train(*args, **kwargs)
+        self._surplus, self._checked_at = [], -1
+        with changed(self, _is_under_way=True):
+            output = super().train(*args, **kwargs)
         if self.is_world_process_zero() and self._auto_strength is not None:
-            logger.warning("mixup: %s", self._auto_strength.story() or NO_CHECKS)
+            why = (self._check_rows and self._check_rows.why_none) if self.args.eval_strategy == "no" else UNSEEN
+            story = self._auto_strength.story()
+            logger.warning(
+                f"mixup: {story}" if story else NO_CHECKS.format(seen="saw", mixed="was mixed", why=why or UNSEEN)
+            )
         return output
 
     def get_train_dataloader(self) -> Any:
         """As that of the other Trainer, in a training without the rows that are held out."""
         # Here, because a trial of a search has a config of its own by now.
-        self._check_rows = choose_rows(self) if self.is_in_train and self._auto_strength is not None else None
+        self._check_rows = choose_rows(self) if self._is_under_way and self._auto_strength is not None else None
         if self._check_rows is None:
             return super().get_train_dataloader()
+        if self._check_rows.why_none and self.args.eval_strategy == "no" and self.is_world_process_zero():
+            why = self._check_rows.why_none
+            logger.warning(NO_CHECKS.format(seen="will see", mixed="will be mixed", why=why))
         with changed(self, train_dataset=self._check_rows.train_dataset):
             return super().get_train_dataloader()
 
@@ -143,8 +182,11 @@ class HeldOutChecks(MixupRecords):
         is_due = step * parts // last > (step - 1) * parts // last
         if not is_due or self.control.should_evaluate or (step - self._last_evaluation()) * parts < last:
             return
-        with same_random_state(self.args.device), changed(self.callback_handler, callbacks=[]):
+        quiet = changed(self.callback_handler, callbacks=[], eval_dataloader=self.callback_handler.eval_dataloader)
+        plain = changed(self.args, dataloader_persistent_workers=False, dataloader_drop_last=False)
+        with same_random_state(self.args.device), quiet, plain, changed(self, _follows=True):
             self.evaluation_loop(self.get_eval_dataloader(chosen.rows), "Check", prediction_loss_only=True)
+        self._checked_at = step
 
     def _last_evaluation(self) -> float:
         """The step of the last evaluation of the user's in this training."""

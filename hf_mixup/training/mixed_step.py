@@ -127,6 +127,9 @@ class MixedPass:
             # The model would hand it on to its blocks.
             inputs.pop(name, None)
         taken = [name for name in self.labels if inputs.get(name) is not None]
+        for name in taken[:1]:
+            others = {other: value for other, value in inputs.items() if other != name}
+            self.model_loss.learn(self.root, self.mixup.task, others, self.labels[name], name)
         if not self.plan.active:
             return call(*args, **kwargs)
         if taken:
@@ -149,7 +152,6 @@ class MixedPass:
                 f"{name}: compute_loss gives the model other values than those of the batch, and it is not known how "
                 "they mix. Compute the loss outside of the model, or give it the values of the batch."
             )
-        self.model_loss.learn(self.root, self.mixup.task, inputs, labels, name)
         items = inputs.pop("num_items_in_batch", None)
         with self.mixup.apply(self.plan, inputs):
             outputs = call(**inputs)

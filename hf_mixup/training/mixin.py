@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
@@ -15,6 +16,7 @@ from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.loss import to_targets
 from hf_mixup.mixup import Mixup
+from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.checkpoints import checkpoint_to_resume
 from hf_mixup.training.forward_passes import ForwardPasses
 from hf_mixup.training.held_out import HeldOutChecks, checking
@@ -183,7 +185,8 @@ class MixupMixin(HeldOutChecks):
         if not passes.outputs:
             raise ValueError(NOTHING_RAN)
         self._reached = True
-        self._learn(passes.outputs[0], next(iter(labels.values()), None))
+        if self._keeps_loss:
+            self._learn(passes.outputs[0], next(iter(labels.values()), None))
         self._logs.add(plan.resolved, None)
         return mean_of_label_sets(losses, plan)
 
@@ -198,12 +201,18 @@ class MixupMixin(HeldOutChecks):
         check_kind(labels, mixup.task.about.num_labels)
         if self._keeps_loss:
             check_kept_loss(mixup.config, is_hard)
+        first = next(iter(labels.values()), None)
+        if self._is_off and first is not None and self.rows_per_example == 1:
+            return MixupPlan(torch.arange(len(first)), torch.ones(len(first)), mixup.config.site, active=False)
+        if is_hard and self._keeps_loss and first is not None:
+            # What a loss of the user's leaves out has to have some partner.
+            first = first.where((first >= 0) & (first < mixup.task.about.num_labels), 0)
         progress = self.state.global_step / max(self.state.max_steps, 1)
         return mixup.draw(
             {name: value for name, value in inputs.items() if isinstance(value, Tensor)},
             self.state.epoch or 0.0,
             progress=progress,
-            labels=next(iter(labels.values()), None),
+            labels=first,
             groups=groups,
             rows_per_example=self.rows_per_example,
             one_lambda=self._keeps_loss and is_hard,
@@ -228,15 +237,6 @@ class MixupMixin(HeldOutChecks):
         """Raise `ValueError` if mixup is set and no step came here, so that nothing was mixed."""
         if self.mixup is not None and not self._reached:
             raise ValueError(NOTHING_MIXED)
-
-    def _mixup_of_current_model(self) -> Mixup:
-        """The Mixup of the model being trained; `model_init` and sharding replace the model that was given."""
-        assert self.mixup is not None
-        if self.mixup.model is not self.model:
-            state = self.mixup.state_dict()
-            self.mixup = Mixup(self._module, self.mixup.config, self.args.seed, self.args.process_index)
-            self.mixup.load_state_dict(state)
-        return self.mixup
 
     # ---- Start, search ----
 

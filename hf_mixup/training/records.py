@@ -22,6 +22,15 @@ class MixupRecords(TrainerSeams):
     _was_mixed: bool = False
     _logs: MixupLogs
 
+    def _mixup_of_current_model(self) -> Mixup:
+        """The Mixup of the model being trained; `model_init` and sharding replace the model that was given."""
+        assert self.mixup is not None
+        if self.mixup.model is not self.model:
+            state = self.mixup.state_dict()
+            self.mixup = Mixup(self._module, self.mixup.config, self.args.seed, self.args.process_index)
+            self.mixup.load_state_dict(state)
+        return self.mixup
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what mixup did since the last log to the training logs."""
         if "loss" in logs and self.mixup is not None:

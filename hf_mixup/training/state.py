@@ -62,6 +62,9 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
         logger.warning("%s was saved by %d processes and is resumed by %d, so plans start anew.", folder, saved, ranks)
         # A warm-up that is over does not begin again, and a strength that was found is kept.
         mixup.planner.load_progress(read_json(state_file(folder, 0))["plans"])
+        if mixup.planner.auto_strength is not None:
+            # That of one process of others.
+            mixup.planner.auto_strength.trained = None
         return
     _warn_of_changes(folder, mixup.config)
     saved_state = read_json(state_file(folder, rank))

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
@@ -68,6 +69,9 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             config.class_weights = MixupConfig(class_weights=class_weights).class_weights
         super().__init__(*args, mixup=config, class_weights=class_weights, **kwargs)
 
+    # Whether the loss of the user's was seen to take mixed targets.
+    _takes_targets = False
+
     # ---- Loss ----
 
     def compute_loss(
@@ -78,15 +82,11 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Trainer's own loss in evaluation and with mixup off, else that of the mixed batch."""
-        if self._rests and model.training and not self._keeps_labels:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-            self._learn(outputs, self._with_usual_labels(inputs).get("labels"))
-            return (loss, outputs) if return_outputs else loss
         if self.mixup is None or not model.training or self._keeps_labels:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self._mixes_itself(inputs):
             return self._mixed_loss(self.compute_loss, model, inputs, return_outputs, num_items_in_batch)
-        inputs = self._with_usual_labels(inputs)
+        given, inputs = inputs, self._with_usual_labels(inputs)
         self._reached = True
         mixup = self._mixup_of_current_model()
         groups = inputs.pop(mixup.config.group_column or "", None)
@@ -108,6 +108,10 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
                 raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
             outputs = model(**inputs)
             return (logits_of(outputs).sum() * 0, outputs) if return_outputs else logits_of(outputs).sum() * 0
+        if self._rests:
+            loss, outputs = super().compute_loss(model, given, True, num_items_in_batch)
+            self._learn(outputs, self._with_usual_labels(given)["labels"])
+            return (loss, outputs) if return_outputs else loss
         progress = self.state.global_step / max(self.state.max_steps, 1)
         plan = mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
         with mixup.apply(plan, inputs):
@@ -117,6 +121,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         if self.compute_loss_func is not None:
             self.loss_is_scaled_for_ga = True
             self._learn(outputs, labels)
+            self._check_users_loss(outputs, mixed, labels, num_items_in_batch)
             loss = self._users_loss(outputs, mixed if plan.active else None, labels, num_items_in_batch)
         else:
             clean_logits = logits_of(run_again(model, model, inputs)) if mixup.needs_clean_pass(plan) else None
@@ -125,6 +130,13 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             loss = self._share_of_step(loss, count)
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
+
+    def _check_users_loss(self, *args: Any) -> None:
+        """Raise `ValueError` if the user's loss does not take mixed targets; at the first batch, mixed or not."""
+        if not self._takes_targets:
+            with torch.no_grad():
+                self._users_loss(*args)
+        self._takes_targets = True
 
     def _check_models_loss(self, inputs: dict[str, Any]) -> None:
         """Raise `ValueError` if the model, given labels, has a loss of another kind; at the first batch."""

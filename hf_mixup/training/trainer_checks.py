@@ -29,8 +29,13 @@ NOTHING_RAN = (
 
 def overrides_loss(kind: type) -> bool:
     """Whether a class of trainers has a `compute_loss` that is neither Trainer's nor of this package."""
+    return overrides(kind, "compute_loss")
+
+
+def overrides(kind: type, *names: str) -> bool:
+    """Whether a class of trainers has a method of one of these names that is neither Trainer's nor of this package."""
     own = [cls for cls in kind.__mro__ if not cls.__module__.startswith(("hf_mixup.", "transformers."))]
-    return any("compute_loss" in vars(cls) for cls in own)
+    return any(name in vars(cls) for cls in own for name in names)
 
 
 def check_trainer(trainer: Any, has_weights: bool) -> None:
@@ -98,8 +103,8 @@ def mixes_nothing(trainer: Any, config: MixupConfig) -> bool:
     if config.strength != AUTO or not is_regression:
         return False
     logger.warning(
-        "mixup: scores have no confidence that strength='auto' could follow, so nothing is mixed. Name a recipe to mix "
-        "them, such as mixup='tmix' or 'c_mixup'."
+        "mixup: scores have no confidence that strength='auto' could follow, so nothing is mixed. To mix them, give a "
+        "strength from 0 to 1, or a recipe that has one, such as mixup='tmix' or 'c_mixup'."
     )
     return True
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import is_torch_version
 from torch import Tensor, nn
@@ -191,6 +193,11 @@ def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def same_random_state(device: torch.device) -> Iterator[None]:
-    """What happens inside of the block takes no random number from what happens after it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
+    """What happens inside of the block takes no random number (torch, numpy, Python) from what comes after it."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -69,6 +69,6 @@ def test_both_ranks_follow_every_row_once(ranks, kind):
     assert len(ranks) == WORLD and ranks[0][kind] == ranks[1][kind]
     for check in ranks[0][kind]["checks"]:
         expected.see(surplus)
-        assert check == pytest.approx((*expected.checks[-1][:3], check[3], expected.value), abs=1e-5)
+        assert check == pytest.approx((*expected.checks[-1][:3], check[3], expected.value, False), abs=1e-5)
         assert check[2] == ROWS and check[0] - check[3] > 0.2
     assert ranks[0][kind]["checks"][-1][4] == 1.0 and ranks[0][kind]["mixed"] > 0

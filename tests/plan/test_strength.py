@@ -118,7 +118,7 @@ def test_a_plan_uses_that_share_of_the_partners_weight():
 def test_a_fixed_strength_is_a_share_too_and_follows_nothing():
     half, full = Planner(plain_config(alpha=1.0, strength=0.5)), Planner(plain_config(alpha=1.0))
     torch.testing.assert_close(1 - half.draw(Examples(SIZE)).lam, 0.5 * (1 - full.draw(Examples(SIZE)).lam))
-    with pytest.raises(ValueError, match=r"strength=0.5: fixed; strength='auto' follows"):
+    with pytest.raises(ValueError, match=r"strength=0.5: fixed; the recipe 'default' has"):
         half.observe(rows(0.2))
     assert not Planner(plain_config(strength=0)).draw(Examples(SIZE)).active
 
@@ -158,12 +158,17 @@ def test_the_story_says_what_it_did_and_why():
     assert auto.story() == ""
     auto.see(rows(-0.05))
     assert auto.story() == (
-        "nothing was mixed: at none of 1 check of 40 held-out rows was the model clearly surer than right (confidence "
-        "less accuracy -0.050 (standard error 0.047) at most)."
+        "nothing was mixed: after none of 1 check of 40 held-out rows was the model found surer than right (confidence "
+        "less accuracy -0.050 at most, with a standard error of 0.047)."
     )
     auto.see(rows(0.2))
     auto.see(rows(-0.03))
     assert auto.story() == (
         "strength up to 1.00 and 0.70 at the end: on after 2 of 3 checks of 40 held-out rows, being surer than right "
-        "(confidence less accuracy +0.200 (standard error 0.047) at most)."
+        "(confidence less accuracy +0.200 at most, with a standard error of 0.047)."
+    )
+    auto.learn(rows(0.2).float())
+    auto.see(rows(0.2))
+    assert auto.story().endswith(
+        "; at 1 of them it was as sure of its training rows, so it had yet to learn them, and the strength was halved)."
     )

@@ -1,10 +1,13 @@
 """`strength="auto"` in a trainer: what it follows, what it costs, and that it changes nothing while it is 0."""
 
 import logging
+import random
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 
 from hf_mixup import MixupTrainer
@@ -58,7 +61,7 @@ def test_while_the_model_is_not_surer_than_right_a_training_is_trainers_bit_for_
     trainer.train()
     assert len(checks_of(trainer)) == 9 and trainer.mixup.mixed == 0
     assert same_weights(models[0], models[1])
-    assert "nothing was mixed: at none of 9 checks of 48 held-out rows" in said.text
+    assert "nothing was mixed: after none of 9 checks of 48 held-out rows" in said.text
     make_trainer(tmp_path, models[2], rows=rows, mixup=PLAIN, max_steps=10).train()
     assert not same_weights(models[0], models[2])
 
@@ -132,6 +135,113 @@ def test_predictions_of_other_data_are_not_followed(tmp_path):
     assert checks_of(trainer) == [] and set(strengths(trainer)) == {0.0}
 
 
+def test_training_rows_are_no_held_out_rows(tmp_path):
+    rows = examples()
+    sets, options = {"train": rows, "dev": WRONG}, {"eval_strategy": "steps", "eval_steps": 10}
+    trainer = make_trainer(tmp_path, rows=rows, mixup=AUTO | {"check_rows": 24}, eval_dataset=sets, **options, **LONG)
+
+    class Evaluating(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                trainer.evaluate(rows, metric_key_prefix="eval_again")
+
+    trainer.add_callback(Evaluating())
+    trainer.train()
+    assert {check.rows for check in checks_of(trainer)} == {24}
+
+
+def test_a_row_counts_once_if_a_check_and_an_evaluation_meet(tmp_path):
+    options = {"eval_strategy": "epoch", "num_train_epochs": 10, "max_steps": -1, "learning_rate": 3e-3}
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": 24}, eval_dataset=WRONG, **options)
+    trainer.train()
+    assert [check.rows for check in checks_of(trainer)] == [24] * 9
+
+
+def test_what_is_seen_before_the_first_step_is_not_followed(tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 10, "eval_on_start": True}
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": 0}, eval_dataset=WRONG, **options, **LONG)
+    trainer.train()
+    assert len(checks_of(trainer)) == 2
+
+
+def test_a_collator_with_random_numbers_gets_the_same_ones(tmp_path):
+    def noisy(rows):
+        batch = collate(rows)
+        word = random.randrange(10, 20) + int(np.random.default_rng(np.random.randint(9)).integers(10))
+        batch["input_ids"][:, 2] = torch.randint(word, word + 3, (len(rows),))
+        return batch
+
+    rows, models = examples(48), [doubtful_bert(), doubtful_bert()]
+    for model, check in zip(models, (0, 48), strict=True):
+        trainer = make_trainer(
+            tmp_path, model, rows=rows, mixup=AUTO | {"check_rows": check}, eval_dataset=rows, max_steps=10
+        )
+        trainer.data_collator = noisy
+        trainer.train()
+        assert trainer.mixup.mixed == 0
+    assert same_weights(*models)
+
+
+def test_a_stream_is_not_checked(tmp_path, said):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(WRONG)
+
+        def __len__(self):
+            return len(WRONG)
+
+    trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": 8}, eval_dataset=Stream(), **LONG)
+    trainer.train()
+    assert checks_of(trainer) == [] and "Stream is a stream" in said.text
+
+
+# ---- Refused at the first step, though mixup comes later ----
+
+
+def test_a_model_with_another_loss_is_refused_at_the_first_step(tmp_path):
+    class Squared(type(steady_bert())):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+            outputs = super().forward(input_ids, attention_mask, **kwargs)
+            if labels is not None:
+                outputs["loss"] = torch.nn.functional.cross_entropy(outputs.logits, labels).square()
+            return outputs
+
+    trainer = make_trainer(tmp_path, Squared(steady_bert().config), mixup=AUTO, eval_dataset=WRONG)
+    with pytest.raises(ValueError, match="The loss that Squared computes by itself"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_loss_that_takes_no_mixed_targets_is_refused_at_the_first_step(tmp_path):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.nll_loss(outputs.logits.log_softmax(-1), labels)
+
+    trainer = make_trainer(tmp_path, mixup=AUTO, eval_dataset=WRONG, compute_loss_func=loss, soft_targets=True)
+    with pytest.raises(ValueError, match="compute_loss_func failed on the mixed targets"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("ignored", [-100, -1])
+def test_a_loss_of_ones_own_may_leave_labels_out(tmp_path, ignored):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return torch.nn.functional.cross_entropy(outputs.logits, labels, ignore_index=ignored)
+
+    rows = [row | {"labels": ignored if number % 5 == 0 else row["labels"]} for number, row in enumerate(examples())]
+    held = [*WRONG, *(row | {"labels": ignored} for row in WRONG[:5])]
+    mixup = AUTO | {"partner": "other_class", "check_rows": len(held)}
+    trainer = make_trainer(tmp_path, rows=rows, mixup=mixup, eval_dataset=held, compute_loss_func=loss, **LONG)
+    trainer.train()
+    assert {check.rows for check in checks_of(trainer)} == {24} and trainer.mixup.mixed > 10
+
+
+def test_a_batch_without_labels_has_no_loss(tmp_path):
+    rows = [row | {"labels": -100 if number < 8 else row["labels"]} for number, row in enumerate(examples())]
+    trainer = make_trainer(tmp_path, rows=rows, mixup=AUTO, max_steps=4)
+    trainer.train()
+    assert all(np.isfinite(logs["loss"]) for logs in trainer.state.log_history if "loss" in logs)
+
+
 def test_rows_without_a_label_are_left_out(tmp_path):
     rows = [*WRONG, *(row | {"labels": -100} for row in WRONG[:5])]
     trainer = make_trainer(tmp_path, mixup=AUTO | {"check_rows": len(rows)}, eval_dataset=rows, **LONG)
@@ -175,9 +285,8 @@ def test_a_check_stands_between_evaluations_only(tmp_path):
     assert [check.rows for check in checks_of(trainer)] == [9, 9, 9, 9, 24, 9, 9, 9, 9]
 
 
-@pytest.mark.parametrize("kind", [list, Dataset.from_list])
-def test_without_an_evaluation_set_training_rows_are_held_out(tmp_path, said, kind):
-    rows = kind([row | {"labels": number % CLASSES} for number, row in enumerate(examples(400))])
+def test_without_an_evaluation_set_training_rows_are_held_out(tmp_path, said):
+    rows = Dataset.from_list(examples(400))
     trainer = make_trainer(tmp_path, rows=rows, mixup=AUTO | {"check_rows": 500}, max_steps=10)
     chosen = check_rows.choose_rows(trainer)
     assert len(chosen.rows) == 40 and len(chosen.train_dataset) == 360
@@ -186,7 +295,7 @@ def test_without_an_evaluation_set_training_rows_are_held_out(tmp_path, said, ki
     seen = []
     trainer.add_callback(NoteRows(seen))
     trainer.train()
-    assert "40 of 400 training rows are held out" in said.text and "check_rows=0" in said.text
+    assert "40 of 400 training rows are held out" in said.text and "'check_rows': 0" in said.text
     assert {check.rows for check in checks_of(trainer)} == {40} and len(checks_of(trainer)) == 9
     assert seen == [360] and trainer.train_dataset is rows
 
@@ -201,11 +310,39 @@ class NoteRows(TrainerCallback):
         self.seen.append(len(train_dataloader.dataset))
 
 
-@pytest.mark.parametrize(("rows", "check"), [(300, 500), (400, 0)])
-def test_few_rows_and_rows_that_are_kept_are_all_trained_on(tmp_path, rows, check):
-    trainer = make_trainer(tmp_path, rows=examples(rows), mixup=AUTO | {"check_rows": check})
+class Sampled(MixupTrainer):
+    def _get_train_sampler(self, *args, **kwargs):
+        return super()._get_train_sampler(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "check", "kind", "why"),
+    [
+        (Dataset.from_list(examples(310)), None, MixupTrainer, "of 310 training rows too few could be held out"),
+        (Dataset.from_list(examples(400)), 0, MixupTrainer, "check_rows=0 leaves it at your evaluations"),
+        (examples(400), 100, MixupTrainer, "rows are held out of a datasets.Dataset only"),
+        (Dataset.from_list(examples(400)), 100, Sampled, "with Trainer's own sampler"),
+        (Dataset.from_list(examples(16)), None, MixupTrainer, "in so short a training checks would take more than 2%"),
+    ],
+)
+def test_rows_that_are_all_trained_on_are_said_before_and_after(tmp_path, said, rows, check, kind, why):
+    steps = 2 if why.startswith("in so short") else 500
+    trainer = kind(
+        model=steady_bert(),
+        args=arguments(tmp_path, max_steps=steps),
+        train_dataset=rows,
+        data_collator=collate,
+        mixup=AUTO | {"check_rows": check},
+    )
     chosen = check_rows.choose_rows(trainer)
-    assert chosen.rows is None and chosen.train_dataset is trainer.train_dataset
+    assert chosen.rows is None and chosen.train_dataset is trainer.train_dataset and why in chosen.why_none
+    trainer.args.max_steps = 2
+    trainer.add_callback(NoteRows(seen := []))
+    trainer.train()
+    assert seen == [len(rows)]
+    if why.startswith(("in so short", "check_rows")):
+        assert "will see no held-out predictions, so nothing will be mixed: " + why in said.text
+        assert "saw no held-out predictions, so nothing was mixed: " + why in said.text
 
 
 def test_every_training_of_a_trainer_starts_from_strength_0(tmp_path):

@@ -129,7 +129,7 @@ def _compare(values: pd.DataFrame, method: str, baseline: str, metric: str, dive
     if diverged:
         return [*nothing, "" if direction(metric) is None else DIVERGED]
     if baseline not in values:
-        return [*nothing, TOO_FEW]
+        return [*nothing, "" if direction(metric) is None else TOO_FEW]
     differences = (values[method] - values[baseline]).dropna().to_numpy()
     margin = margin_of(metric, float(values[baseline].mean()))
     may_be = "" if direction(metric) is None else SAME
