@@ -244,7 +244,7 @@ class Mixup:
             ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
                 first batch only), or another reduction.
         """
-        choice(*REDUCTIONS)("reduction", reduction)
+        _ = reduction in REDUCTIONS or choice(*REDUCTIONS)("reduction", reduction)
         if plan is not None and plan.active and not plan.record.is_applied:
             warnings.warn("This plan mixes the labels, but no forward pass was run under apply(plan).", stacklevel=2)
         if self.planner.auto_strength is not None:

@@ -47,7 +47,8 @@ METHODS = {
     "default": Method(
         "Chen, Yang, Yang 2020, as `tmix`; Wen, Jerfel, Muller, Dusenberry, Snoek, Lakshminarayanan, Tran 2021, "
         "Combining Ensembles and Data Augmentation Can Harm Your Calibration, ICLR (CAMixup)",
-        "as `tmix`, with a lambda for each example and a partner of another class; of the partner's weight a share s "
+        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda); for each example, with a partner of another "
+        "class. Of the partner's weight a share s "
         "that follows g, the confidence less the accuracy of held-out examples, with standard error e: at each check "
         "s += 10 g max(0, 1 - (1.5 e / g)^2) if g > 0, else s += 10 g, within 0 and 1; halved if g does not exceed "
         "that of the training examples",

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
+from hf_mixup.mixup import Mixup
+from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.baseline_trainer import BaselineTrainer
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.mixed_step import is_float, labels_in
@@ -103,17 +105,10 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         if count:
             self._check_models_loss(inputs)
         labels = inputs.pop("labels")
-        if not count:
-            if self.args.world_size > 1:
-                raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
-            outputs = model(**inputs)
-            return (logits_of(outputs).sum() * 0, outputs) if return_outputs else logits_of(outputs).sum() * 0
-        if self._rests:
-            loss, outputs = super().compute_loss(model, given, True, num_items_in_batch)
-            self._learn(outputs, self._with_usual_labels(given)["labels"])
-            return (loss, outputs) if return_outputs else loss
-        progress = self.state.global_step / max(self.state.max_steps, 1)
-        plan = mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
+        if not count or self._rests:
+            found = self._clean_loss(model, given, num_items_in_batch) if count else self._no_loss(model, inputs)
+            return found if return_outputs else found[0]
+        plan = self._plan_of(mixup, inputs, labels, groups)
         with mixup.apply(plan, inputs):
             outputs = model(**inputs)
         logits = logits_of(outputs)
@@ -130,6 +125,23 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             loss = self._share_of_step(loss, count)
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
+
+    def _plan_of(self, mixup: Mixup, inputs: dict[str, Any], labels: Tensor, groups: Tensor | None) -> MixupPlan:
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        return mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
+
+    def _clean_loss(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> tuple[Tensor, Any]:
+        """The loss with mixup off, of a batch that the strength has to know of."""
+        loss, outputs = super().compute_loss(model, inputs, True, items)
+        self._learn(outputs, self._with_usual_labels(inputs)["labels"])
+        return loss, outputs
+
+    def _no_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """A loss of 0, of a batch without labels."""
+        if self.args.world_size > 1:
+            raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
+        outputs = model(**inputs)
+        return logits_of(outputs).sum() * 0, outputs
 
     def _check_users_loss(self, *args: Any) -> None:
         """Raise `ValueError` if the user's loss does not take mixed targets; at the first batch, mixed or not."""

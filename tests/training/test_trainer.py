@@ -64,9 +64,7 @@ def test_replacing_trainer_by_mixup_trainer_trains_and_the_loss_falls(tmp_path):
 
 def test_without_mixup_the_weights_are_those_of_trainer_bit_for_bit(tmp_path):
     models = [toy_model("bert") for _ in range(3)]
-    for model, trainer, mixup in zip(
-        models, (Trainer, MixupTrainer, MixupTrainer), (None, None, "default"), strict=True
-    ):
+    for model, trainer, mixup in zip(models, (Trainer, MixupTrainer, MixupTrainer), (None, None, "tmix"), strict=True):
         make_trainer(tmp_path, model, trainer, mixup=mixup, max_steps=4).train()
     assert same_weights(models[0], models[1])
     assert not same_weights(models[0], models[2])
