@@ -97,4 +97,4 @@ def test_a_trainer_of_another_library_trains_without_mixup_and_with_it(monkeypat
     monkeypatch.setattr("sys.argv", [name, *given, *quick])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     plain, mixed = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mixup="))
-    assert plain.startswith("mixup=None: accuracy") and mixed.startswith("mixup=default: accuracy")
+    assert plain.startswith("mixup=None: accuracy") and mixed.startswith("mixup=fixed: accuracy")

@@ -1,9 +1,11 @@
 """docs/results.md shows the raw results that are kept beside it."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
@@ -27,6 +29,20 @@ def test_tables_are_those_of_the_raw_results(results, name):
     shown = page.partition(results.BEGIN)[2].partition(results.END)[0].strip()
     written = results.default_tables if name == "DOCS" else results.tables
     assert shown == written(results.kept_summaries()) and shown.count("\n") > 10
+
+
+def test_the_default_is_nowhere_worse_and_repairs_two_thirds(results):
+    summaries = {path: group for path, group in results.kept_summaries().items() if "compare_default_" in path.name}
+    judged = pd.concat(summaries.values())
+    primary = judged[(judged["method"] == "default") & judged["metric"].isin(results.PRIMARY_NAMES)]
+    assert len(summaries) == 6 and len(primary) == 38 and not (primary["verdict"] == "worse").any()
+    # From the values themselves, of one setting.
+    values = pd.read_csv(results.KEPT / "compare_default_sst2.csv").query("train_size == 20 and metric == 'ece'")
+    none, scaled, default = (
+        values[values["method"] == name]["value"].mean() for name in ("none", "temperature_scaling", "default")
+    )
+    shares = re.findall(r"(\d+)% \|", results.default_tables(summaries))
+    assert f"{100 * (none - default) / (none - scaled):.0f}" == shares[4] and min(map(int, shares)) >= 67
 
 
 def test_the_number_of_verdicts_is_said(results):

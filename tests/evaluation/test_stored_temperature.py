@@ -13,11 +13,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_mixup.evaluation import fit_temperature, fold_temperature, scaled_logits, store_temperature
 from hf_mixup.evaluation.stored_temperature import FIELD
 from tests.toy_runs import CLASSES, examples, make_trainer, steady_bert
+from tests.toy_text import save_toy_model
 from tests.zoo import FAMILIES, VOCAB, cached_toy_model, toy_batch, toy_model
 
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
@@ -128,12 +129,15 @@ def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     trainer = make_trainer(tmp_path, compute_metrics=lambda prediction: {})
+    tokenizer = AutoTokenizer.from_pretrained(save_toy_model(tmp_path / "toy"))
     given = {"trainer": trainer, "model": trainer.model, "batch": toy_batch(), "validation_dataset": examples(9)}
+    given["tokenizer"] = tokenizer
     exec(example, given)
     saved = AutoModelForSequenceClassification.from_pretrained("calibrated")
     probabilities = logits_of(saved, given["batch"]).softmax(-1)
     torch.testing.assert_close(probabilities, given["probabilities"].detach(), rtol=1e-6, atol=1e-6)
     assert saved.config.calibration_temperature == 1
+    assert AutoTokenizer.from_pretrained("calibrated").get_vocab() == tokenizer.get_vocab()
 
 
 def test_what_cannot_be_kept_is_refused():

@@ -116,7 +116,7 @@ def test_a_run_holds_everything_that_it_measured(toy, tmp_path):
     expected |= {"gradient_norm", "uncertain_width", "path_loss", "steepness", "ood_auroc_energy", "ood_fpr95_softmax"}
     assert expected <= set(metrics) and all(math.isfinite(metrics[name]) for name in expected)
     assert result["curves"]["learning"]["step"] == [2, 4, 6, 8, 10]
-    assert {"learning", "path", "reliability", "reliability_scaled"} == set(result["curves"])
+    assert {"learning", "path", "reliability", "reliability_scaled", "strength"} == set(result["curves"])
     with np.load(folder / "predictions.npz") as saved:
         again = METRICS["single_label_classification"](saved["test_logits"], saved["test_labels"])
         assert saved["dev_logits"].shape == (40, 2)
@@ -204,7 +204,7 @@ def variant(name, problem_type, logits, labels):
     """What is left of a training for the choice between variants."""
     metrics = METRICS[problem_type](logits, labels)
     loss = metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
-    return Trained(SimpleNamespace(), {}, {}, metrics | {"loss": loss}, logits, {"name": name})
+    return Trained(SimpleNamespace(), {}, {}, metrics | {"loss": loss}, logits, {"name": name}, None)
 
 
 @pytest.mark.parametrize(
