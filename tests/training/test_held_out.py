@@ -364,3 +364,12 @@ def test_a_resumed_training_follows_on(tmp_path):
     assert checks_of(whole) == checks_of(again) and len(checks_of(whole)) == 9
     assert same_weights(whole.model, again.model) and whole.mixup.planner.strength > 0
     assert arguments(tmp_path).world_size == 1
+
+
+def test_a_resumed_training_does_not_count_the_evaluation_with_which_it_starts(tmp_path):
+    options = {"mixup": AUTO | {"check_rows": 0}, "eval_dataset": WRONG, "learning_rate": 3e-3}
+    options |= {"eval_strategy": "steps", "eval_steps": 3, "eval_on_start": True}
+    whole = train(tmp_path / "whole", **options)
+    again = train(tmp_path / "whole", resume=str(tmp_path / "whole" / "checkpoint-10"), **options)
+    assert checks_of(whole) == checks_of(again) and len(checks_of(whole)) == 4
+    assert same_weights(whole.model, again.model)
