@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
-from hf_mixup.cli.compare.grid import RESEED, Comparison
+from hf_mixup.cli.compare.grid import EARLY_STOPPING, RESEED, Comparison, of_the_run
 from hf_mixup.cli.compare.measures import further_metrics, predict
+from hf_mixup.cli.compare.moments import BestWeights, LearningCurve, loss_of
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
-from hf_mixup.cli.train.data import TextData, first_rows, texts_of
+from hf_mixup.cli.train.data import TextData, texts_of
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import resolve_config
@@ -33,8 +34,6 @@ from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name, higher_is_better
 from hf_mixup.training.trainer import MixupTrainer
 
-# Losses are measured at this many moments of a training, on this many rows.
-MOMENTS, CURVE_ROWS = 5, 64
 # The model arguments by which its trainings differ, not the model.
 NOT_OF_THE_MODEL = ("mixup", "nonfinite_loss", "averaging", "ema_decay")
 
@@ -47,6 +46,7 @@ class Trained:
         trainer (`MixupTrainer`): with the trained model.
         splits (`dict[str, Dataset]`): tokenised; the training rows with the labels that were trained on.
         learning (`dict[str, list]`): `step`, `train_loss` and `dev_loss`, of clean batches.
+        train_loss (`float`): of a clean batch of training rows, of the weights that are measured.
         dev_metrics (`dict[str, float]`): with `loss`.
         dev_logits (`np.ndarray`): of the development split.
         fields (`dict`): what makes the variant.
@@ -56,6 +56,7 @@ class Trained:
     trainer: MixupTrainer
     splits: dict[str, Dataset]
     learning: dict[str, list[float]]
+    train_loss: float
     dev_metrics: dict[str, float]
     dev_logits: np.ndarray
     fields: dict[str, Any]
@@ -67,7 +68,7 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     shared = parse_fields(comparison.run | {"output_dir": str(folder)})
-    data, flipped = training_data(read_data(*shared), cell)
+    data, flipped = training_data(read_data(*shared), cell, comparison.balanced)
     best = None
     for fields in comparison.methods[cell.method]:
         best = better(best, train_variant(comparison, cell, fields, data, folder), comparison.select_by)
@@ -87,15 +88,14 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
 
 def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The fields of one training run, as `hf-mixup train` takes them."""
-    own = dict(variant)
     fixed = {
-        "seed": cell.seed + own.pop(RESEED, 0),
+        "seed": cell.seed + variant.get(RESEED, 0),
         "output_dir": str(folder / "training"),
         "save_strategy": "no",
         "report_to": "none",
     }
     quiet = {"disable_tqdm": True, "logging_strategy": "no", "eval_strategy": "no"}
-    return {**comparison.run, **own, **fixed, **quiet}
+    return {**comparison.run, **of_the_run(variant), **fixed, **quiet}
 
 
 def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], data: TextData, folder: Path) -> Trained:
@@ -114,32 +114,13 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     curve = LearningCurve(trainer, splits, data.problem_type)
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
+    if variant.get(EARLY_STOPPING):
+        trainer.add_callback(BestWeights(trainer, splits["validation"], data.problem_type))
     trainer.train()
     logits, labels = predict(trainer, splits["validation"])
     metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
     asked = mixup if trainer.mixup is None else trainer.mixup.config
-    return Trained(trainer, splits, curve.learning, metrics, logits, variant, asked)
-
-
-class LearningCurve(TrainerCallback):
-    """Losses of clean batches, of training and development rows, at moments spread over the training."""
-
-    def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
-        self.trainer, self.problem_type = trainer, problem_type
-        self.rows = {
-            "train_loss": first_rows(splits["train"].shuffle(seed=0), CURVE_ROWS),
-            "dev_loss": first_rows(splits["validation"], CURVE_ROWS),
-        }
-        self.learning: dict[str, list[float]] = {"step": [], "train_loss": [], "dev_loss": []}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure after every fifth of the steps."""
-        moments = {math.ceil(state.max_steps * part / MOMENTS) for part in range(1, MOMENTS + 1)}
-        if state.global_step not in moments:
-            return
-        self.learning["step"].append(state.global_step)
-        for name, rows in self.rows.items():
-            self.learning[name].append(loss_of(self.problem_type, *predict(self.trainer, rows)))
+    return Trained(trainer, splits, curve.learning, curve.loss("train_loss"), metrics, logits, variant, asked)
 
 
 def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
@@ -160,7 +141,7 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     logits, labels = predict(trainer, best.splits["test"])
     dev_labels = np.asarray(best.splits["validation"]["labels"])
     metrics = METRICS[kind](logits, labels) | {f"dev_{name}": value for name, value in best.dev_metrics.items()}
-    metrics |= {"train_loss": best.learning["train_loss"][-1], "test_loss": loss_of(kind, logits, labels)}
+    metrics |= {"train_loss": best.train_loss, "test_loss": loss_of(kind, logits, labels)}
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     curves: dict[str, Any] = {}
     auto = None if trainer.mixup is None else trainer.mixup.planner.auto_strength
@@ -179,12 +160,6 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
 
 
-def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The loss of the problem type, without smoothing or weights."""
-    metrics = METRICS[problem_type](logits, labels)
-    return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
-
-
 def check_runs(comparison: Comparison) -> TextData:
     """Make every check that a run of the grid makes before its first step.
 
@@ -195,7 +170,7 @@ def check_runs(comparison: Comparison) -> TextData:
     model_args, data_args, args = parse_fields(comparison.run | {"output_dir": comparison.output_dir})
     data = read_data(model_args, data_args, args)
     for size, noise in itertools.product(comparison.train_sizes, comparison.label_noise):
-        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]))
+        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]), comparison.balanced)
     if comparison.select_by:
         check_metric_name(data.problem_type, comparison.select_by, "select_by")
     if comparison.outliers is not None:

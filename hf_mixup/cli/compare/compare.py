@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_mixup.cli.compare.cell import check_runs, run_cell
-from hf_mixup.cli.compare.grid import RESEED, Comparison
+from hf_mixup.cli.compare.grid import Comparison, of_the_run
 from hf_mixup.cli.compare.rows import digest
 from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, read_asked, read_run
 from hf_mixup.cli.train.arguments import parse_fields
@@ -90,6 +90,8 @@ def read_before(folder: Path) -> dict[str, Any] | None:
 
 def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Both comparisons in one. Raises `ValueError` if they differ in more than their size."""
+    # A field that is newer than the folder had its default.
+    before = {"balanced": True} | before
     changed = [name for name in now if name not in (*MAY_GROW, "run") and now[name] != before.get(name)]
     names = {**before["run"], **now["run"]}
     changed += [f"run: {name}" for name in names if now["run"].get(name) != before["run"].get(name)]
@@ -130,8 +132,8 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
 
 def resolved(comparison: Comparison, variant: dict[str, Any]) -> MixupConfig | None:
     """The mixup that a variant means."""
-    fields = {name: value for name, value in variant.items() if name != RESEED}
-    return resolve_config(parse_fields(comparison.run | fields | {"output_dir": comparison.output_dir})[0].mixup)
+    fields = comparison.run | of_the_run(variant) | {"output_dir": comparison.output_dir}
+    return resolve_config(parse_fields(fields)[0].mixup)
 
 
 def run_missing(comparison: Comparison, missing: list[Cell], folder: Path) -> list[Cell]:

@@ -18,12 +18,15 @@ from hf_mixup.config.recipes import recipe_names
 MEASURES = ("boundary", "perturbation")
 # A field of a method beside those of a run: added to the seed of the training, and not to that of its rows.
 RESEED = "reseed"
+# Another: the weights of the tenth of the training that does best on the development split.
+EARLY_STOPPING = "early_stopping"
 # The baseline once more: what is marked for it is chance.
 AGAIN = "again"
 # Methods that are no recipe: fields of a run.
 RIVALS: dict[str, dict[str, Any]] = {
     "none": {"mixup": "none"},
     "label_smoothing": {"mixup": "none", "label_smoothing_factor": 0.1},
+    EARLY_STOPPING: {"mixup": "none", EARLY_STOPPING: True},
     AGAIN: {RESEED: 1000},
 }
 # The comparison decides these in every run.
@@ -46,10 +49,12 @@ class Comparison:
         output_dir (`str`): where everything is written.
         methods (`dict`): name to the fields of a run that make it, or to a list of such, of which each run picks one
             by its development split. The first is the baseline. `reseed`, a whole number, is added to the seed of the
-            training alone. In a YAML file also a list of names: recipes, `none`, `label_smoothing`, `again` (the
-            baseline, reseeded).
+            training alone. `early_stopping: true` takes the weights of the tenth of the training with the lowest loss
+            on the development split. In a YAML file also a list of names: recipes, `none`, `label_smoothing`,
+            `early_stopping` (without mixup), `again` (the baseline, reseeded).
         seeds (`list[int]`, defaults to 0 to 4): the runs of one seed have the same training rows in every method.
         train_sizes (`list[int]`): training rows of each class, or training rows in all without single classes.
+        balanced (`bool`, defaults to `True`): `False` makes `train_sizes` training rows in all, of whatever class.
         label_noise (`list[float]`, defaults to [0]): shares of the training labels that are replaced by another one.
         select_by (`str`, *optional*): metric of the development split that picks a variant; defaults to the loss.
         measures (`list[str]`, defaults to both): what else is measured: `"boundary"`, `"perturbation"`.
@@ -65,6 +70,7 @@ class Comparison:
     output_dir: str
     methods: dict[str, list[dict[str, Any]]]
     train_sizes: list[int]
+    balanced: bool = True
     seeds: list[int] = field(default_factory=lambda: list(range(5)))
     label_noise: list[float] = field(default_factory=lambda: [0.0])
     select_by: str | None = None
@@ -89,6 +95,7 @@ class Comparison:
         self.label_noise = shares
         for measure in _list("measures", self.measures, may_be_empty=True):
             checks.choice(*MEASURES)("measures", measure)
+        checks.boolean("balanced", self.balanced)
         checks.count(2)("measured_samples", self.measured_samples)
         if self.workers is not None:
             checks.count(1)("workers", self.workers)
@@ -103,6 +110,10 @@ class Comparison:
                 refused_in_comparison(variant, where)
                 _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
                 checks.count(0)(RESEED, variant.get(RESEED, 0))
+                stops = checks.boolean(EARLY_STOPPING, variant.get(EARLY_STOPPING, False))
+                averages = (self.run | variant).get("averaging")
+                if stops and averages not in (None, "none"):
+                    raise ValueError(f"averaging={averages!r}{where}: not together with {EARLY_STOPPING}.")
 
     @property
     def baseline(self) -> str:
@@ -125,6 +136,11 @@ class Comparison:
             **{name: value for name, value in values.items() if name in own},
             run={name: value for name, value in values.items() if name not in own},
         )
+
+
+def of_the_run(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a method that `hf-mixup train` knows, too."""
+    return {name: value for name, value in variant.items() if name not in (RESEED, EARLY_STOPPING)}
 
 
 def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:

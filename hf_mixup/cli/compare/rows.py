@@ -82,22 +82,22 @@ def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*texts, strict=True))
 
 
-def training_data(data: TextData, cell: Cell) -> tuple[TextData, np.ndarray]:
+def training_data(data: TextData, cell: Cell, balanced: bool = True) -> tuple[TextData, np.ndarray]:
     """The data with the training rows of the cell's seed and size; and which of their labels were replaced.
 
     Raises:
         ValueError: if there are not as many rows.
     """
     generator = np.random.default_rng([cell.seed, cell.train_size])
-    rows = draw_rows(data, cell.train_size, generator)
+    rows = draw_rows(data, cell.train_size, generator, balanced)
     train, flipped = flip_labels(data.splits["train"].select(rows), data, cell.label_noise, generator)
     return replace(data, splits=data.splits | {"train": train}), flipped
 
 
-def draw_rows(data: TextData, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Which training rows: `size` of each class, or `size` in all where rows have no single class."""
+def draw_rows(data: TextData, size: int, generator: np.random.Generator, balanced: bool = True) -> np.ndarray:
+    """Which training rows: `size` of each class, or `size` in all if not balanced or if rows have no single class."""
     train = data.splits["train"]
-    if data.problem_type != "single_label_classification":
+    if not balanced or data.problem_type != "single_label_classification":
         if size > train.num_rows:
             raise ValueError(f"train_sizes={size}: there are {train.num_rows} training rows.")
         return generator.permutation(train.num_rows)[:size]

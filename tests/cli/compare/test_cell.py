@@ -204,7 +204,7 @@ def variant(name, problem_type, logits, labels):
     """What is left of a training for the choice between variants."""
     metrics = METRICS[problem_type](logits, labels)
     loss = metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
-    return Trained(SimpleNamespace(), {}, {}, metrics | {"loss": loss}, logits, {"name": name}, None)
+    return Trained(SimpleNamespace(), {}, {}, 0.0, metrics | {"loss": loss}, logits, {"name": name}, None)
 
 
 @pytest.mark.parametrize(
@@ -226,3 +226,24 @@ def test_a_variant_that_diverged_is_never_picked(problem_type, metric):
         for one in pair:
             best = better(best, one, f"eval_{metric}" if metric else None)
         assert best.fields["name"] == "sound"
+
+
+def test_early_stopping_takes_the_weights_that_did_best_on_the_development_split(toy, tmp_path):
+    """The labels of the training rows are wrong: the longer it trains, the worse it is."""
+    comparison = toy(methods=["none", "early_stopping"], label_noise=[0.9], measures=[], max_steps=30)
+    none, early = (run_cell(comparison, cell, tmp_path / cell.name) for cell in comparison.cells()[:2])
+    losses = none["curves"]["learning"]["dev_loss"]
+    assert losses[-1] > 1.5 * min(losses)
+    assert early["metrics"]["dev_loss"] < min(losses[1:]) < none["metrics"]["dev_loss"]
+    assert early["curves"]["learning"] == none["curves"]["learning"]
+    assert early["metrics"]["train_loss"] > none["metrics"]["train_loss"]
+
+
+def test_rows_that_are_not_balanced_are_drawn_as_they_come(toy, tmp_path):
+    rows = [(f"the film number {number}", "good" if number % 10 else "bad") for number in range(100)]
+    comparison = toy(
+        train_file=write_csv(tmp_path / "few.csv", ["text", "label"], rows), balanced=False, train_sizes=[90]
+    )
+    data = data_of(comparison)
+    labels = training_data(data, Cell("none", 90, 0.0, 0), comparison.balanced)[0].splits["train"]["labels"]
+    assert len(labels) == 90 and 0 < list(labels).count(0) <= 10
