@@ -1,11 +1,9 @@
-"""Every recipe trains: on real sets from its YAML, and by its name from an installed wheel, outside the repository."""
+"""Every recipe trains on real sets from its YAML."""
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,39 +16,6 @@ from tests.plain_config import PLAIN
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared/data"
-
-BY_NAME = """
-import sys, tempfile
-from pathlib import Path
-
-import torch
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
-
-import hf_mixup
-from hf_mixup import MixupTrainer
-from hf_mixup.config.recipes import recipe_names
-from hf_mixup.cli.inspect.toy import toy_model
-
-assert Path(hf_mixup.__file__).is_relative_to(sys.argv[1]), hf_mixup.__file__
-def vit():
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
-
-
-for name in recipe_names():
-    set_seed(0)
-    is_image = name in ("input_mixup", "cutmix")
-    examples = {"pixel_values": torch.randn(8, 3, 16, 16)} if is_image else {"input_ids": torch.randint(5, 50, (8, 9))}
-    rows = [
-        {key: value[i] for key, value in examples.items()} | {"labels": i % 3, "group": i % 2} for i in range(8)
-    ]
-    options = {"max_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
-    args = TrainingArguments(tempfile.mkdtemp(), label_names=["labels"], **options)
-    mixup = {"recipe": "remix", "class_counts": [3, 3, 2]} if name == "remix" else name
-    trainer = MixupTrainer(model=vit() if is_image else toy_model("bert"), args=args, train_dataset=rows, mixup=mixup)
-    trainer.train()
-    print(name)
-"""
 
 
 def write_set(name, split, path, group=None, count=320):
@@ -104,30 +69,6 @@ def test_a_recipe_of_pixels_learns_real_digits(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     accuracy = next(line for line in done.stdout.splitlines() if line.startswith("accuracy"))
     assert float(accuracy.split()[1]) > 0.9
-
-
-def test_recipes_travel_with_the_wheel_and_train_by_name_outside_the_repository(tmp_path):
-    source = tmp_path / "source"
-    for part in ("hf_mixup", "configs"):
-        shutil.copytree(ROOT / part, source / part)
-    for part in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / part, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", source]
-    subprocess.run([*command, "--wheel-dir", tmp_path / "wheel"], check=True)
-    (wheel,) = (tmp_path / "wheel").iterdir()
-    with zipfile.ZipFile(wheel) as archive:
-        recipes = sorted(name for name in archive.namelist() if name.endswith(".yaml"))
-        archive.extractall(tmp_path / "site")
-    assert recipes == [f"hf_mixup/config/recipe_files/{name}.yaml" for name in recipe_names()]
-    done = subprocess.run(
-        [sys.executable, "-c", BY_NAME, tmp_path / "site"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.split() if line in recipe_names()] == recipe_names()
 
 
 @pytest.mark.parametrize(
