@@ -56,9 +56,11 @@ def test_training_needs_no_extra(tmp_path):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "2 False", done.stderr
 
 
-def test_inspect_needs_no_extra(tmp_path):
-    done = run_blocked(command("inspect", "bert"), tmp_path)
-    assert done.returncode == 0 and "can be mixed at" in done.stdout, done.stderr
+def test_env_and_inspect_need_no_extra(tmp_path):
+    code = command("env").replace("sys.exit", "assert not ") + "\n" + command("inspect", "bert")
+    done = run_blocked(code, tmp_path)
+    assert done.returncode == 0 and "- attention kernels: " in done.stdout, done.stderr
+    assert "can be mixed at" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["train", "compare", "report"])

@@ -49,7 +49,7 @@ for name in recipe_names():
 
 def run(*command, **options):
     command = [sys.executable, *map(str, command)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _status(lambda: _train(words[1:]))
     # Help, the version, or what is missing: each of them exits.
     options = _parser().parse_args(words)
-    commands = {"inspect": _inspect, "compare": _compare, "report": _report}
+    commands = {"inspect": _inspect, "compare": _compare, "report": _report, "env": _env}
     return _status(lambda: commands[options.command](options)) if options.command in commands else 2
 
 
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--attn_implementation", choices=("eager", "sdpa"), help="by default what the model chooses")
     inspect.add_argument("--trust_remote_code", action="store_true", help="run model code that comes with the model")
     inspect.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    commands.add_parser("env", help="print versions and devices, for a bug report")
     return parser
 
 
@@ -162,6 +163,14 @@ def _inspect(options: argparse.Namespace) -> int:
         inspection = replace(inspect_model(model, options.blocks), source=source)
         print(json.dumps(inspection.to_dict(), indent=2) if options.json else inspection)
         return 0 if inspection.usable else 1
+
+
+def _env(options: argparse.Namespace) -> int:
+    with one_line_errors():
+        from hf_mixup.cli.environment import environment
+
+        print(environment())
+        return 0
 
 
 def _train(words: list[str]) -> int:
