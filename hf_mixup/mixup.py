@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.checks import choice
-from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.mixup_config import OUTSIDE
+from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
@@ -60,9 +60,7 @@ class Mixup:
             found. A decoder without a pad token is refused only when a batch of several texts is to be mixed.
     """
 
-    def __init__(
-        self, model: nn.Module, config: MixupConfig | Mapping[str, Any] | str = "fixed", seed: int = 0, rank: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, config: MixupLike = "fixed", seed: int = 0, rank: int = 0) -> None:
         inputs.check_model(model)
         resolved = resolve_config(config)
         if resolved is None:

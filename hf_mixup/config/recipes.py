@@ -6,13 +6,41 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.mixup_config import MixupConfig
 
 # Where the YAML files of configs/recipes are installed.
 RECIPE_FILES = "hf_mixup.config.recipe_files"
+# Spelled out so that editors complete it.
+RecipeName: TypeAlias = Literal[
+    "aum_guided",
+    "balanced",
+    "c_mixup",
+    "cutmix",
+    "default",
+    "embed_mix",
+    "fixed",
+    "input_mixup",
+    "intra_class",
+    "lisa",
+    "manifold",
+    "mixup_io",
+    "mixup_transformer",
+    "noisy_feature",
+    "nonlinear_mixup",
+    "reg_mixup",
+    "remix",
+    "sent_mixup",
+    "span_mix",
+    "ssmix",
+    "tmix",
+    "warped",
+    "word_mixup",
+]
+# What says how to mix; any other string is the path of a file.
+MixupLike: TypeAlias = MixupConfig | Mapping[str, Any] | RecipeName | str | Path
 # What is no recipe, but part of one.
 NAMED = {"auto": " strength: auto is what the recipe 'default' has."}
 
@@ -23,7 +51,7 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
-def resolve_config(spec: MixupConfig | Mapping[str, Any] | str | Path | bool | None) -> MixupConfig | None:
+def resolve_config(spec: MixupLike | bool | None) -> MixupConfig | None:
     """The config that `mixup=` means.
 
     Args:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from hf_mixup.config.checks import choice, count
 from hf_mixup.config.mixup_config import AUTO, OUTSIDE, PARTNERS, MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, MASKS, logits_of
 from hf_mixup.forward.sites import mix_input
 from hf_mixup.loss import PROBLEM_TYPES, Task
@@ -75,7 +75,7 @@ class MixupCollator(CollatorCallback):
     def __init__(
         self,
         collate_fn: Callable[[list[Any]], Mapping[str, Any]],
-        config: MixupConfig | Mapping[str, Any] | str,
+        config: MixupLike,
         num_labels: int,
         problem_type: str | None = None,
         seed: int = 0,

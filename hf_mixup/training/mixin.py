@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers.trainer_utils import HPSearchBackend
 from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.loss import to_targets
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
@@ -93,7 +93,7 @@ class MixupMixin(HeldOutChecks):
     def __init__(
         self,
         *args: Any,
-        mixup: MixupConfig | Mapping[str, Any] | str | None = "fixed",
+        mixup: MixupLike | None = "fixed",
         soft_targets: bool = False,
         rows_per_example: int = 1,
         **kwargs: Any,

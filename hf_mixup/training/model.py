@@ -6,14 +6,14 @@ import functools
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.recipes import MixupLike
 from hf_mixup.forward.anatomy.inputs import bind, check_model, logits_of, with_loss
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.mixed_step import ModelLoss, share_of_items
@@ -79,7 +79,7 @@ class MixupModel(nn.Module):
     def __new__(
         cls,
         model: nn.Module,
-        config: MixupConfig | Mapping[str, Any] | str = "fixed",
+        config: MixupLike = "fixed",
         seed: int = 0,
         rank: int | None = None,
     ) -> MixupModel:

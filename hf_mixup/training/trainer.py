@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
@@ -19,6 +18,7 @@ from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
+from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
 
 
@@ -26,7 +26,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
     """Trainer that mixes its training batches. Evaluation and prediction are Trainer's own.
 
     Args:
-        *args, **kwargs: exactly Trainer's.
+        model, args, ..., **kwargs: exactly Trainer's.
         mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
             mix and how much; `None` turns mixup off.
         class_weights (`Sequence[float]` or mapping, *optional*): factor of each class in the cross-entropy, in training
@@ -57,12 +57,9 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
     `mixup_accuracy`: the mean mass of the mixed target on the predicted class.
     """
 
+    @shown_as(trainer_parameters)
     def __init__(
-        self,
-        *args: Any,
-        mixup: MixupConfig | Mapping[str, Any] | str | None = "default",
-        class_weights: Any = None,
-        **kwargs: Any,
+        self, *args: Any, mixup: MixupLike | None = "default", class_weights: Any = None, **kwargs: Any
     ) -> None:
         config = resolve_config(mixup)
         if class_weights is None and config is not None:

@@ -5,12 +5,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from hf_mixup.cli.main import main
-from hf_mixup.config.recipes import recipe_names
+from hf_mixup.config.recipes import RecipeName, recipe_names
 from tests.methods import OF_PIXELS
 from tests.plain_config import PLAIN
 
@@ -30,6 +31,10 @@ def write_set(name, split, path, group=None, count=320):
         writer.writeheader()
         writer.writerows(rows)
     return str(path)
+
+
+def test_editors_complete_every_recipe():
+    assert list(get_args(RecipeName)) == recipe_names()
 
 
 @pytest.mark.slow
