@@ -118,3 +118,18 @@ def test_a_slurm_script_launches_every_node(monkeypatch, tmp_path, name, nodes):
         assert args.training_script_args == ["--output_dir", "two words"]
         if name == "multi_node":
             assert (args.machine_rank, args.main_process_ip, args.main_process_port) == (node, "node-a", 22345)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"), [({"COUNT": "16"}, "3/16"), ({"COUNT": "1", "PARTS": "16"}, "3/16")], ids=["array", "lost"]
+)
+def test_a_job_of_an_array_runs_its_part(monkeypatch, tmp_path, given, part):
+    stub(tmp_path, "hf-mixup", 'printf "%s\\n" "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", given["COUNT"])
+    if "PARTS" in given:
+        monkeypatch.setenv("PARTS", given["PARTS"])
+    command = ["bash", str(ROOT / "examples/slurm/compare_array.sh"), "my grid.yaml", "--seeds", "0"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["compare", "my grid.yaml", "--seeds", "0", "--part", part]

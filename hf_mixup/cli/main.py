@@ -32,8 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
         return _status(lambda: _train(words[1:]))
     # Help, the version, or what is missing: each of them exits.
-    options = _parser().parse_args(words)
-    commands = {"inspect": _inspect, "compare": _compare, "report": _report, "env": _env}
+    parser = _parser()
+    options, others = parser.parse_known_args(words)
+    if options.command == "compare":
+        return _status(lambda: _compare(options, others))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    commands = {"inspect": _inspect, "report": _report, "env": _env}
     return _status(lambda: commands[options.command](options)) if options.command in commands else 2
 
 
@@ -101,17 +106,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_comparison(commands: Any) -> None:
     compare = commands.add_parser(
         "compare",
+        usage="hf-mixup compare CONFIG.yaml [--part N/PARTS] [--any_field value ...]",
         help="train with several methods over seeds and sizes, and say what is better",
         description="Train a baseline and other methods over seeds and training-set sizes, with the same number of\n"
         "updates, and compare them on a test split. What is finished stays: the same command resumes after an\n"
         "interruption. The YAML file holds the fields of `hf-mixup train` and those of a comparison: methods,\n"
-        "train_sizes, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.",
+        "train_sizes, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.\n"
+        "Options after it win: --any_field value; --train_file takes the place of a dataset in the file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     compare.add_argument("config", metavar="CONFIG.yaml", help="the YAML file of the comparison")
     compare.add_argument("--output_dir", help="in place of the one in the file")
     compare.add_argument("--seeds", type=int, nargs="+", help="in place of those in the file")
     compare.add_argument("--workers", type=int, help="runs at a time; by default one per GPU, or per core, at most 8")
+    compare.add_argument("--part", metavar="N/PARTS", help="run a part, such as 3/16; all may run at the same time")
     report = commands.add_parser(
         "report",
         help="write the HTML report of a comparison",
@@ -120,31 +129,42 @@ def _add_comparison(commands: Any) -> None:
     report.add_argument("folder", metavar="RUN", help="the output_dir of the comparison")
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace, words: Sequence[str]) -> int:
     with one_line_errors("the same command resumes, with the runs that are missing"):
         from hf_mixup.cli.compare.compare import compare, quiet
         from hf_mixup.cli.compare.findings import format_summary
-        from hf_mixup.cli.compare.grid import Comparison
+        from hf_mixup.cli.compare.options import read_comparison, read_part
+        from hf_mixup.cli.compare.runs import missing_runs
         from hf_mixup.cli.compare.statistics import MAIN_METRICS
         from hf_mixup.cli.compare.table import write_tables
-        from hf_mixup.cli.train.arguments import read_yaml
 
         given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}
         changes = {name: value for name, value in given.items() if value is not None}
-        comparison = Comparison.from_dict(read_yaml(options.config) | changes)
+        part, parts = read_part(options.part)
+        comparison = read_comparison(options.config, words, changes)
         quiet()
-        failed = compare(comparison)
-        summary = write_tables(comparison.output_dir)[1]
+        failed = compare(comparison, part, parts)
+        folder = comparison.output_dir
+        summary = write_tables(folder)[1]
         print(format_summary(summary, [metric for metrics in MAIN_METRICS.values() for metric in metrics]))
-        print(f"\nresults.csv and summary.csv are in {comparison.output_dir}; `hf-mixup report` makes pictures of them")
+        missing = missing_runs(folder)
+        if parts > 1:
+            print(f"\nThis was part {part} of {parts}; the table is of all runs that are there")
+        if missing:
+            print(f"\n{missing}; the same command without --part runs them")
+        print(f"\nresults.csv and summary.csv are in {folder}; `hf-mixup report {folder}` makes pictures of them")
         return 1 if failed else 0
 
 
 def _report(options: argparse.Namespace) -> int:
     with one_line_errors():
         from hf_mixup.cli.compare.report import write_report
+        from hf_mixup.cli.compare.runs import missing_runs
 
-        print(write_report(os.path.expanduser(options.folder)))
+        folder = os.path.expanduser(options.folder)
+        print(write_report(folder))
+        if missing := missing_runs(folder):
+            print(f"{missing}; the `hf-mixup compare` that made the folder runs them", file=sys.stderr)
         return 0
 
 

@@ -30,62 +30,82 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 from hf_mixup.cli.compare.cell import check_runs, run_cell
 from hf_mixup.cli.compare.grid import Comparison, of_the_run
 from hf_mixup.cli.compare.rows import digest
-from hf_mixup.cli.compare.runs import ASKED, RESULT, Cell, read_asked, read_run
+from hf_mixup.cli.compare.runs import ASKED, LOCK, RESULT, Cell, files_of_all, read_asked, read_run
 from hf_mixup.cli.train.arguments import parse_fields
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.config.setting import changed_fields
 
-LOCK = ".lock"
 # What may differ when a comparison resumes: more of the grid, and how it is run.
 MAY_GROW = ("methods", "seeds", "train_sizes", "label_noise", "workers", "output_dir")
 MOST_WORKERS = 8
 SET_BY_RUNS = ("class_counts", "check_rows")
 
 
-def compare(comparison: Comparison) -> list[Cell]:
-    """Run what is not there yet.
+def compare(comparison: Comparison, part: int = 1, parts: int = 1) -> list[Cell]:
+    """Run what is not there yet, or a part of it.
+
+    Parts may run at the same time, on machines that share the folder. No run is made twice at once.
 
     Args:
         comparison (`Comparison`): what is compared. Its folder may hold a part of the same comparison: finished runs
             stay, the others are run.
+        part (`int`, defaults to 1): which part is run, from 1 to `parts`. Its runs do not depend on what is finished.
+        parts (`int`, defaults to 1): how many there are.
 
     Returns:
-        `list[Cell]`: the runs that failed; each left its error in `error.txt` in its folder.
+        `list[Cell]`: the runs that failed, each of which left its error in `error.txt` in its folder; and those that
+            another process was still running.
 
     Raises:
-        ValueError: for something that cannot work, before the first run; for a folder that holds another comparison.
+        ValueError: for something that cannot work, before the first run; for a folder that holds another comparison,
+            or in which the same part is running.
     """
-    folder = Path(comparison.output_dir)
-    before = read_before(folder)
-    asked = asdict(comparison) if before is None else widened(before, asdict(comparison), folder)
-    missing = [cell for cell in comparison.cells() if read_run(folder, cell) is None]
-    if missing:
-        asked["data"] = digest(check_runs(comparison))
-        if before is not None and before.get("data", asked["data"]) != asked["data"]:
-            raise ValueError(
-                f"output_dir={str(folder)!r} holds a comparison of other data: texts or labels have changed since it "
-                "was started, so its runs were trained and tested on other rows; choose another output_dir."
-            )
+    folder, share = Path(comparison.output_dir), comparison.share(part, parts)
+    asked_of_all(comparison, folder)
+    missing = [cell for cell in share if read_run(folder, cell) is None]
+    data = digest(check_runs(comparison)) if missing else None
     check_recipes(comparison, folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            with write_whole(folder / ASKED) as part:
-                part.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
-            return run_missing(comparison, missing, folder)
+        with FileLock(folder / (LOCK if parts == 1 else f"{LOCK}-{part}-of-{parts}"), timeout=0):
+            # Read again: another part may have written it since.
+            with files_of_all(folder):
+                asked = asked_of_all(comparison, folder, data)
+                with write_whole(folder / ASKED) as file:
+                    file.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
+            failed = run_missing(comparison, share, folder)
     except Timeout as error:
-        raise ValueError(f"output_dir={str(folder)!r}: another comparison is running in it.") from error
+        which = "another comparison" if parts == 1 else f"part {part}/{parts} of the comparison"
+        raise ValueError(f"output_dir={str(folder)!r}: {which} is running in it.") from error
+    return [cell for cell in failed if read_run(folder, cell) is None]
+
+
+def asked_of_all(comparison: Comparison, folder: Path, data: str | None = None) -> dict[str, Any]:
+    """What is asked for, before and now; `data` is their digest. Raises `ValueError` if the folder holds another."""
+    before, asked = read_before(folder), asdict(comparison)
+    if before is not None:
+        asked = widened(before, asked, folder)
+    if data is None:
+        return asked
+    if asked.get("data", data) != data:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a comparison of other data: texts or labels have changed since it "
+            "was started, so its runs were trained and tested on other rows; choose another output_dir."
+        )
+    return asked | {"data": data}
 
 
 def read_before(folder: Path) -> dict[str, Any] | None:
     """What was compared in the folder before. Raises `ValueError` if it holds something else."""
-    if not folder.exists() or all(entry.name == LOCK for entry in folder.iterdir()):
-        return None
-    if not (folder / ASKED).is_file():
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    # After the names: another part writes it before anything else.
+    if (folder / ASKED).is_file():
+        return read_asked(folder)
+    if not all(name.startswith((LOCK, ASKED)) for name in names):
         raise ValueError(f"output_dir={str(folder)!r} is not empty and holds no comparison; choose another.")
-    return read_asked(folder)
+    return None
 
 
 def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -136,13 +156,14 @@ def resolved(comparison: Comparison, variant: dict[str, Any]) -> MixupConfig | N
     return resolve_config(parse_fields(fields)[0].mixup)
 
 
-def run_missing(comparison: Comparison, missing: list[Cell], folder: Path) -> list[Cell]:
-    """Run the cells in processes of their own, and say how far it is."""
+def run_missing(comparison: Comparison, share: list[Cell], folder: Path) -> list[Cell]:
+    """Run the cells that are missing in processes of their own, and say how far it is."""
+    missing = [cell for cell in share if read_run(folder, cell) is None]
     gpus = [] if comparison.run.get("use_cpu") else visible_gpus()
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     workers = min(comparison.workers or min(len(gpus) or cores, MOST_WORKERS), max(len(missing), 1))
-    total, failed = len(comparison.cells()), []
-    with tqdm(total=total, initial=total - len(missing), unit="run", smoothing=0.1) as progress:
+    failed: list[Cell] = []
+    with tqdm(total=len(share), initial=len(share) - len(missing), unit="run", smoothing=0.1) as progress:
         while missing:
             failed += run_pool(comparison, missing, folder, workers, (gpus, max(1, cores // workers)), progress)
             left = [cell for cell in missing if cell not in failed and read_run(folder, cell) is None]
@@ -232,15 +253,18 @@ def end_with(parent: int) -> None:
 
 
 def run_one(comparison: Comparison, cell: Cell, folder: Path) -> None:
-    """One cell; what goes wrong is written beside it."""
-    if (folder / RESULT).is_file():
-        return
+    """One cell, unless another process runs it; what goes wrong is written beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
     error = folder / "error.txt"
     try:
-        run_cell(comparison, cell, folder)
-        error.unlink(missing_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            if (folder / RESULT).is_file():
+                return
+            run_cell(comparison, cell, folder)
+            error.unlink(missing_ok=True)
+    except Timeout:
+        raise RuntimeError("another process is running it") from None
     except Exception as reason:
-        folder.mkdir(parents=True, exist_ok=True)
         error.write_text(traceback.format_exc(), encoding="utf-8")
         # Not every exception survives the way to another process.
         raise RuntimeError(f"{type(reason).__name__}: {reason}") from None

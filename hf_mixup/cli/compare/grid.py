@@ -125,6 +125,14 @@ class Comparison:
         grid = itertools.product(self.seeds, self.train_sizes, self.label_noise, self.methods)
         return [Cell(method, size, noise, seed) for seed, size, noise, method in grid]
 
+    def share(self, part: int, parts: int) -> list[Cell]:
+        """The runs of one part, numbered from 1: those of each method are dealt in turn, as methods differ in cost."""
+        cells, methods = self.cells(), list(self.methods)
+        if parts > len(cells):
+            raise ValueError(f"part='{part}/{parts}': there are {len(cells)} runs, so at most as many parts.")
+        own = set(sorted(cells, key=lambda cell: methods.index(cell.method))[part - 1 :: parts])
+        return [cell for cell in cells if cell in own]
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
         """From the fields of a comparison and, beside them, those of its runs."""

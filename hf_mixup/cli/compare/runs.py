@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
+# How the files begin that lock a comparison, a part of it, what all parts write, or a run.
+LOCK = ".lock"
 ASKED, RESULT, PREDICTIONS = "comparison.yaml", "result.json", "predictions.npz"
 # The baseline with a temperature fitted on development data: a method without runs of its own.
 DERIVED = "temperature_scaling"
+# Missing runs that are named.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Cell:
     def name(self) -> str:
         """The name of its folder."""
         return f"{self.method}-size{self.train_size}-noise{self.label_noise:g}-seed{self.seed}"
+
+
+def files_of_all(folder: str | Path) -> FileLock:
+    """A lock on the files that all parts of a comparison write, for the moment in which one reads and writes them."""
+    return FileLock(Path(folder) / f"{LOCK}-files")
 
 
 def read_asked(folder: str | Path) -> dict[str, Any]:
@@ -73,3 +83,11 @@ def read_run(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """The result of a run; `None` if it is not finished."""
     path = folder / "runs" / cell.name / RESULT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def missing_runs(folder: str | Path) -> str:
+    """Which runs are not finished, in a line; empty if all are. Argument and errors as for `read_asked`."""
+    cells = asked_cells(read_asked(folder))
+    names = [cell.name for cell in cells if read_run(Path(folder), cell) is None]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} of {len(cells)} runs are missing: {', '.join(names[:SHOWN])}{more}" if names else ""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hf_mixup.cli.compare.resampling import add_text_intervals, gather_predictions
-from hf_mixup.cli.compare.runs import DERIVED, load_runs, read_asked
+from hf_mixup.cli.compare.runs import DERIVED, files_of_all, load_runs, read_asked
 from hf_mixup.cli.compare.statistics import (
     DIVERGED,
     EQUIVALENT,
@@ -150,14 +150,16 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         FileNotFoundError: if the folder holds no comparison.
         ValueError: if no run is finished.
     """
-    results = collect(folder)
-    if results.empty:
-        raise ValueError(f"{str(folder)!r} holds no finished run yet.")
     baseline = next(iter(read_asked(folder)["methods"]))
-    summary = add_text_intervals(summarise(results, baseline), gather_predictions(folder), baseline)
-    for name, table in (("results.csv", results), ("summary.csv", summary)):
-        with write_whole(Path(folder) / name) as part:
-            table.to_csv(part, index=False)
+    # One at a time, so that the last to write has seen the runs of all parts.
+    with files_of_all(folder):
+        results = collect(folder)
+        if results.empty:
+            raise ValueError(f"{str(folder)!r} holds no finished run yet.")
+        summary = add_text_intervals(summarise(results, baseline), gather_predictions(folder), baseline)
+        for name, table in (("results.csv", results), ("summary.csv", summary)):
+            with write_whole(Path(folder) / name) as part:
+                table.to_csv(part, index=False)
     return results, summary
 
 

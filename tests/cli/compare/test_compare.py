@@ -3,22 +3,24 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from filelock import FileLock
 
-from hf_mixup.cli.compare.compare import visible_gpus
-from hf_mixup.cli.compare.grid import Comparison
+from hf_mixup.cli.compare.compare import asked_of_all, run_one, visible_gpus
+from hf_mixup.cli.compare.options import read_comparison
+from hf_mixup.cli.compare.table import write_tables
 from hf_mixup.cli.main import main
-from hf_mixup.cli.train.arguments import read_yaml
 from tests.plain_config import PLAIN
 from tests.toy_text import save_toy_model, write_reviews
 
@@ -168,7 +170,7 @@ def test_variants_are_picked_by_the_development_split(toy_comparison, tmp_path):
 
 def test_a_comparison_may_grow_but_not_change(toy_comparison, tmp_path, capsys):
     rising = {"mixup": PLAIN | {"alpha": 0.4, "schedule": {0: 0, 1: 1}}}
-    few = {"methods": {"none": None, "rising": rising}, "seeds": [0], "max_steps": 4}
+    few = {"methods": {"none": None, "rising": rising}, "seeds": [0], "max_steps": 4, "workers": 1}
     assert main(["compare", toy_comparison(**few)]) == 0
     before = finished(tmp_path / "out")
     assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 0
@@ -214,7 +216,7 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("alpha: 0.2")
     methods = {"none": None, "mine": {"mixup": str(recipe)}}
-    few = {"methods": methods, "seeds": [0], "max_steps": 2}
+    few = {"methods": methods, "seeds": [0], "max_steps": 2, "workers": 1}
     assert main(["compare", toy_comparison(**few)]) == 0
     recipe.write_text("alpha: 0.5")
     assert main(["compare", toy_comparison(**few | {"seeds": [0, 1]})]) == 2
@@ -238,7 +240,7 @@ def test_a_changed_recipe_is_not_mixed_with_runs_of_the_old_one(toy_comparison, 
 
 
 def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, tmp_path, capsys):
-    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 2, "test_file": None}
+    few = {"methods": ["none", "label_smoothing"], "seeds": [0], "max_steps": 2, "workers": 1, "test_file": None}
     path = toy_comparison(**few)
     assert main(["compare", path]) == 0
     assert main(["compare", path, "--seeds", "0", "1"]) == 0
@@ -249,15 +251,60 @@ def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, tmp_
     assert "holds a comparison of other data" in capsys.readouterr().err
 
 
-def test_two_comparisons_do_not_share_a_folder_at_a_time(toy_comparison, tmp_path, capsys):
+def test_two_parts_at_once_give_the_table_of_one_run(toy_comparison, tmp_path, capsys):
+    few = {"methods": ["none", "label_smoothing"], "seeds": [0, 1], "max_steps": 2, "workers": 1}
+    path = toy_comparison(**few)
+    with ThreadPoolExecutor() as threads:
+        statuses = threads.map(main, [["compare", path, "--part", f"{part}/2"] for part in (1, 2)])
+        assert [*statuses] == [0, 0]
+    printed = capsys.readouterr().out
+    assert "This was part 1 of 2" in printed and "This was part 2 of 2" in printed
+    assert len(finished(tmp_path / "out")) == 4
+    # The same without parts, in this process.
+    whole = read_comparison(path, changes={"output_dir": str(tmp_path / "whole")})
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    for cell in whole.cells():
+        run_one(whole, cell, tmp_path / "whole/runs" / cell.name)
+    torch.set_num_threads(threads_before)
+    shutil.copy(tmp_path / "out/comparison.yaml", tmp_path / "whole")
+    write_tables(tmp_path / "whole")
+    tables = [(tmp_path / folder / "results.csv").read_text() for folder in ("out", "whole")]
+    assert tables[0] == tables[1] and "nll" in tables[0]
+
+
+def test_a_run_of_another_process_is_left_to_it(toy_comparison, tmp_path):
+    comparison = read_comparison(toy_comparison(seeds=[0], max_steps=2))
+    folder = tmp_path / "out/runs" / comparison.cells()[0].name
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(RuntimeError, match="another process is running it"):
+        run_one(comparison, comparison.cells()[0], folder)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_what_another_part_asked_for_meanwhile_stays_asked_for(toy_comparison, tmp_path):
+    path = toy_comparison()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.lock-1-of-2").touch()
+    (tmp_path / "out/comparison.yaml.0123.part").touch()
+    first = asked_of_all(read_comparison(path, changes={"seeds": [1]}), tmp_path / "out", "digest")
+    (tmp_path / "out/comparison.yaml").write_text(yaml.safe_dump(first, sort_keys=False))
+    second = asked_of_all(read_comparison(path, changes={"seeds": [0, 1]}), tmp_path / "out", "digest")
+    assert second == first | {"seeds": [1, 0]}
+    with pytest.raises(ValueError, match="holds a comparison of other data"):
+        asked_of_all(read_comparison(path), tmp_path / "out", "another")
+
+
+@pytest.mark.parametrize(
+    ("lock", "words", "running"),
+    [(".lock", [], "another comparison"), (".lock-2-of-3", ["--part", "2/3"], "part 2/3 of the comparison")],
+)
+def test_no_part_runs_twice_at_a_time(toy_comparison, tmp_path, capsys, lock, words, running):
     (tmp_path / "out").mkdir()
     path = toy_comparison(seeds=[0], max_steps=2)
-    with FileLock(tmp_path / "out/.lock"):
-        (tmp_path / "out/comparison.yaml").write_text(
-            yaml.safe_dump(asdict(Comparison.from_dict(read_yaml(path))), sort_keys=False)
-        )
-        assert main(["compare", path]) == 2
-    assert "another comparison is running in it" in capsys.readouterr().err
+    with FileLock(tmp_path / "out" / lock):
+        assert main(["compare", path, *words]) == 2
+    assert f"{running} is running in it" in capsys.readouterr().err
 
 
 def test_the_gpus_of_a_process_are_those_it_may_see(monkeypatch):

@@ -62,6 +62,22 @@ def test_every_combination_is_a_cell_and_those_of_one_seed_come_first():
     assert Cell("tmix", 5, 0.2, 1).name == "tmix-size5-noise0.2-seed1"
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 8, 16, 30])
+def test_parts_are_all_of_the_grid_and_no_part_has_more_of_a_method_than_another(parts):
+    comparison = Comparison.from_dict(BASE | {"seeds": [0, 1, 2, 3, 4], "train_sizes": [5, 50]})
+    shares = [comparison.share(part, parts) for part in range(1, parts + 1)]
+    assert sorted(cell.name for share in shares for cell in share) == sorted(cell.name for cell in comparison.cells())
+    assert all(share == [cell for cell in comparison.cells() if cell in share] for share in shares)
+    for method in [*comparison.methods, None]:
+        counts = [sum(method in (None, cell.method) for cell in share) for share in shares]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_more_parts_than_runs_are_refused():
+    with pytest.raises(ValueError, match="part='2/7': there are 6 runs, so at most as many parts"):
+        Comparison.from_dict(BASE | {"seeds": [0, 1]}).share(2, 7)
+
+
 def test_a_comparison_comes_back_from_its_own_dict():
     comparison = Comparison.from_dict(BASE | {"learning_rate": 1e-4})
     values = asdict(comparison)

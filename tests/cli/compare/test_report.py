@@ -82,8 +82,10 @@ def test_few_runs(tmp_path):
         write_report(tmp_path / "nowhere")
 
 
-def test_no_training_stack_is_loaded(tmp_path):
+def test_no_training_stack_is_loaded_and_missing_runs_are_named(tmp_path):
     folder = write_comparison(tmp_path)
+    for seed in range(5):
+        (folder / f"runs/tmix-size80-noise0-seed{seed}/result.json").unlink()
     code = f"""if True:
         import sys
         from hf_mixup.cli.main import main
@@ -92,3 +94,4 @@ def test_no_training_stack_is_loaded(tmp_path):
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert "5 of 30 runs are missing: tmix-size80-noise0-seed0, " in done.stderr and "seed2 and 2 more;" in done.stderr
