@@ -80,6 +80,12 @@ def _bin_starts(counts: list[int]) -> list[int]:
 def reliability(logits: np.ndarray, labels: np.ndarray) -> dict[str, list[Any]]:
     """What a reliability diagram shows: accuracy by confidence, the probability of the predicted class.
 
+    ```python
+    >>> bins = reliability(np.array([[2.0, 0.0], [3.0, 0.0], [3.1, 0.0]]), np.array([0, 0, 1]))
+    >>> bins["accuracy"][13:], bins["count"][13:]
+    ([1.0, 0.5], [1, 2])
+    ```
+
     Args:
         logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
         labels (`np.ndarray`): class indices, shape (examples,); rows labeled -100 are left out.

@@ -152,6 +152,12 @@ def _reasons(sites: Sequence[SiteCheck]) -> Iterator[str]:
 class Inspection:
     """What is known of mixing a model; `str()` is the report.
 
+    ```python
+    >>> inspection = inspect_model(model)
+    >>> inspection.model_class, inspection.depth, inspection.usable
+    ('BertForSequenceClassification', 3, True)
+    ```
+
     Args:
         model_class (`str`): class of the model.
         model_type (`str`, *optional*): its type, as transformers names it.

@@ -65,6 +65,13 @@ MODULES |= {"multilabel": Multilabel, "regression": Regression}
 def load(name: str, **options: Any) -> evaluate.Metric:
     """A module with `add_batch` and `compute(predictions=..., references=...)`; `evaluate.combine` joins several.
 
+    ```python
+    >>> metric = load("regression")
+    >>> metric.add_batch(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
+    >>> round(metric.compute()["rmse"], 3)
+    0.577
+    ```
+
     Args:
         name (`str`): what is computed.
             - `"classification"`: accuracy and macro F1, from logits and class indices

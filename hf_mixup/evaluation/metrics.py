@@ -24,6 +24,12 @@ from hf_mixup.training.metric_names import METRIC_NAMES
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of single-label predictions.
 
+    ```python
+    >>> metrics = classification_metrics(np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), np.array([0, 1, 1]))
+    >>> round(metrics["accuracy"], 3), round(metrics["ece"], 3)
+    (0.667, 0.447)
+    ```
+
     Args:
         logits (`np.ndarray`): scores before the softmax, shape (examples, classes).
         labels (`np.ndarray`): class indices, shape (examples,); rows labeled -100 are left out.
@@ -62,6 +68,12 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of multi-label predictions; a label is predicted if its probability exceeds one half.
 
+    ```python
+    >>> metrics = multilabel_metrics(np.array([[2.0, -1.0], [-1.0, 3.0]]), np.array([[1, 0], [1, 1]]))
+    >>> metrics["micro_f1"], metrics["subset_accuracy"]
+    (0.8, 0.5)
+    ```
+
     Args:
         logits (`np.ndarray`): scores before the sigmoid, shape (examples, labels).
         labels (`np.ndarray`): 0 or 1 per label, same shape.
@@ -93,6 +105,12 @@ def multilabel_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, floa
 
 def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Metrics of predicted scores.
+
+    ```python
+    >>> metrics = regression_metrics(np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0]))
+    >>> round(metrics["pearson"], 3), round(metrics["rmse"], 3)
+    (0.982, 0.577)
+    ```
 
     Args:
         predictions (`np.ndarray`): shape (examples,) or (examples, 1), in the unit of the labels.
@@ -131,6 +149,12 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
     """The `compute_metrics` for a `Trainer`.
 
+    ```python
+    metrics = compute_metrics_for("single_label_classification")
+    trainer = MixupTrainer(model=model, args=args, train_dataset=train_dataset, compute_metrics=metrics)
+    trainer.evaluate(eval_dataset)["eval_nll"]
+    ```
+
     Args:
         problem_type (`str`): `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
 
@@ -146,5 +170,11 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
 
 
 def first_output(outputs: Any, labels: Any = None) -> Any:
-    """The logits among a model's outputs: T5 and BART return more. Also a `preprocess_logits_for_metrics`."""
+    """The logits among a model's outputs: T5 and BART return more. Also a `preprocess_logits_for_metrics`.
+
+    ```python
+    >>> first_output((np.ones((2, 3)), "hidden states")).shape
+    (2, 3)
+    ```
+    """
     return outputs[0] if isinstance(outputs, tuple) else outputs

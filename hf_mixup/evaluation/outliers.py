@@ -21,6 +21,12 @@ SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def outlier_metrics(inside_logits: np.ndarray, outside_logits: np.ndarray) -> dict[str, float]:
     """How well confidence separates examples of the task from others; examples of the task are the positive class.
 
+    ```python
+    >>> inside, outside = np.array([[4.0, 0.0], [3.0, 0.0]]), np.array([[0.5, 0.0], [3.5, 0.0]])
+    >>> outlier_metrics(inside, outside)["ood_auroc_softmax"]
+    0.75
+    ```
+
     Args:
         inside_logits (`np.ndarray`): scores before the softmax for examples of the task, shape (examples, classes).
         outside_logits (`np.ndarray`): the same model's scores for other examples, shape (other examples, classes).

@@ -72,6 +72,11 @@ PERTURBATIONS: dict[str, Callable[[str, float, np.random.Generator], str]] = {
 def perturb(texts: Sequence[str], kind: str, strength: float, seed: int) -> list[str]:
     """Texts with random faults, drawn for each text from `seed` and the text alone: the other texts do not matter.
 
+    ```python
+    >>> perturb(["a good film"], "swaps", 1.0, seed=0)
+    ['good a film']
+    ```
+
     Args:
         texts (`Sequence[str]`): what to perturb.
         kind (`str`): `"characters"`: a letter changes places with its neighbour in the word, is deleted, is doubled,
@@ -103,6 +108,11 @@ def flips(
     clean_logits: np.ndarray, perturbed_logits: np.ndarray, problem_type: str = "single_label_classification"
 ) -> float:
     """Share of the predictions that a perturbation changed.
+
+    ```python
+    >>> flips(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [2.0, 1.0]]))
+    0.5
+    ```
 
     Args:
         clean_logits (`np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).

@@ -14,6 +14,11 @@ IGNORED = -100
 def diverged(logits: Any) -> bool:
     """Whether any of the numbers is nan or infinite: the argmax of nan is class 0, so such logits predict nothing.
 
+    ```python
+    >>> diverged(np.array([0.5, np.nan]))
+    True
+    ```
+
     Args:
         logits (`np.ndarray` or `torch.Tensor` on the CPU): of any shape.
     """

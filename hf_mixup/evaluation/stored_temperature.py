@@ -32,6 +32,10 @@ def stored_temperature(model_or_config: nn.Module | PretrainedConfig) -> float:
 def scaled_logits(logits: Logits, model_or_config: nn.Module | PretrainedConfig) -> Logits:
     """Logits divided by the temperature that `store_temperature` left in the config.
 
+    ```python
+    probabilities = scaled_logits(model(**batch).logits, model).softmax(-1)
+    ```
+
     Args:
         logits (`torch.Tensor` or `np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).
         model_or_config (`nn.Module` or `PretrainedConfig`): the model that they are of, or its config.
@@ -50,6 +54,12 @@ def fold_temperature(model: nn.Module) -> None:
 
     A `pipeline("text-classification")` of the model that is saved then needs no hf_mixup. The field in the config is 1
     after that. It is exact up to the rounding of the weights.
+
+    ```python
+    store_temperature(model, logits, labels)
+    fold_temperature(model)
+    model.save_pretrained("calibrated")
+    ```
 
     Args:
         model (`nn.Module`): a classifier whose logits are the output of a linear layer; it is changed.

@@ -35,6 +35,12 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> float:
     """The temperature with the smallest negative log-likelihood.
 
+    ```python
+    >>> logits, labels = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [4.0, 0.0]]), np.array([0, 1, 0, 1])
+    >>> round(fit_temperature(logits, labels, "single_label_classification"), 2)
+    3.64
+    ```
+
     Args:
         logits (`np.ndarray`): scores of held-out examples before softmax or sigmoid, shape (examples, classes).
         labels (`np.ndarray`): class indices, shape (examples,), of which rows with -100 are left out; for several
@@ -68,6 +74,11 @@ def store_temperature(model: nn.Module, logits: np.ndarray, labels: np.ndarray) 
     `save_pretrained` saves it, `scaled_logits` applies it, `fold_temperature` makes it part of the weights. It is that
     of these weights: after further training it has to be fitted again.
 
+    ```python
+    prediction = trainer.predict(eval_dataset)
+    store_temperature(model, prediction.predictions, prediction.label_ids)
+    ```
+
     Args:
         model (`nn.Module`): a classifier of one or several labels.
         logits, labels (`np.ndarray`): what it says of held-out examples, and their labels, as in `fit_temperature`;
@@ -93,6 +104,12 @@ def store_temperature(model: nn.Module, logits: np.ndarray, labels: np.ndarray) 
 
 def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, temperature: float) -> dict[str, float]:
     """The metrics that a temperature changes.
+
+    ```python
+    >>> logits, labels = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0], [4.0, 0.0]]), np.array([0, 1, 0, 1])
+    >>> round(scaled_metrics(logits, labels, "single_label_classification", 3.64)["ece_scaled"], 2)
+    0.0
+    ```
 
     Args:
         logits (`np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).

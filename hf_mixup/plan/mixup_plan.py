@@ -32,6 +32,13 @@ class PassRecord:
 class MixupPlan:
     """The numbers of one mixed batch; no model and no labels in it.
 
+    ```python
+    >>> plan = MixupPlan(partner=torch.tensor([1, 0]), lam=torch.tensor([0.75, 1.0]), site="embeddings")
+    >>> plan.mix(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    tensor([[0.7500, 0.2500],
+            [0.0000, 1.0000]])
+    ```
+
     Args:
         partner (`torch.LongTensor` of shape `(batch,)`): index of each example's partner in the batch.
         lam (`torch.FloatTensor` of shape `(batch,)`): weight of the example itself; its partner weighs 1 - lam.

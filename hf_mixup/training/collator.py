@@ -33,11 +33,12 @@ class MixupCollator(CollatorCallback):
     `collator.loss`.
 
     ```python
-    collator = MixupCollator(DataCollatorWithPadding(tokenizer), "span_mix", num_labels=2)
+    collator = MixupCollator(DataCollatorWithPadding(tokenizer), "span_mix", num_labels=3)
     # With a plain Trainer, all three: as its callback the collator mixes the training batches and no others.
-    Trainer(..., data_collator=collator, callbacks=[collator], compute_loss_func=collator.loss)
+    mixing = {"data_collator": collator, "callbacks": [collator], "compute_loss_func": collator.loss}
+    trainer = Trainer(model, args, train_dataset=train_dataset, **mixing)
     # In a loop of your own: every batch of this loader is mixed, so evaluate with another one.
-    loader = DataLoader(data, batch_size=32, collate_fn=collator, num_workers=2)
+    loader = DataLoader(train_dataset, batch_size=32, collate_fn=collator, num_workers=2)
     ```
 
     At the other sites only a model can mix. The batch then carries the plan as `mixup_partner` and `mixup_lam`, each of

@@ -23,6 +23,11 @@ HIGHER_IS_BETTER = {
 def higher_is_better(metric: str) -> bool | None:
     """The direction of a metric.
 
+    ```python
+    >>> higher_is_better("eval_nll"), higher_is_better("accuracy")
+    (False, True)
+    ```
+
     Args:
         metric (`str`): a name, such as `"nll_scaled"`, `"accuracy_dropout_0.1"` or `"eval_nll"`; `dev_` or `eval_` in
             front changes nothing.

@@ -25,6 +25,11 @@ from hf_mixup.training.trainer_seams import run_again
 class MixupTrainer(MixupMixin, BaselineTrainer):
     """Trainer that mixes its training batches. Evaluation and prediction are Trainer's own.
 
+    ```python
+    trainer = MixupTrainer(model=model, args=args, train_dataset=train_dataset, mixup="tmix")
+    trainer.train()
+    ```
+
     Args:
         model, args, ..., **kwargs: exactly Trainer's.
         mixup (`MixupConfig`, mapping, recipe name, path of a YAML file, or `None`, defaults to `"default"`): what to
