@@ -21,7 +21,8 @@ from hf_mixup.training.trainer_seams import call_first
 
 logger = logging.get_logger(__name__)
 
-KINDS, EMA_DECAY = ("ema",), 0.999
+NONE = "none"
+KINDS, EMA_DECAY = ("ema", NONE), 0.999
 # In a checkpoint, beside the model with the averaged weights: the weights that the training continues from.
 STATE_NAME = "averaging_state.pt"
 
@@ -29,7 +30,7 @@ STATE_NAME = "averaging_state.pt"
 def check_averaging(averaging: str | None, ema_decay: float | None) -> float:
     """The decay of an average. Raises `ValueError` for another kind of average, and for a decay without one."""
     optional(choice(*KINDS))("averaging", averaging)
-    if ema_decay is not None and averaging is None:
+    if ema_decay is not None and averaging in (None, NONE):
         raise ValueError(f"ema_decay={ema_decay!r}: used with averaging='ema' only.")
     return number(high=1)("ema_decay", EMA_DECAY if ema_decay is None else ema_decay)
 
@@ -42,7 +43,7 @@ class WeightAverage(TrainerCallback):
     trained weights, in float32 or better. Buffers are not averaged.
 
     Args:
-        averaging (`str`, *optional*): `"ema"`; with `None` nothing is averaged and nothing done.
+        averaging (`str`, *optional*): `"ema"`; with `None` or `"none"` nothing is averaged and nothing done.
         ema_decay (`float`, defaults to 0.999): the largest decay, from 0 to 1.
 
     Raises:
@@ -50,7 +51,8 @@ class WeightAverage(TrainerCallback):
     """
 
     def __init__(self, averaging: str | None = None, ema_decay: float | None = None) -> None:
-        self.averaging, self.decay = averaging, check_averaging(averaging, ema_decay)
+        self.decay = check_averaging(averaging, ema_decay)
+        self.averaging = None if averaging == NONE else averaging
         self.restart()
 
     def restart(self) -> None:

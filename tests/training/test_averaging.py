@@ -107,7 +107,7 @@ def test_evaluation_and_prediction_are_those_of_the_average(tmp_path):
 
 def test_what_is_saved_is_the_plain_model_with_the_average(tmp_path):
     trainer, seen = trained(tmp_path, **SWAPS)
-    plain, _ = trained(tmp_path / "plain", averaging=None, **SWAPS)
+    plain, _ = trained(tmp_path / "plain", averaging="none", **SWAPS)
     trainer.save_model(tmp_path / "final")
     for step in (2, 4, 6):
         saved = load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")
@@ -173,7 +173,7 @@ def test_the_average_of_a_low_precision_model_is_more_precise(tmp_path):
 def test_a_checkpoint_of_the_other_kind(tmp_path, caplog):
     trained(tmp_path, **SWAPS)
     with pytest.raises(ValueError, match="averaging=None: .*checkpoint-4 was saved with averaging='ema'"):
-        trained(tmp_path / "x", averaging=None, resume=str(tmp_path / "checkpoint-4"), **SWAPS)
+        trained(tmp_path / "x", averaging="none", resume=str(tmp_path / "checkpoint-4"), **SWAPS)
     trained(tmp_path / "plain", averaging=None, **SWAPS)
     with caplog.at_level(logging.WARNING):
         _, seen = trained(tmp_path / "y", resume=str(tmp_path / "plain" / "checkpoint-4"), **SWAPS)
@@ -249,9 +249,9 @@ def test_layers_that_are_unfrozen_later_are_averaged(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"averaging": "emma"}, "averaging='emma': expected one of ema. Did you mean 'ema'"),
+        ({"averaging": "emma"}, "averaging='emma': expected one of ema, none. Did you mean 'ema'"),
         ({"averaging": "ema", "ema_decay": 1.5}, "ema_decay=1.5: expected a finite number >= 0 and <= 1"),
-        ({"averaging": None, "ema_decay": 0.9}, "ema_decay=0.9: used with averaging='ema' only"),
+        ({"averaging": "none", "ema_decay": 0.9}, "ema_decay=0.9: used with averaging='ema' only"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, options, message):

@@ -187,7 +187,7 @@ def test_a_temperature_of_scores_and_an_average_of_another_kind_are_refused(argu
     train_file = write_csv(tmp_path / "scores.csv", ["text", "label"], rows)
     with pytest.raises(ValueError, match="fit_temperature=True: needs classes"):
         prepare(*parse(arguments("--fit_temperature", "true", train_file=train_file)))
-    with pytest.raises(ValueError, match="averaging='swa': expected one of ema"):
+    with pytest.raises(ValueError, match="averaging='swa': expected one of ema, none"):
         parse(arguments("--averaging", "swa"))
     with pytest.raises(ValueError, match="ema_decay=0.9: used with averaging='ema' only"):
         parse(arguments("--ema_decay", "0.9"))
