@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
 
-from hf_mixup.cli.compare.statistics import BETTER, DECIDED, EQUIVALENT, NO_WORSE, PRIMARY_NAMES, TOO_FEW, WORSE
+from hf_mixup.cli.compare.statistics import BETTER, DECIDED, EQUIVALENT, NO_WORSE, PRIMARY_NAMES, SAME, TOO_FEW, WORSE
 from hf_mixup.cli.compare.table import SETTING, number, verdict_of
 from hf_mixup.training.metric_names import higher_is_better
 
@@ -47,7 +48,9 @@ LEADING = {
     "Better or worse after correction": (BETTER, WORSE),
     "Equivalent to the baseline, or no worse, by the margin": (EQUIVALENT, NO_WORSE),
 }
-WIDTH = 119
+# The p value after correction that a verdict goes by.
+DECIDED_BY = {**dict.fromkeys((BETTER, WORSE, SAME), "q"), EQUIVALENT: "q_equivalent", NO_WORSE: "q_no_worse"}
+WIDTH = 100
 # A metric under a perturbation, as a run of a comparison names it.
 PERTURBED = re.compile(r"(?P<metric>\w+)_(?P<kind>characters|dropout|swaps|noise)_(?P<strength>[\d.]+)")
 
@@ -185,7 +188,8 @@ def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
             left out.
 
     Returns:
-        `str`: lines of less than 120 characters; metrics that do not fit beside the others stand below them.
+        `str`: lines of at most 100 characters; metrics that do not fit beside the others stand below them. `seeds` is
+            how many a method has, and q the p value after correction that its verdict goes by.
     """
     blocks = []
     for title, words in LEADING.items():
@@ -198,7 +202,8 @@ def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
         blocks.append(f"train_size={size}, label_noise={noise:g}")
         methods = list(group["method"].unique())
         shown = group.set_index(["method", "metric"])
-        names = _column(["method", *methods])
+        seeds = group.groupby("method")["seeds"].max()
+        names = _beside(_column(["method", *methods]), _column(["seeds", *(str(seeds[name]) for name in methods)]))
         lines = names
         for metric in dict.fromkeys(metrics):
             if metric not in set(group["metric"]):
@@ -207,7 +212,7 @@ def format_summary(summary: pd.DataFrame, metrics: Sequence[str]) -> str:
             if len(lines[0]) + 1 + len(column[0]) > WIDTH:
                 blocks += lines
                 lines = names
-            lines = [f"{line} {entry}" for line, entry in zip(lines, column, strict=True)]
+            lines = _beside(lines, column)
         blocks += [*lines, ""]
     return "\n".join(line.rstrip() for line in blocks).rstrip()
 
@@ -216,7 +221,13 @@ def _entry(shown: pd.DataFrame, method: str, metric: str) -> str:
     if (method, metric) not in shown.index:
         return "–"
     row = shown.loc[(method, metric)]
-    return f"{number(row['mean'])} {verdict_of(row)}"
+    q = row[DECIDED_BY[row["verdict"]]] if row["verdict"] in DECIDED_BY else math.nan
+    tested = "" if math.isnan(q) else " (q < 0.001)" if q < 0.001 else f" (q {q:.3f})"
+    return f"{number(row['mean'])} {verdict_of(row)}{tested}"
+
+
+def _beside(lines: list[str], column: list[str]) -> list[str]:
+    return [f"{line} {entry}" for line, entry in zip(lines, column, strict=True)]
 
 
 def _column(entries: list[str]) -> list[str]:

@@ -16,7 +16,7 @@ from hf_mixup.cli.compare.findings import LEADING, finding, metric_name, select,
 from hf_mixup.cli.compare.plots import MOST_DIAGRAMS, MOST_LINES, figures
 from hf_mixup.cli.compare.runs import asked_cells, load_runs, read_asked
 from hf_mixup.cli.compare.statistics import BETTER, DIVERGED, EQUIVALENT, NO_WORSE, PRIMARY, SAME, WORSE
-from hf_mixup.cli.compare.table import number, verdict_of, write_tables
+from hf_mixup.cli.compare.table import number, verdict_of, without_doubles, write_tables
 from hf_mixup.config.files import write_whole
 
 DIFFERENCES = (
@@ -115,7 +115,7 @@ def write_report(folder: str | Path) -> Path:
         _verdict(pictured, asked),
         _main_tables(pictured),
         _pictures(images, pictured.baseline),
-        _all_metrics(summary),
+        _all_metrics(without_doubles(summary)),
         _what_was_run(pictured, asked),
     ]
     title = f"{len(asked['methods'])} methods compared with each other"
@@ -138,7 +138,8 @@ def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
             lines.append(f"<li><b>{escape(sentence)}.</b>")
             lines.append(f"<br>{escape(said)}.</li>" if said else "</li>")
         lines.append("</ul>")
-    lines.append(_survivors("Explored: better or worse", pictured.summary, False, (BETTER, WORSE)))
+    explored = without_doubles(pictured.summary)
+    lines.append(_survivors("Explored: better or worse", explored, False, (BETTER, WORSE)))
     most = len(asked["seeds"])
     primary = ", ".join(metric_name(metric) for metric in PRIMARY[pictured.problem_type])
     seeds = f"From up to {most} seed{'s' * (most != 1)}"

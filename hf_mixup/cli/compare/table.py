@@ -163,6 +163,15 @@ def write_tables(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return results, summary
 
 
+def without_doubles(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary without the test loss, if that is the NLL by another name, as it is for classes."""
+    means = summary.pivot_table(index=["method", *SETTING], columns="metric", values="mean")
+    if not {"nll", TOLD_BY} <= set(means):
+        return summary
+    is_double = means[TOLD_BY].isna() | (means[TOLD_BY] == means["nll"])
+    return summary[summary["metric"] != TOLD_BY] if is_double.all() else summary
+
+
 def number(value: float, sign: str = "") -> str:
     """A value for a table: three decimals, fewer for large values; a dash for nan. `sign="+"` shows plus signs."""
     if np.isnan(value):

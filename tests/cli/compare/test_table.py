@@ -8,7 +8,7 @@ from scipy import stats
 from hf_mixup.cli.compare.findings import format_summary
 from hf_mixup.cli.compare.runs import load_runs
 from hf_mixup.cli.compare.statistics import MAIN_METRICS
-from hf_mixup.cli.compare.table import collect, summarise, write_tables
+from hf_mixup.cli.compare.table import collect, summarise, without_doubles, write_tables
 from tests.toy_comparison import change_run, write_comparison
 
 
@@ -127,7 +127,7 @@ def test_nothing_is_compared_with_a_baseline_that_diverged():
     assert list(summary.loc["nll"].loc[methods, "verdict"]) == ["", "diverged", "diverged"]
     assert list(summary.loc["nll"].loc[methods, "diverged"]) == [2, 2, 0]
     text = format_summary(summary.reset_index(), ["accuracy", "nll"])
-    assert "tmix                0.900 baseline diverged" in text
+    assert "tmix                5     0.900 baseline diverged" in text
     assert text.count("diverged in 2 of 5 seeds") == 4
 
 
@@ -188,7 +188,7 @@ def test_nothing_to_tell(tmp_path):
 def test_the_terminal_table_is_narrow(tmp_path, kind):
     _, summary = write_tables(write_comparison(tmp_path, noise=[0.0, 0.2], kind=kind))
     text = format_summary(summary, MAIN_METRICS[kind])
-    assert max(map(len, text.splitlines())) < 120
+    assert max(map(len, text.splitlines())) <= 100
     assert text.count("train_size=") == 4 and all(name in text for name in MAIN_METRICS[kind])
     assert text.count("\ntmix ") == text.count("\nmethod ") >= 4
 
@@ -198,14 +198,38 @@ def test_a_metric_that_is_asked_for_twice_is_shown_once(tmp_path):
     every = [metric for metrics in MAIN_METRICS.values() for metric in metrics]
     assert every.count("nll") == 2
     heads = [line.split() for line in format_summary(summary, every).splitlines() if line.startswith("method ")]
-    assert [name for head in heads for name in head if name != "method"] == ["accuracy", "macro_f1", "nll", "ece"]
+    assert [name for head in heads for name in head if name not in ("method", "seeds")] == [
+        "accuracy",
+        "macro_f1",
+        "nll",
+        "ece",
+    ]
 
 
 def test_long_names_move_metrics_below(tmp_path):
     methods = ["none", "a_method_with_a_name_that_goes_on_and_on_and_on_and_on"]
     _, summary = write_tables(write_comparison(tmp_path, methods=methods, sizes=[20]))
     lines = format_summary(summary, MAIN_METRICS["single_label_classification"]).splitlines()
-    assert max(map(len, lines)) < 120 and sum(line.startswith("method ") for line in lines) == 2
+    assert max(map(len, lines)) <= 100 and sum(line.startswith("method ") for line in lines) == 4
+
+
+def test_the_terminal_shows_how_many_seeds_and_which_q_decided(tmp_path):
+    _, summary = write_tables(write_comparison(tmp_path, sizes=[20]))
+    rows = summary.set_index(["method", "metric"])
+    line = next(line for line in format_summary(summary, ["accuracy"]).splitlines() if line.startswith("tmix "))
+    assert line.split()[1:4] == ["5", f"{rows.loc[('tmix', 'accuracy'), 'mean']:.3f}", "better"]
+    assert rows.loc[("tmix", "accuracy"), "q"] == pytest.approx(float(line.partition("(q ")[2].strip(" <)")), abs=1e-3)
+    held = summary.assign(verdict="equivalent", q=0.9, q_equivalent=0.0421, margin=0.01)
+    held = held[held["method"] == "tmix"]
+    assert "equivalent within 0.01 (q 0.042)" in format_summary(held, ["accuracy"])
+    assert "(q" not in format_summary(summary[summary["method"] == "none"], ["accuracy"])
+
+
+def test_a_test_loss_that_is_the_nll_is_left_out(tmp_path):
+    _, summary = write_tables(write_comparison(tmp_path, sizes=[20]))
+    assert set(summary["metric"]) - set(without_doubles(summary)["metric"]) == {"test_loss"}
+    other = summary.assign(mean=summary["mean"].where(summary["metric"] != "test_loss", 9.0))
+    assert "test_loss" in set(without_doubles(other)["metric"])
 
 
 def test_the_terminal_begins_with_what_is_left_after_correction(tmp_path):
