@@ -16,7 +16,7 @@ import yaml
 from hf_mixup.config import checks
 from hf_mixup.config.checks import by_epoch, choice, count, nearest, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
-from hf_mixup.config.setting import check_settings, needs, not_with, setting, takes_none
+from hf_mixup.config.setting import check_settings, document_fields, needs, not_with, setting, takes_none
 
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
@@ -45,21 +45,17 @@ HINTS = {
 }
 
 
+@document_fields
 @dataclass(kw_only=True)
 class MixupConfig:
     """How one training step mixes its batch. `MixupConfig()` is the recipe `"fixed"`; what is given changes it.
 
-    - Who is mixed with whom: `partner`, and what each kind of partner goes by.
-    - How much: lambda, the weight of the example itself, and how it changes over a training.
-    - Where in the network: `site`, `layers` and, for a model of your own, `blocks`.
-    - How two become one: `interpolation`, and noise on the mixture.
-    - What label follows: `label_rule`, and what the loss is made of.
+    Its fields answer five questions: who is mixed with whom, how much, where in the network, how two become one, and
+    what label follows.
 
     ```python
     config = MixupConfig(site="hidden", layers=[2, 3, 4], alpha=0.4)
     ```
-
-    What a field means, its default and its check stand in its declaration below; `hf-mixup train --help` prints them.
 
     Raises:
         ValueError: for a value that cannot work; the message names the field, the value and what is allowed.

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from inspect import cleandoc
 from itertools import groupby
-from typing import Any
+from textwrap import fill
+from typing import Any, TypeVar
 
 from hf_mixup.config.checks import Check
+
+Config = TypeVar("Config")
 
 
 def setting(group: str, default: Any, check: Check, help: str, *conditions: Condition) -> Any:
@@ -47,6 +51,24 @@ def check_settings(config: Any) -> None:
         if value is not None and value != default:
             for condition in known.metadata["conditions"]:
                 condition.check(config, known.name, value)
+
+
+def document_fields(kind: type[Config]) -> type[Config]:
+    """Put every field into the docstring of a dataclass, before what it raises: a section for each group."""
+    start, raises, errors = cleandoc(kind.__doc__ or "").partition("Raises:")
+    types = {known.name: str(known.type) for known in fields(kind)}  # type: ignore[arg-type]
+    lines = []
+    for group, members in help_by_group(kind):
+        lines.append(f"{group.capitalize()}:")
+        for name, text, default in members:
+            said = f"`{types[name]}`, defaults to `{default!r}`"
+            if default is None:
+                said = f"`{types[name].removesuffix(' | None')}`, *optional*"
+            entry = f"{name} ({said}): {text}"
+            lines.append(fill(entry, 116, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False))
+        lines.append("")
+    kind.__doc__ = "\n".join([start.rstrip(), "", *lines, raises + errors])
+    return kind
 
 
 def takes_none(kind: type[Any], name: str) -> bool:

@@ -141,8 +141,8 @@ class MixupPlan:
         lam is the label's. For models of several label sets, `mixup.loss` being that of one.
 
         Args:
-            values (`torch.Tensor` of shape `(batch, ...)`, or `(examples, ...)` if several rows of the batch belong to
-                one example): floats: one-hot or multi-hot vectors, scores.
+            values (`torch.Tensor` of shape `(batch, ...)`): floats: one-hot or multi-hot vectors, scores; of shape
+                `(examples, ...)` if several rows of the batch belong to one example.
             outside (`torch.Tensor` of shape `(batch, ...)`, *optional*): those of the partners, if these are from
                 outside of the batch.
 

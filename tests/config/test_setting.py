@@ -90,6 +90,17 @@ def test_the_help_has_a_heading_for_each_group_and_says_what_a_field_needs():
     assert "Only with partner near_label. Default: 1.0." in " ".join(printed.split())
 
 
+def test_the_docstring_says_under_its_question_what_a_field_means():
+    said = " ".join(MixupConfig.__doc__.split())
+    parts = re.split("|".join(rf"\b{group.capitalize()}:" for group in GROUPS), said.partition("Raises:")[0])[1:]
+    assert len(parts) == len(GROUPS)
+    for field in fields(MixupConfig):
+        part = parts[GROUPS.index(field.metadata["group"])]
+        assert f" {field.name} (`" in part and " ".join(field.metadata["help"].split()) in part
+    assert "layers (`list[int | str] | None`, defaults to `('7/12', '9/12', '12/12')`)" in parts[2]
+    assert "lam (`float`, *optional*): A fixed lambda;" in parts[1]
+
+
 def test_the_example_of_the_docstring_is_a_config():
     code = dedent(MixupConfig.__doc__.split("```python\n")[1].split("```")[0])
     names = {"MixupConfig": MixupConfig}
