@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import runpy
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from scipy.io import wavfile
 
 from hf_mixup.training.metric_names import METRIC_NAMES
-from tests.toy_text import save_toy_model
+from tests.toy_text import save_toy_model, write_reviews
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -76,6 +77,27 @@ def test_what_cannot_work_is_refused(run, name, words, message):
 def test_recordings_of_another_rate_are_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"has rate 16000 and shape \(1600,\); expected mono, 8000 Hz"):
         run("run_audio_classification.py", "--recordings", write_recordings(tmp_path / "sounds", rate=16000))
+
+
+@pytest.mark.parametrize("mixup", ["tmix", "none"])
+def test_the_plain_script_trains_on_files(monkeypatch, tmp_path, capsys, mixup):
+    (tmp_path / "texts").mkdir()
+    for seed, (split, count) in enumerate({"train": 64, "validation": 8, "test": 10}.items()):
+        write_reviews(tmp_path / "texts" / f"{split}.csv", count, seed=seed)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    given = ["--model", save_toy_model(tmp_path / "toy"), "--dataset", str(tmp_path / "texts"), "--epochs", "1"]
+    monkeypatch.setattr("sys.argv", ["", *given, "--mixup", mixup, "--output_dir", str(tmp_path / "out")])
+    runpy.run_path(str(EXAMPLES / "text_classification.py"), run_name="__main__")
+    metrics = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert metrics["test_accuracy"] * 10 == round(metrics["test_accuracy"] * 10) and metrics["epoch"] == 1
+    assert json.loads((tmp_path / "out/config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
+    assert (tmp_path / "out/mixup_config.yaml").is_file() == (mixup != "none")
+
+
+def test_the_plain_script_stays_short():
+    text = (EXAMPLES / "text_classification.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 70
+    assert re.findall(r"^.*\bhf_mixup\b.*$", text, flags=re.MULTILINE) == ["from hf_mixup import MixupTrainer"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
