@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -24,6 +23,8 @@ TYPES = list(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 SITES = ("embeddings", "hidden", "pooled")
 SIDES = ("right", "left")
 PARTNER = torch.tensor([2, 0, 3, 1])
+# Pairs whose partner is itself replaced tell a text mixed twice from one mixed once.
+ENDS = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
 # Relative to the largest logit: at lambda = 0 and 1, and 1e-6 away from them.
 AT_THE_END, NEAR_IT = 1e-4, 1e-2
 LENGTHS = {"big_bird": (36, 30, 25, 33), "bigbird_pegasus": (36, 30, 25, 33), "mra": (64, 40, 17, 53)}
@@ -84,42 +85,44 @@ def layers_of(anatomy: Anatomy, site: str) -> list[int | None]:
     return list(range(anatomy.depth)) if site == "hidden" else [None]
 
 
-def differences(mixup, model, batch, site, layer) -> Iterator[float]:
-    """From what the clean logits say: at both ends, near them, and half way (to the nearer of the two texts)."""
-    clean = logits_of(model, batch)
+def differences(mixup, batch, site, layer, clean) -> tuple[float, float, float]:
+    """From what the clean logits say: at both ends, near them, and half way (to the nearer of the two texts).
 
-    def mixed(lam):
-        with mixup.apply(MixupPlan(PARTNER, torch.as_tensor(lam).expand(4).float(), site, layer), batch):
-            return logits_of(model, batch)
-
-    # Pairs whose partner is itself replaced tell a text mixed twice from one mixed once.
-    patterns = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    for off in (0.0, 1e-6):
-        worst = 0.0
-        for lam in patterns:
-            expected = torch.where(lam.bool().unsqueeze(1), clean, clean[PARTNER])
-            worst = max(worst, relative_difference(mixed((lam - off).abs()), expected))
-        yield worst
-    half = mixed(0.5)
-    yield min(relative_difference(half, clean), relative_difference(half, clean[PARTNER]))
+    All of it in one forward pass, over as many copies of the batch as there are lambdas of it.
+    """
+    lam = torch.cat([ENDS, (ENDS - 1e-6).abs(), torch.full((1, 4), 0.5)])
+    partner = (torch.arange(len(lam)).unsqueeze(1) * 4 + PARTNER).flatten()
+    copies = {name: torch.cat([value] * len(lam)) for name, value in batch.items()}
+    with mixup.apply(MixupPlan(partner, lam.flatten(), site, layer), copies):
+        *mixed, half = logits_of(mixup.model, copies).split(4)
+    expected = [torch.where(end.bool().unsqueeze(1), clean, clean[PARTNER]) for end in ENDS]
+    ends, near = ([*map(relative_difference, part, expected)] for part in (mixed[: len(ENDS)], mixed[len(ENDS) :]))
+    return max(ends), max(near), min(relative_difference(half, clean), relative_difference(half, clean[PARTNER]))
 
 
-def measured_at(mixup, model, batch, site, layer) -> list[float]:
+def measured_at(mixup, batch, site, layer, clean) -> tuple[float, float, float]:
     try:
-        return list(differences(mixup, model, batch, site, layer))
+        return differences(mixup, batch, site, layer, clean)
     except ValueError:
-        return [torch.inf, torch.inf, torch.inf]
+        return torch.inf, torch.inf, torch.inf
+
+
+@lru_cache(maxsize=1)
+def mixup_of(model_type: str) -> Mixup:
+    """Of a toy model, which tests that follow each other share."""
+    return Mixup(build(model_type), plain_config(site="pooled"))
 
 
 @cache
 def measure(model_type: str) -> Measured:
-    model = build(model_type)
-    mixup = Mixup(model, plain_config(site="pooled"))
+    mixup = mixup_of(model_type)
     measured = Measured(mixup.prepare())
+    mixup.model.eval()
     for side in SIDES:
         batch = batch_of(model_type, side)
+        clean = logits_of(mixup.model, batch)
         for site in SITES:
-            found = [measured_at(mixup, model, batch, site, layer) for layer in layers_of(measured.anatomy, site)]
+            found = [measured_at(mixup, batch, site, layer, clean) for layer in layers_of(measured.anatomy, site)]
             measured.at_the_end[side, site] = max(ends for ends, _, _ in found)
             measured.near_it[side, site] = max(near for _, near, _ in found)
             measured.between[side, site] = min(half for _, _, half in found)

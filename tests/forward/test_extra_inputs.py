@@ -63,10 +63,10 @@ def test_extra_inputs_go_with_their_example(model_type, without):
         plain, told = model(**batch).logits, model(**batch, **extra).logits
     assert (plain - told).abs().max() > 1e-3 * plain.abs().max(), "the extra input says nothing"
     mixup = Mixup(model, plain_config(site="pooled"))
-    batch |= {} if without else extra
+    batch, clean = (batch, plain) if without else (batch | extra, told)
     for site in ("embeddings", "hidden"):
         for layer in layers_of(mixup.prepare(), site):
-            ends, near, half = differences(mixup, model, batch, site, layer)
+            ends, near, half = differences(mixup, batch, site, layer, clean)
             assert ends < 1e-4 and near < 1e-2 and half > 1e-3, (site, layer)
 
 

@@ -23,7 +23,9 @@ from tests.architectures import (
     build,
     differences,
     layers_of,
+    logits_of,
     measure,
+    mixup_of,
     row,
 )
 from tests.hosts import OTHER_ROWS
@@ -36,7 +38,7 @@ KINDS = ["albert", "bart", "bert", "bloom", "convbert", "deberta-v2", "eurobert"
 KINDS += ["gpt_oss", "llama", "longformer", "minimax", "modernbert", "mra", "qwen3_next", "t5", "xlnet", "zamba2"]
 
 
-@pytest.mark.parametrize("model_type", BUILT)
+@pytest.mark.parametrize("model_type", BUILT, scope="module")
 def test_every_site_is_exact_and_continuous(model_type):
     measured = measure(model_type)
     broken_sides, broken_bound, _ = LIMITS.get(model_type, ((), None, None))
@@ -51,12 +53,10 @@ def test_every_site_is_exact_and_continuous(model_type):
     assert model_type in OTHER_ROWS or row(model_type) in DOCS.read_text(), "run: python -m tests.architectures"
 
 
-@pytest.mark.parametrize("model_type", BUILT)
+@pytest.mark.parametrize("model_type", BUILT, scope="module")
 def test_gradients_are_finite_and_reach_both_sides_of_the_site(model_type):
-    model = build(model_type)
-    mixup, batch = Mixup(model, plain_config(site="pooled")), batch_of(model_type)
-    anatomy = mixup.prepare()
-    model.train()
+    mixup, batch = mixup_of(model_type), batch_of(model_type)
+    model, anatomy = mixup.model.train(), mixup.prepare()
     for site, layer in (("embeddings", None), ("hidden", anatomy.depth // 2 - (anatomy.depth < 2)), ("pooled", None)):
         layer = None if layer is None else max(layer, 0)
         torch.manual_seed(0)
@@ -120,9 +120,10 @@ def test_checkpointed_blocks_are_mixed_once(model_type):
 
 
 def check(model, model_type, at_the_end, near_it):
-    mixup = Mixup(model, plain_config(site="pooled"))
+    mixup, batch = Mixup(model, plain_config(site="pooled")), batch_of(model_type)
+    clean = logits_of(model, batch)
     for site, layer in sites_of(mixup):
-        ends, near, _ = differences(mixup, model, batch_of(model_type), site, layer)
+        ends, near, _ = differences(mixup, batch, site, layer, clean)
         assert ends < at_the_end and near < near_it, (site, layer)
 
 
