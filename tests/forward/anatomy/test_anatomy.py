@@ -1,6 +1,7 @@
 """Endpoint exactness and continuity, for every family, site and padding side."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -35,9 +36,14 @@ def logits_of(model, batch):
         return model(**batch).logits
 
 
+@cache
+def mixup_of(model, site):
+    return Mixup(model, plain_config(site=site))
+
+
 def mixed_logits(model, batch, site, layer, lam):
     plan = MixupPlan(PARTNER, torch.as_tensor(lam).expand(4).float(), site, layer)
-    with Mixup(model, plain_config(site=site)).apply(plan, batch):
+    with mixup_of(model, site).apply(plan, batch):
         return logits_of(model, batch)
 
 
@@ -46,7 +52,7 @@ def relative_difference(logits, expected):
 
 
 def layers_of(model, site):
-    return range(trace(model).depth) if site == "hidden" else [None]
+    return range(mixup_of(model, site).prepare().depth) if site == "hidden" else [None]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -69,7 +75,7 @@ def test_endpoints_are_the_clean_logits_of_either_text(family, kernel, site, sid
 @pytest.mark.parametrize(("family", "kernel"), VARIANTS)
 def test_logits_are_continuous_at_the_endpoints_and_mixed_between(family, kernel, site, side):
     changes = {"local_attention": 64} if family == "modernbert" else {}
-    model = toy_model(family, None if family in NO_SDPA else kernel, **changes)
+    model = cached_toy_model(family, None if family in NO_SDPA else kernel, **changes)
     batch = toy_batch(side=side, segments=family in SEGMENTED)
     clean = logits_of(model, batch)
     for layer in layers_of(model, site):
@@ -86,9 +92,10 @@ def test_gradients_are_finite_and_reach_every_part(family, site):
     model = toy_model(family)
     batch = toy_batch()
     plan = MixupPlan(PARTNER, torch.full((4,), 0.3), site, 1 if site == "hidden" else None)
-    with Mixup(model, plain_config(site=site)).apply(plan, batch):
+    mixup = Mixup(model, plain_config(site=site))
+    with mixup.apply(plan, batch):
         model(**batch).logits.square().sum().backward()
-    anatomy = trace(model)
+    anatomy = mixup.prepare()
     for index in (0, 1, anatomy.depth - 1):
         gradients = [p.grad for p in anatomy.calls[index].module.parameters() if p.grad is not None]
         assert gradients and all(gradient.isfinite().all() for gradient in gradients)
