@@ -17,12 +17,25 @@ from hf_mixup.plan.spans import plan_spans, swap_tokens
 from tests.plain_config import plain_config
 from tests.zoo import VOCAB, cached_toy_model
 
-CORE = settings(max_examples=1000, deadline=None, database=None, derandomize=True)
 WITH_MODEL = settings(max_examples=50, deadline=None, database=None, derandomize=True)
 
 seeds = st.integers(0, 2**32 - 1)
 shares = st.floats(0, 1, allow_subnormal=False)
 positive = st.floats(0.01, 50)
+
+
+def on_examples(*strategies):
+    """Makes a property a test on a few examples, and a slow test on many."""
+
+    def test_of(check):
+        @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.slow)])
+        def test(count):
+            settings(WITH_MODEL, max_examples=count)(given(*strategies)(check))()
+
+        test.__name__ = check.__name__
+        return test
+
+    return test_of
 
 
 @st.composite
@@ -94,8 +107,7 @@ def planner_and_task(fields, classes, seed):
     return Planner(config, seed), Task(about, config)
 
 
-@CORE
-@given(configs(), texts(), st.integers(2, 5), seeds, shares, st.floats(0, 3), st.booleans())
+@on_examples(configs(), texts(), st.integers(2, 5), seeds, shares, st.floats(0, 3), st.booleans())
 def test_plans_are_weights_and_targets_are_distributions(fields, batch_and_side, classes, seed, progress, epoch, hard):
     batch, size = batch_and_side[0], len(batch_and_side[0]["input_ids"])
     generator = np.random.default_rng(seed)
@@ -123,8 +135,7 @@ def test_plans_are_weights_and_targets_are_distributions(fields, batch_and_side,
         assert (plan.lam >= 0.5 - 1e-6).all()
 
 
-@CORE
-@given(st.integers(1, 40), seeds, st.booleans())
+@on_examples(st.integers(1, 40), seeds, st.booleans())
 def test_random_partners_are_a_permutation(size, seed, self_pairs):
     plan = Planner(plain_config(self_pairs=self_pairs), seed).draw(Examples(size))
     assert plan.partner.sort().values.tolist() == list(range(size))
@@ -146,8 +157,7 @@ def padded(batch, columns, side):
     return longer
 
 
-@CORE
-@given(pairs_of_texts(), seeds, shares, st.booleans(), st.integers(1, 5))
+@on_examples(pairs_of_texts(), seeds, shares, st.booleans(), st.integers(1, 5))
 def test_spans_stay_inside_both_texts_and_padding_does_not_move_them(pairs, seed, share, is_salient, columns):
     batch, side = pairs
     mask, size = batch["attention_mask"], len(batch["input_ids"])
@@ -183,8 +193,7 @@ def test_spans_stay_inside_both_texts_and_padding_does_not_move_them(pairs, seed
     assert (again >= 0).sum() == (source >= 0).sum()
 
 
-@CORE
-@given(texts(), seeds, st.integers(1, 5), st.booleans())
+@on_examples(texts(), seeds, st.integers(1, 5), st.booleans())
 def test_mixtures_are_between_their_texts_and_free_of_padding(batch_and_side, seed, columns, per_dimension):
     batch, side = batch_and_side
     mask, plan = batch["attention_mask"], random_plan(len(batch["input_ids"]), seed)
@@ -215,8 +224,7 @@ def permuted(batch, plan, order):
     return moved, MixupPlan(where[plan.partner[order]], plan.lam[order], plan.site, plan.layer)
 
 
-@CORE
-@given(st.integers(2, 12), st.integers(2, 5), seeds)
+@on_examples(st.integers(2, 12), st.integers(2, 5), seeds)
 def test_the_order_of_a_batch_is_that_of_its_targets(size, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     clean = torch.rand(size, classes, generator=generator).softmax(1)
@@ -225,8 +233,7 @@ def test_the_order_of_a_batch_is_that_of_its_targets(size, classes, seed):
     assert torch.equal(moved_plan.mix(moved["clean"]), plan.mix(clean)[order])
 
 
-@CORE
-@given(texts(min_length=1), st.integers(1, 5), seeds)
+@on_examples(texts(min_length=1), st.integers(1, 5), seeds)
 def test_margins_know_a_text_whatever_its_padding_and_place(batch_and_side, columns, seed):
     batch, side = batch_and_side
     margins, order = Margins(), torch.randperm(len(batch["input_ids"]), generator=torch.Generator().manual_seed(seed))
