@@ -54,7 +54,7 @@ class ModelArguments:
     attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
     prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
     nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
-    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the trained weights. none: do not.")
+    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: do not.")
     ema_decay: float | None = _help(None, "Largest decay of that average; 0.999 by default.")
     fit_temperature: bool = _help(False, "Fit a temperature on the validation rows after training, and keep it.")
     mixup: dict[str, Any] | str | None = _help(
