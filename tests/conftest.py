@@ -4,6 +4,8 @@ import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# For processes that tests start; idle threads of toy models spin.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
