@@ -36,7 +36,7 @@ def test_the_first_block_trains_twice_and_prints_what_is_below_it(tmp_path, monk
     first = code_blocks("python")[0]
     assert len([line for line in first.splitlines() if line]) <= 22
     monkeypatch.chdir(tmp_path)
-    sizes = {'"max_steps": 100': '"max_steps": 2', '"eval_steps": 10': '"eval_steps": 1, "use_cpu": True'}
+    sizes = {'"max_steps": 100': '"max_steps": 2', '"epoch"': '"epoch", "use_cpu": True'}
     sizes |= {"range(100)": "range(16)", "range(300)": "range(8)", 'data["test"]': 'data["test"].select(range(16))'}
     for written, small in sizes.items():
         assert first.count(written) == 1
