@@ -1,8 +1,9 @@
-"""One training that may be killed and resumed, also by torchrun on several processes:
+"""One training that may be killed and resumed, in a process of its own or by torchrun on several:
 `python -m tests.resume_worker FOLDER [--kill-at STEP --kill-rank RANK | --resume] [--mixup JSON] [--batch N]`.
 """
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import signal
 import torch
 from transformers import TrainerCallback
 
+from tests.distributed.launch import SERVER
 from tests.plain_config import PLAIN
 from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
@@ -46,6 +48,21 @@ def train(folder, resume=None, kill=None, mixup=MIXUP, batch=4, **options):
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(os.path.join(folder, "final"))
     return trainer
+
+
+def in_a_new_process(*args, **options):
+    """The exit code of `train` in a process of its own."""
+    process = SERVER.Process(target=_train_in_one_thread, args=args, kwargs=options)
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def _train_in_one_thread(*args, **options):
+    torch.set_num_threads(1)
+    # What was imported is left out of the garbage that Trainer collects before each training.
+    gc.freeze()
+    train(*args, **options)
 
 
 if __name__ == "__main__":

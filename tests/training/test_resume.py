@@ -1,20 +1,10 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.resume_worker import SAVE_STEPS, STEPS, STEPS_PER_EPOCH, train
-
-ROOT = Path(__file__).parents[2]
-
-
-def in_a_new_process(folder, *options):
-    command = [sys.executable, "-m", "tests.resume_worker", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+from tests.resume_worker import SAVE_STEPS, STEPS, STEPS_PER_EPOCH, Kill, in_a_new_process, train
 
 
 def final_weights(folder):
@@ -31,8 +21,7 @@ def uninterrupted(tmp_path_factory):
 def killed(tmp_path_factory):
     """A folder that a training left which was killed in the middle of an epoch, two steps after a checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
-    process = in_a_new_process(folder, "--kill-at", str(SAVE_STEPS + 2))
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert in_a_new_process(folder, kill=Kill(SAVE_STEPS + 2)) == -signal.SIGKILL
     assert [path.name for path in folder.iterdir()] == [f"checkpoint-{SAVE_STEPS}"]
     return folder
 
@@ -40,8 +29,7 @@ def killed(tmp_path_factory):
 def test_a_killed_and_resumed_training_ends_with_the_same_weights(uninterrupted, killed, tmp_path):
     folder = tmp_path / "resumed"
     shutil.copytree(killed, folder)
-    process = in_a_new_process(folder, "--resume")
-    assert process.returncode == 0, process.stderr
+    assert in_a_new_process(folder, resume=True) == 0
     resumed = json.loads((folder / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
     names = ("loss", "mixup_lambda", "mixup_site", "mixup_accuracy")
     expected = [entry for entry in uninterrupted[1].state.log_history if "loss" in entry]
