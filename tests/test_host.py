@@ -371,6 +371,28 @@ def test_every_trainer_starts_with_the_default_callbacks(tmp_path):
     assert found.count(Callback) == 1, moved("every Trainer has DEFAULT_CALLBACKS", "add_default_callback", SEAMS)
 
 
+def test_the_rows_of_trainer_can_be_taken_away(tmp_path):
+    for disable_tqdm in (True, False):
+        trainer = make_trainer(tmp_path, trainer=Trainer, disable_tqdm=disable_tqdm)
+        found = trainer.callback_handler.callbacks
+        before = len(found)
+        trainer_seams.without_rows(trainer)
+        assert len(found) == before - 1, moved("Trainer shows its logs by one of two", "without_rows", SEAMS)
+
+
+def test_what_a_checkpoint_lacks_is_reported_by_the_module_of_models(tmp_path, caplog):
+    toy_model("bert").bert.save_pretrained(tmp_path)
+    host.LOADING_LOGGER.addHandler(caplog.handler)
+    try:
+        BertForSequenceClassification.from_pretrained(tmp_path)
+    finally:
+        host.LOADING_LOGGER.removeHandler(caplog.handler)
+    said = [record.getMessage() for record in caplog.records if record.name == host.LOADING_LOGGER.name]
+    assert any(host.LOAD_REPORT in line and "classifier.weight" in line for line in said), moved(
+        "the report of loading is logged by the module of PreTrainedModel", "LOADING_LOGGER, LOAD_REPORT"
+    )
+
+
 def test_a_training_says_that_it_is_under_way_when_its_rows_are_loaded(tmp_path):
     seen = []
 

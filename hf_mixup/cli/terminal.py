@@ -23,6 +23,8 @@ DIVERGED = (
 # What names its field by itself; other errors come from libraries.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 LONGEST_LINE = 1000
+# What an evaluation returns besides metrics.
+TIMING = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
 
 
 @contextmanager
@@ -67,14 +69,29 @@ def interruptible(output_dir: str | None = None, advice: str = "") -> Iterator[N
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """The metrics of `results` in two columns, one line each; a dash for what is not finite."""
-    timing = ("loss", "runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time")
-    measured = {name: value for name, value in results["metrics"].items() if "mem_" not in name}
-    rows = [(name, value) for name, value in measured.items() if name not in timing]
-    width = max((len(name) for name, _ in rows), default=0)
-    lines = [f"{name:<{width}}  {'-' if value is None else f'{value:.4f}':>8}" for name, value in rows]
+    """The metrics of `results`, a line each, beside those before training and with mixup off if they are there.
+
+    A dash stands for what is not finite or was not measured.
+    """
+    columns = {"before": results.get("before"), "after": results["metrics"], "mixup off": results.get("baseline")}
+    columns["mixup off"] = columns["mixup off"] and columns["mixup off"]["metrics"]
+    shown = {name: metrics for name, metrics in columns.items() if metrics is not None}
+    names = [name for name in results["metrics"] if name not in TIMING and "mem_" not in name]
     title = f"{results['split']}, {results['rows'][results['split']]} rows"
-    return "\n".join(["", title, "-" * (width + 10), *lines])
+    width = max(map(len, [*names, title if len(shown) > 1 else ""]))
+    head = "".join(f"  {name:>9}" for name in shown) if len(shown) > 1 else ""
+    lines = [f"{name:<{width}}" + "".join(_cell(metrics.get(name)) for metrics in shown.values()) for name in names]
+    return "\n".join(["", f"{title:<{width}}{head}".rstrip(), "-" * (width + 11 * len(shown)), *lines])
+
+
+def _cell(value: float | None) -> str:
+    return f"  {'-' if value is None else f'{value:.4f}':>9}"
+
+
+def writable(text: str) -> str:
+    """The text with the characters that standard output can write."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _say(line: str, is_shared: bool = True) -> None:

@@ -49,6 +49,16 @@ class HeldOutChecks(MixupRecords):
         return None if self.mixup is None else self.mixup.planner.auto_strength
 
     @property
+    def check_rows(self) -> CheckRows | None:
+        """What the training under way, or the last one, checks, if its strength follows held-out predictions."""
+        return self._check_rows
+
+    @property
+    def trained_rows(self) -> Any:
+        """The training rows, less those that it holds out for its checks."""
+        return self.train_dataset if self._check_rows is None else self._check_rows.train_dataset
+
+    @property
     def _rests(self) -> bool:
         """Whether the strength is 0 for now, so that a step is that of the other Trainer."""
         return self._is_off and self.mixup.config.group_column is None and not self.soft_targets  # type: ignore[union-attr]

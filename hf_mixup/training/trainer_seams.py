@@ -20,8 +20,8 @@ import torch
 from accelerate.utils import is_torch_version
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import DEFAULT_CALLBACKS
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_pt_utils import LabelSmoother
 
 # transformers < 5.23: the training argument that recomputes activations has another name.
@@ -143,6 +143,12 @@ def add_default_callback(callback: type[TrainerCallback]) -> None:
 def call_first(trainer: Trainer, callback: TrainerCallback) -> None:
     """Give a trainer a callback that is called before all that it has."""
     trainer.callback_handler.callbacks.insert(0, callback)
+
+
+def without_rows(trainer: Trainer) -> None:
+    """Take the progress bars and the printed rows of logs from a trainer."""
+    for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(callback)
 
 
 def run_again(model: nn.Module, call: Callable[..., Any], inputs: dict[str, Any]) -> Any:

@@ -55,5 +55,19 @@ def test_an_error_of_one_process_alone_is_printed(monkeypatch, capsys):
 
 def test_a_table_of_nothing_and_of_what_is_not_finite():
     results = {"split": "test", "rows": {"test": 3}, "metrics": {"nll": None, "accuracy": 0.5, "loss": None}}
-    assert "nll              -" in format_table(results) and "accuracy    0.5000" in format_table(results)
+    assert "nll               -" in format_table(results) and "accuracy     0.5000" in format_table(results)
     assert "test, 3 rows" in format_table(results | {"metrics": {}})
+
+
+def test_a_table_has_the_columns_that_were_measured():
+    results = {"split": "test", "rows": {"test": 3}, "metrics": {"nll": 0.25, "temperature": 1.5, "runtime": 9.0}}
+    beside = {"before": {"nll": 0.75, "runtime": 9.0}, "baseline": {"metrics": {"nll": 0.5, "temperature": 2.0}}}
+    assert (
+        format_table(results | beside)
+        == """
+test, 3 rows     before      after  mixup off
+---------------------------------------------
+nll              0.7500     0.2500     0.5000
+temperature           -     1.5000     2.0000"""
+    )
+    assert format_table(results).splitlines()[1:3] == ["test, 3 rows", "-" * 22]

@@ -21,8 +21,9 @@ from hf_mixup.cli.compare.moments import BestWeights, LearningCurve, loss_of
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
-from hf_mixup.cli.train.classification import build_model, build_trainer, encode, known_to_json
+from hf_mixup.cli.train.classification import build_model, build_trainer, encode
 from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.cli.train.results import known_to_json
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import resolve_config

@@ -30,7 +30,7 @@ RIVALS: dict[str, dict[str, Any]] = {
     AGAIN: {RESEED: 1000},
 }
 # The comparison decides these in every run.
-DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint")
+DECIDED = ("seed", "data_seed", "output_dir", "max_train_samples", "resume_from_checkpoint", "baseline")
 # Methods share their data and the number of their updates.
 SHARED = (
     *(item.name for item in fields(DataArguments)),

@@ -54,9 +54,10 @@ class ModelArguments:
     attn_implementation: str | None = _help(None, "eager or sdpa; by default what the model chooses.")
     prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
     nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
-    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: do not.")
+    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: no average.")
     ema_decay: float | None = _help(None, "Largest decay of that average; 0.999 by default.")
     fit_temperature: bool = _help(False, "Fit a temperature on the validation rows after training, and keep it.")
+    baseline: bool = _help(False, "Train once more with mixup off, and show what that gives beside it.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import logging
-import math
-import sys
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import (
     DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import set_verbosity_error
 
-from hf_mixup.cli.terminal import DIVERGED, format_table
+from hf_mixup.cli.terminal import writable
 from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors
 from hf_mixup.cli.train.data import TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
-from hf_mixup.config.files import write_whole
+from hf_mixup.cli.train.progress import library_bars, shown_progress, shows_bars, speaks
+from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_results, write_results
+from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_is_next
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
-from hf_mixup.evaluation.temperature import scaled_metrics, store_temperature
 from hf_mixup.training.checkpoints import check_output_dir
 from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name
@@ -41,26 +37,32 @@ from hf_mixup.training.trainer import MixupTrainer
 
 logger = logging.getLogger(__name__)
 
+# So many texts are tokenised before anybody asks how far it is.
+QUICK = 50_000
+# The folder of the training with mixup off, in that of the run.
+WITHOUT = "mixup_off"
+
 
 @dataclass
 class Run:
     """A training run that is ready to start.
 
     Args:
-        trainer (`Trainer`): a `MixupTrainer` with model, tokenised data and metrics.
+        trainer (`MixupTrainer`): with model, tokenised data and metrics.
         data (`TextData`): the checked data, as text.
         splits (`dict[str, Dataset]`): the same, tokenised.
         mixup (`MixupConfig`, *optional*): `None` if mixup is off.
         checkpoint (`str`, *optional*): the folder to resume from.
-        fits_temperature (`bool`, defaults to `False`): whether to `calibrate` the model after training.
+        model_args (`ModelArguments`), data_args (`DataArguments`): what it was made of.
     """
 
-    trainer: Trainer
+    trainer: MixupTrainer
     data: TextData
     splits: dict[str, Dataset]
     mixup: MixupConfig | None
     checkpoint: str | None
-    fits_temperature: bool = False
+    model_args: ModelArguments
+    data_args: DataArguments
 
 
 def prepare(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> Run:
@@ -75,14 +77,19 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
         mixup = resolve_config(model_args.mixup)
     checkpoint = check_output_dir(args, data_args.overwrite_output_dir)
     set_seed(args.seed)
-    with args.main_process_first(desc="reading the data"):
-        data = load_data(model_args, data_args, args)
-    model, tokenizer = build_model(model_args, data)
-    with args.main_process_first(desc="tokenising the data"), mixup_errors():
+    with library_bars(shows_bars(args)):
+        with args.main_process_first(desc="reading the data"):
+            data = load_data(model_args, data_args, args, says_labels=False)
+        model, tokenizer = build_model(model_args, data)
+    is_long = sum(rows.num_rows for rows in data.splits.values()) > QUICK
+    with library_bars(is_long and shows_bars(args)), args.main_process_first(desc="tokenising"), mixup_errors():
         splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
         trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args)
-    return Run(trainer, data, splits, mixup, checkpoint, model_args.fit_temperature)
+    if model_args.baseline and (trainer.mixup is None or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        why = "mixup is off already" if trainer.mixup is None else "not with FSDP or DeepSpeed"
+        raise ValueError(f"baseline=True: {why}; leave it out.")
+    return Run(trainer, data, splits, mixup, checkpoint, model_args, data_args)
 
 
 def build_trainer(
@@ -93,12 +100,14 @@ def build_trainer(
     mixup: MixupConfig | None,
     problem_type: str,
     model_args: ModelArguments,
+    class_weights: Any = None,
 ) -> MixupTrainer:
     """The trainer of a run, with its metrics; from `build_model` and `encode`."""
     return MixupTrainer(
         model=model,
         args=args,
         mixup=mixup,
+        class_weights=class_weights,
         nonfinite_loss=model_args.nonfinite_loss,
         averaging=model_args.averaging,
         ema_decay=model_args.ema_decay,
@@ -112,79 +121,80 @@ def build_trainer(
 
 
 def finish(run: Run) -> dict[str, Any]:
-    """Train the run that `prepare` made, save the plain model and the tokenizer, and `report`."""
-    run.trainer.train(resume_from_checkpoint=run.checkpoint)
-    if run.fits_temperature:
-        calibrate(run.trainer, run.splits["validation"], run.data.problem_type)
-    run.trainer.save_model()
-    run.trainer.save_state()
-    return report(run.trainer, run.data, run.splits, run.mixup)
-
-
-def calibrate(trainer: Trainer, rows: Dataset, problem_type: str) -> None:
-    """Fit a temperature on rows that were not trained on and keep it in the config of the model, before it is saved.
-
-    Later evaluations also return `temperature` and the metrics that it changes, with `_scaled` after their names.
-    """
-    assert trainer.model is not None and trainer.compute_metrics is not None
-    held_out, unscaled = trainer.predict(rows), trainer.compute_metrics  # type: ignore[arg-type]
-    temperature = store_temperature(trainer.model, first_output(held_out.predictions), np.asarray(held_out.label_ids))
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        logits, labels = first_output(prediction.predictions), np.asarray(prediction.label_ids)
-        scaled = scaled_metrics(logits, labels, problem_type, temperature)
-        return unscaled(prediction) | {"temperature": temperature} | scaled
-
-    trainer.compute_metrics = compute_metrics
-
-
-def report(trainer: Trainer, data: TextData, splits: dict[str, Dataset], mixup: MixupConfig | None) -> dict[str, Any]:
-    """Evaluate on the test split, else on the validation split; print a table and write `results.json`.
-
-    Args:
-        trainer (`Trainer`): after training.
-        data (`TextData`): the data, for the record.
-        splits (`dict[str, Dataset]`): the data, tokenised.
-        mixup (`MixupConfig`, *optional*): the mixup, for the record.
+    """Train the run that `prepare` made, save the plain model and its tokenizer, print a table, write `results.json`.
 
     Returns:
-        `dict[str, Any]`: what `results.json` in the output folder holds; a number that is not finite is `None`.
+        `dict[str, Any]`: what `results.json` holds: see `report`; `before`, the metrics of the untrained model, if
+            they are cheap; and `baseline`, what `train_without_mixup` found, if it was asked for.
     """
-    split = "test" if "test" in splits else "validation"
-    metrics = trainer.evaluate(splits[split], metric_key_prefix=split)
-    training = next((entry for entry in reversed(trainer.state.log_history) if "train_runtime" in entry), {})
-    results = {
-        "split": split,
-        "metrics": {name.removeprefix(f"{split}_"): value for name, value in metrics.items()},
-        "train": training,
-        "rows": {name: rows.num_rows for name, rows in splits.items()},
-        "dropped_rows": {name: len(rows) for name, rows in data.dropped.items()},
-        "problem_type": data.problem_type,
-        "label_names": data.label_names,
-        "mixup": mixup and mixup.to_dict(),
-        "seed": trainer.args.seed,
-        "diverged": not math.isfinite(metrics[f"{split}_loss"]),
-    }
-    results = known_to_json(results)
-    if trainer.is_world_process_zero():
-        text = json.dumps(results, indent=2, ensure_ascii=False)
-        with write_whole(Path(str(trainer.args.output_dir), "results.json")) as part:
-            part.write_text(text + "\n", encoding="utf-8")
-        print(format_table(results))
-        if results["diverged"]:
-            print(DIVERGED.format(split=split), file=sys.stderr)
+    trainer, args, parts = run.trainer, run.trainer.args, (run.data, run.splits)
+    if speaks(args):
+        print(writable(model_and_data(trainer, *parts, run.model_args, run.data_args)), flush=True)
+    with shown_progress(trainer, announce=lambda: length_and_mixup(trainer, run.model_args.mixup, run.mixup)):
+        before = MeasureBefore(trainer, run.splits)
+        trainer.add_callback(before)
+        trainer.train(resume_from_checkpoint=run.checkpoint)
+        if run.model_args.fit_temperature:
+            calibrate(trainer, run.splits["validation"], run.data.problem_type)
+        trainer.save_model()
+        trainer.save_state()
+        results = measure(trainer, *parts, run.mixup) | ({"before": before.metrics} if before.metrics else {})
+    write_results(trainer, results)
+    if run.model_args.baseline:
+        results["baseline"] = train_without_mixup(run)
+        write_results(trainer, results)
+    show_results(trainer, results)
+    if speaks(args):
+        print(writable(what_is_next(trainer, run.data, run.model_args.baseline)), flush=True)
     return results
 
 
+def train_without_mixup(run: Run) -> dict[str, Any]:
+    """The same training with mixup off, after that of the run: same seed, rows and updates; its model is not kept.
+
+    Returns:
+        `dict[str, Any]`: its `metrics` and `train`, as in the results of the run.
+    """
+    trainer: Any = run.trainer
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    args = copy.copy(trainer.args)
+    args.output_dir, args.report_to, args.push_to_hub = str(Path(args.output_dir, WITHOUT)), [], False
+    if not args.load_best_model_at_end:
+        args.save_strategy = SaveStrategy.NO
+    rows, group = trainer.trained_rows, trainer.mixup.config.group_column
+    splits = run.splits | {"train": rows if group is None else rows.remove_columns(group)}
+    set_seed(args.seed)
+    with library_bars(False):
+        model, tokenizer = build_model(run.model_args, run.data)
+    weights = trainer.mixup.config.class_weights
+    other = build_trainer(model, tokenizer, splits, args, None, run.data.problem_type, run.model_args, weights)
+    with shown_progress(other, "mixup off"):
+        other.train()
+        if run.model_args.fit_temperature:
+            calibrate(other, splits["validation"], run.data.problem_type)
+        found = measure(other, run.data, splits, None)
+    with suppress(OSError):
+        # Empty unless the best model was looked for among checkpoints.
+        Path(args.output_dir).rmdir()
+    return {name: found[name] for name in ("metrics", "train")}
+
+
 def quiet_other_processes(args: TrainingArguments) -> None:
-    """Only the first process of several speaks."""
+    """Only the first process of several speaks, and it as much as a given `log_level` says."""
+    if args.log_level != "passive":
+        logging.getLogger("hf_mixup").setLevel(args.get_process_log_level())
     if args.process_index != 0:
         logging.getLogger("hf_mixup").setLevel(logging.ERROR)
         set_verbosity_error()
 
 
-def load_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
+def load_data(
+    model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments, says_labels: bool = True
+) -> TextData:
     """The checked splits of a run, with class indices in the order of the model's own head if it has one.
+
+    If `says_labels`, a line says what was made of the label column.
 
     Raises:
         ValueError: for data that cannot be trained on, or a `metric_for_best_model` or temperature that they do not
@@ -198,6 +208,8 @@ def load_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
         known_labels=head_labels(model_args),
         needs_validation=evaluates,
     )
+    if says_labels:
+        logger.warning("%s", data.labels)
     if model_args.fit_temperature and data.problem_type == "regression":
         raise ValueError("fit_temperature=True: needs classes, and the labels are scores (regression).")
     check_measurable(data, data_args, evaluates)
@@ -254,12 +266,3 @@ def encode(
         )
         for name, rows in splits.items()
     }
-
-
-def known_to_json(value: Any) -> Any:
-    """The same with what JSON knows: numbers that are not finite become `None`, at any depth."""
-    if isinstance(value, Mapping):
-        return {name: known_to_json(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [known_to_json(one) for one in value]
-    return None if isinstance(value, Real) and not math.isfinite(value) else value

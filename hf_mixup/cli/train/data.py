@@ -38,6 +38,7 @@ class TextData:
         problem_type (`str`): as in a transformers config.
         label_names (`list[str]`): the classes in the order of their indices; empty for regression.
         dropped (`dict[str, list[int]]`): per split, the rows without text, counted from 1.
+        labels (`str`): what was made of the label column, in words.
     """
 
     splits: dict[str, Dataset]
@@ -45,6 +46,7 @@ class TextData:
     problem_type: str
     label_names: list[str]
     dropped: dict[str, list[int]]
+    labels: str = ""
 
 
 def load_splits(
@@ -85,7 +87,7 @@ def load_splits(
     else:
         multi_label = problem_type == "multi_label_classification"
         encoded, names = encode_classes(columns, delimiter, multi_label, known_labels)
-    logger.warning("%s", task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression))
+    labels = task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression)
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
     if data_args.shuffle_train_dataset:
@@ -95,7 +97,7 @@ def load_splits(
     splits = {name: first_rows(split, limits[name]) for name, split in encoded.items()}
     if problem_type != "regression":
         check_two_classes(splits["train"], label, names)
-    return TextData(splits, texts, problem_type, names, dropped)
+    return TextData(splits, texts, problem_type, names, dropped, labels)
 
 
 def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:

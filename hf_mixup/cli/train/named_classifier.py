@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,17 @@ from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.prior_bias import start_at_priors
 from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text
 from hf_mixup.evaluation.stored_temperature import FIELD
+from hf_mixup.forward.anatomy.host import LOAD_REPORT, LOADING_LOGGER
 
 logger = logging.getLogger(__name__)
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def head_labels(model_args: ModelArguments) -> list[str] | None:
     """The class names of a model that already is a classifier; `None` for one that gets a new head."""
     config = _own_config(model_args)
-    if not _keeps_head(model_args, config) or config.num_labels < 2:
+    if not keeps_head(model_args, config) or config.num_labels < 2:
         return None
     return [config.id2label[number] for number in range(config.num_labels)]
 
@@ -40,7 +44,8 @@ def _own_config(model_args: ModelArguments) -> Any:
         return AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
 
 
-def _keeps_head(model_args: ModelArguments, config: Any) -> bool:
+def keeps_head(model_args: ModelArguments, config: Any) -> bool:
+    """Whether a model with this config is a classifier that keeps its head."""
     is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
     return is_classifier and not model_args.ignore_mismatched_sizes
 
@@ -83,7 +88,7 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
     """The model, and the names of its parameters that are new."""
     names = data.label_names or ["LABEL_0"]
     own = _own_config(model_args)
-    if _keeps_head(model_args, own) and own.num_labels != len(names):
+    if keeps_head(model_args, own) and own.num_labels != len(names):
         found = f"{len(names)} classes" if data.label_names else "scores (regression)"
         raise ValueError(
             f"model_name_or_path={model_args.model_name_or_path!r}: its head has num_labels={own.num_labels}, but the "
@@ -103,11 +108,43 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
     options = _loading(model_args) | {"ignore_mismatched_sizes": model_args.ignore_mismatched_sizes}
     if model_args.attn_implementation:
         options["attn_implementation"] = model_args.attn_implementation
-    with _naming("model_name_or_path", path, attn_implementation=model_args.attn_implementation):
+    with (
+        _naming("model_name_or_path", path, attn_implementation=model_args.attn_implementation),
+        _reporting(gets_head=not keeps_head(model_args, own)) as loading,
+    ):
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, output_loading_info=True, **options
         )
-    return model, {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+        new = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+        loading |= {"backbone": f"{model.base_model_prefix}.", "new": new, "unexpected": loaded["unexpected_keys"]}
+    return model, new
+
+
+@contextmanager
+def _reporting(gets_head: bool) -> Iterator[dict[str, Any]]:
+    """Hold back what transformers reports of loading, unless it is about more than the new head.
+
+    The block fills the dict: the `backbone` of the names of its parameters, the `new` ones and the `unexpected` ones.
+    """
+    held: list[logging.LogRecord] = []
+    found: dict[str, Any] = {}
+
+    def passes(record: logging.LogRecord) -> bool:
+        is_report = LOAD_REPORT in record.getMessage()
+        held.extend([record] * is_report)
+        return not is_report
+
+    LOADING_LOGGER.addFilter(passes)
+    try:
+        yield found
+    finally:
+        LOADING_LOGGER.removeFilter(passes)
+        is_head = gets_head and found and not found["unexpected"] and found["backbone"] != "."
+        if not is_head or any(name.startswith(found["backbone"]) for name in found["new"]):
+            for record in held:
+                # transformers colors it, whatever it is written to.
+                record.msg, record.args = ESCAPES.sub("", record.getMessage()), ()
+                LOADING_LOGGER.handle(record)
 
 
 def model_path(model_args: ModelArguments) -> str:

@@ -158,7 +158,7 @@ OPTIONS: dict[str, Option] = {
     "torch_empty_cache_steps": Option("1 or more", checks.count(1)),
     "auto_find_batch_size": Option(compare="methods must share their batch size"),
     **_all("logging_strategy logging_first_step", Option(compare=_NO_LOGS)),
-    "logging_steps": Option("whole steps or a share of them", _interval, compare=_NO_LOGS),
+    "logging_steps": Option("whole steps or a share of them, 0.05 by default", _interval, compare=_NO_LOGS),
     "log_on_each_node": Option(),
     "logging_dir": Option("of transformers before 5.15", compare=_NO_LOGS),
     "logging_nan_inf_filter": Option("on the logged loss only", decision=NO_EFFECT),

@@ -20,6 +20,7 @@ IN_COMPARISON: dict[str, tuple[Any, ...]] = {
     "report_to": ("none", ["none"]),
     "lr_scheduler_type": tuple(item.value for item in SchedulerType if item not in FOLLOW_A_METRIC),
 }
+LOGGED_SHARE = 0.05
 DEFAULTS = {item.name: item.default for item in fields(TrainingArguments)}
 
 
@@ -27,7 +28,8 @@ def check_options(args: TrainingArguments, given: set[str]) -> None:
     """Check and complete the options of a run, before anything is loaded.
 
     Args:
-        args (`TrainingArguments`): `greater_is_better` and the mode of a schedule that follows a metric are set here.
+        args (`TrainingArguments`): `greater_is_better`, the mode of a schedule that follows a metric and, unless given,
+            `logging_steps` are set here.
         given (`set[str]`): the names that the user wrote, in a file or on the command line, with a value.
 
     Raises:
@@ -40,6 +42,9 @@ def check_options(args: TrainingArguments, given: set[str]) -> None:
     check_torch(args)
     check_accelerator(args)
     check_optimizer(args, given)
+    if args.logging_strategy == "steps" and "logging_steps" not in given:
+        # That of transformers is 500, so that a short training would show no loss.
+        args.logging_steps = LOGGED_SHARE
 
 
 def check_training_options(args: TrainingArguments, given: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -23,6 +24,8 @@ KERNELS_WITH_BIAS = ("eager", "sdpa")
 # Block arguments that are the same for every example of the probe and may differ in a batch (positions and segments
 # of the user's own); they mix on a line.
 LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")
+# Who reports, with these words, what a checkpoint lacks of a model or has besides.
+LOADING_LOGGER, LOAD_REPORT = logging.getLogger(PreTrainedModel.__module__), "LOAD REPORT"
 # Rates of layerdrop: the attribute of modules, the config's field that is read in each step, and those that are copied
 # when modules are made.
 LAYERDROP, COPIED_LAYERDROP = "layerdrop", ("encoder_layerdrop", "decoder_layerdrop")

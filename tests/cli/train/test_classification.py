@@ -244,7 +244,9 @@ def test_two_processes_print_and_write_once(arguments, tmp_path):
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("accuracy") == 1
+    for line in ("Model ", "Mixup ", "update 1 of 2: loss", "\naccuracy ", "Saved "):
+        assert done.stdout.count(line) == 1
     results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["before"]["nll"] != results["metrics"]["nll"]
     # 2 steps of 2 x 4 examples out of 36.
     assert results["train"]["epoch"] == pytest.approx(2 * 8 / 36, abs=0.05)
