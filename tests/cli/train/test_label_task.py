@@ -116,8 +116,8 @@ SAID = {
 def test_what_could_be_meant_otherwise_is_said(labelled, caplog, case):
     labels, options, message = SAID[case]
     with caplog.at_level(logging.WARNING):
-        labelled(labels, **options)
-    assert message in caplog.text
+        data = labelled(labels, **options)
+    assert message in caplog.text + data.labels
 
 
 REFUSED = {
