@@ -10,7 +10,7 @@ SMOKE := tests/test_host.py tests/test_mixup.py tests/forward/test_hooks.py test
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test slow lowest newest hosts clean
+.PHONY: quickstart test slow lowest newest hosts notebooks clean
 
 quickstart: $(DEMO)/installed
 	$(DEMO)/bin/hf-mixup train configs/quickstart.yaml
@@ -32,6 +32,9 @@ newest: $(NEWEST)/installed
 
 hosts: $(HOSTS:%=.venv/%/installed)
 	for host in $(HOSTS); do .venv/$$host/bin/python -m pytest -n 2 $(SMOKE) || exit 1; done
+
+notebooks: $(TEST)/installed
+	$(TEST)/bin/python -m tests.test_notebooks
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)

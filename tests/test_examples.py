@@ -102,7 +102,12 @@ def test_the_plain_script_stays_short():
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_imports_public_names_only(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    check_imports(path.read_text(encoding="utf-8"))
+
+
+def check_imports(source):
+    """Fail if a source imports what is not in the `__all__` of a package or module."""
+    for node in ast.walk(ast.parse(source)):
         assert not isinstance(node, ast.Import) or all(not name.name.startswith("hf_mixup") for name in node.names)
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hf_mixup"):
             public = getattr(import_module(str(node.module)), "__all__", ())
