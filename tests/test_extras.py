@@ -1,5 +1,6 @@
 """Training needs no package of an extra, and what needs one says how to install it."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -42,45 +43,84 @@ from hf_mixup.evaluation import compute_metrics_for
 """
 
 
-def run_blocked(code, folder, blocked=BLOCKED):
-    code = BLOCK.format(blocked=blocked, root=str(ROOT)) + code
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+# Each piece in turn, in one process: what it printed, and with which status it ended.
+RUN = """
+import contextlib, io, json, traceback
+
+ended = {{}}
+for name, code in {pieces!r}.items():
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            exec(code, {{}})
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+    ended[name] = status, out.getvalue(), err.getvalue()
+print(json.dumps(ended))
+"""
+
+
+def run_blocked(pieces, folder, blocked=BLOCKED):
+    """Of every piece of code its status, and what it wrote to both streams."""
+    code = BLOCK.format(blocked=blocked, root=str(ROOT)) + RUN.format(pieces=pieces)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def command(*words):
-    return f"from hf_mixup.cli.main import main\nsys.exit(main({list(words)}))"
+    return f"import sys\nfrom hf_mixup.cli.main import main\nsys.exit(main({list(words)}))"
 
 
-def test_training_needs_no_extra(tmp_path):
-    done = run_blocked(TRAIN, tmp_path)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "2 False", done.stderr
+@pytest.fixture(scope="module")
+def blocked(tmp_path_factory):
+    commands = {name: command(name, "x.yaml") for name in ("train", "compare", "report")}
+    pieces = {
+        "trainer": TRAIN,
+        "inspect": command("inspect", "bert"),
+        "env": command("env"),
+        "metrics": EVALUATE,
+    } | commands
+    return run_blocked(pieces, tmp_path_factory.mktemp("blocked"))
 
 
-def test_env_and_inspect_need_no_extra(tmp_path):
-    code = command("env").replace("sys.exit", "assert not ") + "\n" + command("inspect", "bert")
-    done = run_blocked(code, tmp_path)
-    assert done.returncode == 0 and "- attention kernels: " in done.stdout, done.stderr
-    assert "can be mixed at" in done.stdout
+def test_training_needs_no_extra(blocked):
+    status, out, err = blocked["trainer"]
+    assert status == 0 and out.splitlines()[-1] == "2 False", err
+
+
+def test_inspect_needs_no_extra(blocked):
+    status, out, err = blocked["inspect"]
+    assert status == 0 and "can be mixed at" in out, err
+
+
+def test_env_needs_no_extra(blocked):
+    status, out, err = blocked["env"]
+    assert status == 0 and "- attention kernels: " in out, err
 
 
 @pytest.mark.parametrize("name", ["train", "compare", "report"])
-def test_a_command_says_what_to_install(name, tmp_path):
-    done = run_blocked(command(name, "x.yaml"), tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
+def test_a_command_says_what_to_install(blocked, name):
+    status, out, err = blocked[name]
+    assert status == 2 and out == ""
+    (line,) = err.splitlines()
     assert line.startswith("error: sci") and line.endswith('is not installed: pip install "hf_mixup[cli]"')
 
 
 def test_a_report_says_that_it_needs_matplotlib(tmp_path):
-    done = run_blocked(command("report", str(write_comparison(tmp_path))), tmp_path, ("matplotlib",))
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == ['error: matplotlib is not installed: pip install "hf_mixup[plots]"']
+    piece = command("report", str(write_comparison(tmp_path)))
+    status, _, err = run_blocked({"report": piece}, tmp_path, ("matplotlib",))["report"]
+    assert status == 2
+    assert err.splitlines() == ['error: matplotlib is not installed: pip install "hf_mixup[plots]"']
 
 
-def test_metrics_say_what_to_install(tmp_path):
-    done = run_blocked(EVALUATE, tmp_path)
-    assert done.stdout == "False\n"
-    assert done.stderr.splitlines()[-1] == 'ModuleNotFoundError: scipy is not installed: pip install "hf_mixup[cli]"'
+def test_metrics_say_what_to_install(blocked):
+    _, out, err = blocked["metrics"]
+    assert out == "False\n"
+    assert err.splitlines()[-1] == 'ModuleNotFoundError: scipy is not installed: pip install "hf_mixup[cli]"'
 
 
 def test_what_is_not_blocked_comes_with_datasets():

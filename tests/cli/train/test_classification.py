@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -196,22 +197,32 @@ def test_a_temperature_of_scores_and_an_average_of_another_kind_are_refused(argu
 # ---- The example script ----
 
 
-def test_the_example_script_runs(arguments, tmp_path):
-    more = ("--mixup", "embed_mix", "--averaging", "ema", "--fit_temperature", "true")
-    command = [sys.executable, str(EXAMPLE), *arguments(*more)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout and "nll_scaled" in done.stdout
+@pytest.fixture
+def run_example(arguments, monkeypatch):
+    """Runs the script in this process with more arguments."""
+
+    def run(*more):
+        monkeypatch.setattr("sys.argv", [str(EXAMPLE), *arguments(*more)])
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+
+    return run
+
+
+def test_the_example_script_runs(run_example, tmp_path, capsys):
+    run_example("--mixup", "embed_mix", "--averaging", "ema", "--fit_temperature", "true")
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed and "nll_scaled" in printed
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["mixup"] is not None and results["split"] == "validation"
     assert (tmp_path / "out/trainer_state.json").is_file()
 
 
-def test_the_example_script_ends_with_one_line_on_bad_input(arguments):
-    command = [sys.executable, str(EXAMPLE), *arguments("--mixup.alpha", "0")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: mixup.alpha=0") and "Traceback" not in done.stderr
+def test_the_example_script_ends_with_one_line_on_bad_input(run_example, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_example("--mixup.alpha", "0")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith("error: mixup.alpha=0") and "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", ["eager", "sdpa"])
