@@ -79,7 +79,7 @@ class Progress(TrainerCallback):
             return
         self.start = time.monotonic()
         if self.is_live:
-            shape = {"initial": self.first, "total": state.max_steps, "dynamic_ncols": True, "unit": " updates"}
+            shape = {"initial": self.first, "total": state.max_steps, "dynamic_ncols": True, "unit": "update"}
             self.bar = tqdm(desc=self.name or "training", file=sys.stdout, **shape)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
