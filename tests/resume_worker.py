@@ -3,7 +3,6 @@
 """
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ import signal
 import torch
 from transformers import TrainerCallback
 
-from tests.distributed.launch import SERVER
+from tests.distributed.launch import SERVER, begin
 from tests.plain_config import PLAIN
 from tests.toy_runs import examples, make_trainer
 from tests.zoo import toy_model
@@ -52,16 +51,14 @@ def train(folder, resume=None, kill=None, mixup=MIXUP, batch=4, **options):
 
 def in_a_new_process(*args, **options):
     """The exit code of `train` in a process of its own."""
-    process = SERVER.Process(target=_train_in_one_thread, args=args, kwargs=options)
+    process = SERVER.Process(target=_begin_and_train, args=args, kwargs=options)
     process.start()
     process.join(300)
     return process.exitcode
 
 
-def _train_in_one_thread(*args, **options):
-    torch.set_num_threads(1)
-    # What was imported is left out of the garbage that Trainer collects before each training.
-    gc.freeze()
+def _begin_and_train(*args, **options):
+    begin()
     train(*args, **options)
 
 

@@ -37,12 +37,19 @@ def on_two_ranks(function, *args, timeout=150):
     return returned
 
 
+def begin():
+    """What a process of the server does first, to be like any other."""
+    # Otherwise the workers of its data loaders come from a server of their own, which imports everything anew.
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
+    # What was imported is left out of the garbage that Trainer collects before each training.
+    gc.freeze()
+
+
 def _rank(rank, function, args, folder, timeout):
     with open(f"{folder}/stacks-{rank}", "w") as stacks:
         faulthandler.dump_traceback_later(0.9 * timeout, file=stacks)
-        torch.set_num_threads(1)
-        # What was imported is left out of the garbage that Trainer collects before each training.
-        gc.freeze()
+        begin()
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "1"}
         who = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": WORLD}
         os.environ.update(where | {name: str(value) for name, value in who.items()})
