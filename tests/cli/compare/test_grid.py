@@ -100,6 +100,7 @@ def test_a_comparison_comes_back_from_its_own_dict():
         ({"measures": ["boundry"]}, "measures='boundry': .* Did you mean 'boundary'"),
         ({"workers": 0}, "workers=0: expected a whole number of 1 or more"),
         ({"seed": 3}, "seed=3: the comparison sets it"),
+        ({"baseline": True}, "baseline=True: the comparison sets it"),
         ({"seeds": 5}, r"seeds=5: expected a list, such as \[0, 1, 2\]"),
         ({"methods": ["none", "tmix", "tmix"]}, "methods: 'tmix' is there twice"),
         (
