@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 # What stands in the cell that is tagged "parameters", for a run of seconds.
 SMALL = {
     "trainer_to_mixup_trainer": {"PER_CLASS": 8, "HELD_OUT": 8, "TEST": 16, "STEPS": 2},
+    "what_mixup_does": {"DRAWS": 100, "STEPS": 1, "PAIRS": 2, "POINTS": 3},
     "compare_on_your_csv": {"ROWS": 60, "PER_CLASS": 4, "STEPS": 1, "SEEDS": [0]},
 }
 # A kernel imports torch anew, and a comparison three times: CI runs the notebook that uses most of the package.
