@@ -10,7 +10,7 @@ SMOKE := tests/test_host.py tests/test_mixup.py tests/forward/test_hooks.py test
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: quickstart test slow lowest newest hosts notebooks clean
+.PHONY: quickstart test docs slow lowest newest hosts notebooks clean
 
 quickstart: $(DEMO)/installed
 	$(DEMO)/bin/hf-mixup train configs/quickstart.yaml
@@ -20,6 +20,9 @@ test: $(TEST)/installed
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
 	$(TEST)/bin/python -m pytest -n 2
+
+docs: $(TEST)/installed
+	$(TEST)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 slow: $(TEST)/installed
 	$(TEST)/bin/python -m pytest -m slow
@@ -43,7 +46,7 @@ $(DEMO)/installed: pyproject.toml constraints.txt
 
 $(TEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plots,test,trainers,dev]'
+	$(TEST)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plots,test,trainers,docs,dev]'
 	touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
@@ -63,4 +66,4 @@ $(HOSTS:%=.venv/%/installed): .venv/%/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist docs/_build *.egg-info
