@@ -13,8 +13,11 @@ from torch import distributed
 from torch.multiprocessing import start_processes
 
 WORLD = 2
-# Imported once, in the server that ranks are forked from.
-multiprocessing.set_forkserver_preload(["hf_mixup", "tests.toy_runs", "torch.distributed.fsdp"])
+# Processes of it are forked from a server that has imported these once.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["hf_mixup", "hf_mixup.cli.compare.compare", "tests.resume_worker", "torch.distributed.fsdp"]
+)
 
 
 def on_two_ranks(function, *args, timeout=150):

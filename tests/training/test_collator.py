@@ -1,10 +1,6 @@
 """Mixing in the collator: with a plain Trainer, with a loop, in workers; and what is refused."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +16,7 @@ from hf_mixup.plan.boxes import swap_boxes
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.planner import Planner
 from hf_mixup.training.collator_callback import collators_in
+from tests.distributed.launch import SERVER
 from tests.plain_config import PLAIN
 from tests.toy_runs import CLASSES, arguments, collate, examples, one_hot, same_weights, steady_bert, two_term
 from tests.zoo import WIDTH
@@ -206,19 +203,19 @@ def test_a_collator_alone_is_refused_before_the_first_step(tmp_path, head, worke
     assert_refused(trainer, config, lambda: trainer.predict(trainer.eval_dataset))
 
 
+def make_a_collator_after_the_trainer(folder):
+    trainer = Trainer(model=steady_bert(), args=arguments(folder), train_dataset=examples())
+    trainer.data_collator = MixupCollator(collate, "span_mix", 3)
+    with pytest.raises(ValueError, match="data_collator: a MixupCollator alone"):
+        trainer.train()
+
+
 def test_a_collator_that_is_made_after_the_trainer_is_refused_as_well(tmp_path):
-    script = """
-import pytest
-from transformers import Trainer
-from hf_mixup import MixupCollator
-from tests.toy_runs import arguments, collate, examples, steady_bert
-trainer = Trainer(model=steady_bert(), args=arguments("out"), train_dataset=examples())
-trainer.data_collator = MixupCollator(collate, "span_mix", 3)
-with pytest.raises(ValueError, match="data_collator: a MixupCollator alone"):
-    trainer.train()
-"""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+    # In a process in which none was made before.
+    process = SERVER.Process(target=make_a_collator_after_the_trainer, args=(tmp_path,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
 
 
 def test_a_collator_alone_is_refused_by_an_evaluation_on_start(tmp_path):
