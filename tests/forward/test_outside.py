@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, ViTC
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
 from hf_mixup.cli.demo import load_dataset, model_path
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
+from hf_mixup.forward.anatomy.probe import trace
 from tests.hosts import BEFORE_5_15
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments, examples, make_trainer, steady_bert, training_inputs
@@ -34,8 +35,11 @@ def remembering(model, site, lam=None, layer=None, **fields):
     return Mixup(model, plain_config(site=site, layers=layers, partner="previous_batch", lam=lam, **fields))
 
 
-def run(mixup, model, inputs, label=0):
+def run(mixup, model, inputs, label=0, lam=None):
     plan = mixup.draw(inputs, labels=torch.full((len(inputs["input_ids"]),), label))
+    if lam is not None:
+        # In place: it is this plan by which the batch is remembered.
+        plan.lam.fill_(lam)
     with mixup.apply(plan, inputs):
         logits = model(**inputs).logits
     return plan, logits
@@ -47,7 +51,7 @@ def clean(model, inputs):
 
 
 def layers_of(model, site):
-    return range(Mixup(model, PLAIN | {"site": "pooled"}).prepare().depth) if site == "hidden" else [None]
+    return range(trace(model).depth) if site == "hidden" else [None]
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -58,15 +62,15 @@ def test_with_the_text_before_it_is_exact_at_both_ends(family, site):
         with pytest.raises(ValueError, match="position_bias: holds the mask of the batch alone"):
             remembering(model, site)
         return
+    logits_of = [clean(model, text) for text in texts]
     for layer in layers_of(model, site):
-        for lam in (0.0, 1.0):
-            mixup = remembering(model, site, lam, layer, memory=1)
-            with torch.no_grad():
-                run(mixup, model, texts[0])
-                for before, text in zip(texts, texts[1:], strict=False):
-                    plan, logits = run(mixup, model, text)
-                    assert plan.outside is not None and plan.partner.tolist() == [1]
-                    torch.testing.assert_close(logits, clean(model, text if lam else before), rtol=1e-4, atol=1e-5)
+        mixup = remembering(model, site, 0.5, layer, memory=1)
+        with torch.no_grad():
+            run(mixup, model, texts[0])
+            for before, own, lam in [(0, 1, 0.0), (1, 2, 0.0), (2, 3, 0.0), (3, 1, 1.0), (1, 2, 1.0), (2, 3, 1.0)]:
+                plan, logits = run(mixup, model, texts[own], lam=lam)
+                assert plan.outside is not None and plan.partner.tolist() == [1]
+                torch.testing.assert_close(logits, logits_of[own if lam else before], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("site", SITES)
