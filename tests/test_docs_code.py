@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments, default_data_collator
 
 from hf_mixup import Mixup, MixupTrainer
+from hf_mixup.cli.compare.options import read_comparison, read_part
 from hf_mixup.cli.main import _parser
 from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, parse
 from tests.toy_runs import arguments, collate, examples, make_trainer, steady_bert
@@ -23,6 +24,8 @@ WITH_PYTHON = sorted(name for name, text in PAGES.items() if "```python\n" in te
 # Pages that have a test of their own.
 ELSEWHERE = {
     "README.md": "tests/test_readme.py",
+    "choosing.md": "tests/test_readme.py",
+    "images_and_sounds.md": "tests/test_readme.py",
     "how_it_works.md": "tests/plan/test_mixup_plan.py",
     "migration.md": "tests/test_migration_doc.py",
     "own_trainer.md": "tests/test_own_trainer_doc.py",
@@ -163,6 +166,10 @@ def test_a_command_exists(words, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     if words[:2] == ["hf-mixup", "train"]:
         parse([*words[2:], "--output_dir", str(tmp_path), "--use_cpu", "true"])
+    elif words[:2] == ["hf-mixup", "compare"]:
+        options, others = _parser().parse_known_args(words[1:])
+        read_part(options.part)
+        read_comparison(options.config, others)
     elif words[0] == "hf-mixup":
         _parser().parse_args(words[1:])
     elif words[0] == "make":
