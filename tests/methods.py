@@ -307,7 +307,7 @@ def table() -> str:
 
 def wrapped(item: str) -> str:
     """An item of a list in lines of the width of the docs."""
-    return fill(item, 140, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return fill(item, 100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def notes() -> str:
