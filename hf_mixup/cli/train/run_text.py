@@ -72,7 +72,7 @@ def length_and_mixup(trainer: Any, spec: Any, mixup: MixupConfig | None) -> str:
     rows = trainer.trained_rows.num_rows
     epochs = state.max_steps * batch / rows
     times = f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2f}"
-    length = f"{state.max_steps:,} updates of {batch} rows, {times} times over {rows:,} rows"
+    length = f"{state.max_steps:,} updates of {batch} rows, {times} epochs of {rows:,} rows"
     done = f"; {state.global_step:,} are done" if state.global_step else ""
     return "\n".join(
         [_line("Length", f"{length}, on {args.device}{done}"), _line("Mixup", _mixup_words(trainer, spec, mixup))]

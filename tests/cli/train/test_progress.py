@@ -21,7 +21,7 @@ HEAD = """\
 Model   toy, BertForSequenceClassification with 5,618 parameters, a new head
 Data    train.csv, 40 train, 64 validation, 32 test rows; label column 'label': 2 classes ('bad',
         'good')
-Length  8 updates of 8 rows, 1.6 times over 40 rows, on cpu
+Length  8 updates of 8 rows, 1.6 epochs of 40 rows, on cpu
 Mixup   fixed - with a random text of the batch, after any layer
 """
 LINES = """\
