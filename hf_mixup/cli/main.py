@@ -111,7 +111,7 @@ def _add_comparison(commands: Any) -> None:
         description="Train a baseline and other methods over seeds and training-set sizes, with the same number of\n"
         "updates, and compare them on a test split. What is finished stays: the same command resumes after an\n"
         "interruption. The YAML file holds the fields of `hf-mixup train` and those of a comparison: methods,\n"
-        "train_sizes, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.\n"
+        "train_sizes, balanced, seeds, label_noise, select_by, measures, measured_samples, outliers, workers.\n"
         "Options after it win: --any_field value; --train_file takes the place of a dataset in the file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -31,11 +31,15 @@ class Pictured:
         results (`pandas.DataFrame`): see `hf_mixup.cli.compare.table.collect`.
         summary (`pandas.DataFrame`): see `hf_mixup.cli.compare.table.summarise`.
         runs (`list[dict]`): see `hf_mixup.cli.compare.table.load_runs`; not empty.
+        balanced (`bool`, defaults to `True`): as in the comparison.
     """
 
-    def __init__(self, results: pd.DataFrame, summary: pd.DataFrame, runs: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, results: pd.DataFrame, summary: pd.DataFrame, runs: list[dict[str, Any]], balanced: bool = True
+    ) -> None:
         self.results, self.summary, self.runs = results, summary, runs
         self.problem_type = runs[0]["problem_type"]
+        self.per_class = balanced and self.problem_type == "single_label_classification"
         self.methods = list(results["method"].unique())
         self.baseline = self.methods[0]
         self.main = [name for name in MAIN_METRICS[self.problem_type] if (results["metric"] == name).any()]
@@ -45,11 +49,11 @@ class Pictured:
         self.noise = min(results["label_noise"])
         # Every size and label noise, and how they are called.
         pairs = summary[SETTING].drop_duplicates().itertuples(index=False)
-        self.settings = [(int(size), noise, setting_name(size, noise, self.problem_type)) for size, noise in pairs]
+        self.settings = [(int(size), noise, setting_name(size, noise, self.per_class)) for size, noise in pairs]
 
     def name(self, size: int) -> str:
         """A size at the lowest label noise, in words."""
-        return setting_name(size, self.noise, self.problem_type)
+        return setting_name(size, self.noise, self.per_class)
 
     def title(self, metric: str) -> str:
         """What was found about a metric at the smallest size."""

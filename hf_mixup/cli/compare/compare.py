@@ -55,8 +55,7 @@ def compare(comparison: Comparison, part: int = 1, parts: int = 1) -> list[Cell]
         parts (`int`, defaults to 1): how many there are.
 
     Returns:
-        `list[Cell]`: the runs that failed, each of which left its error in `error.txt` in its folder; and those that
-            another process was still running.
+        `list[Cell]`: the runs that failed, each of which left its error in `error.txt` in its folder.
 
     Raises:
         ValueError: for something that cannot work, before the first run; for a folder that holds another comparison,
@@ -79,7 +78,16 @@ def compare(comparison: Comparison, part: int = 1, parts: int = 1) -> list[Cell]
     except Timeout as error:
         which = "another comparison" if parts == 1 else f"part {part}/{parts} of the comparison"
         raise ValueError(f"output_dir={str(folder)!r}: {which} is running in it.") from error
-    return [cell for cell in failed if read_run(folder, cell) is None]
+    return [cell for cell in failed if read_run(folder, cell) is None and not runs_elsewhere(folder, cell)]
+
+
+def runs_elsewhere(folder: Path, cell: Cell) -> bool:
+    """Whether another process runs a cell."""
+    try:
+        with FileLock(folder / "runs" / cell.name / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def asked_of_all(comparison: Comparison, folder: Path, data: str | None = None) -> dict[str, Any]:
@@ -190,7 +198,7 @@ def run_pool(
         numbers.put(number)
     pool = ProcessPoolExecutor(workers, context, start_worker, (numbers, *share, os.getpid()))
     with interrupts_ignored():
-        runs: dict[Future[None], Cell] = {
+        runs: dict[Future[str], Cell] = {
             pool.submit(run_one, comparison, cell, folder / "runs" / cell.name): cell for cell in missing
         }
     try:
@@ -200,9 +208,10 @@ def run_pool(
                 progress.write("A worker was killed, perhaps for want of memory; what is missing is run again.")
                 break
             progress.update()
-            if error is not None:
+            reason = run.result() if error is None else f"failed: {error}"
+            if reason:
                 failed.append(runs[run])
-                progress.write(f"{runs[run].name} failed: {error}")
+                progress.write(f"{runs[run].name} {reason}")
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.terminate()
@@ -252,18 +261,18 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
-def run_one(comparison: Comparison, cell: Cell, folder: Path) -> None:
-    """One cell, unless another process runs it; what goes wrong is written beside it."""
+def run_one(comparison: Comparison, cell: Cell, folder: Path) -> str:
+    """One cell; what goes wrong is written beside it. Returns why it was left to another process, if it was."""
     folder.mkdir(parents=True, exist_ok=True)
     error = folder / "error.txt"
     try:
         with FileLock(folder / LOCK, timeout=0):
-            if (folder / RESULT).is_file():
-                return
-            run_cell(comparison, cell, folder)
-            error.unlink(missing_ok=True)
+            if not (folder / RESULT).is_file():
+                run_cell(comparison, cell, folder)
+                error.unlink(missing_ok=True)
+        return ""
     except Timeout:
-        raise RuntimeError("another process is running it") from None
+        return "is left to the process that is running it"
     except Exception as reason:
         error.write_text(traceback.format_exc(), encoding="utf-8")
         # Not every exception survives the way to another process.

@@ -65,10 +65,9 @@ def metric_name(metric: str) -> str:
     return f"{NAMES.get(found['metric'], found['metric'])} ({found['kind']} {found['strength']})"
 
 
-def setting_name(size: int, noise: float, problem_type: str) -> str:
-    """How a size and a label noise are called in text."""
-    rows = f"{size} training row{'s' * (size != 1)}"
-    rows += " per class" if problem_type == "single_label_classification" else ""
+def setting_name(size: int, noise: float, per_class: bool) -> str:
+    """How a size and a label noise are called in text; `per_class` says of what the size is."""
+    rows = f"{size} training row{'s' * (size != 1)}" + " per class" * per_class
     return rows + (f", {100 * noise:g} % wrong labels" if noise else "")
 
 

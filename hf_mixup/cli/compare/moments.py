@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
@@ -51,7 +51,7 @@ class BestWeights(TrainerCallback):
 
     def __init__(self, trainer: Trainer, rows: Dataset, problem_type: str) -> None:
         self.trainer, self.rows, self.problem_type = trainer, rows, problem_type
-        self.loss, self.weights = math.inf, dict[str, torch.Tensor]()
+        self.loss, self.weights = math.inf, dict[str, Any]()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Keep the weights if the development loss is the lowest so far."""
@@ -61,12 +61,13 @@ class BestWeights(TrainerCallback):
             loss = loss_of(self.problem_type, *predict(self.trainer, self.rows))
         if loss < self.loss:
             self.loss = loss
-            self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+            self.weights = copy.deepcopy(model.state_dict())
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Take the weights that were kept. None were if every loss was infinite or no number."""
         if self.weights:
             model.load_state_dict(self.weights)
+            self.weights = {}
 
 
 def moments(steps: int, number: int) -> set[int]:

@@ -12,6 +12,8 @@ from hf_mixup.cli.train.arguments import read_yaml
 from hf_mixup.config.files import load_yaml
 
 OWN = {item.name for item in fields(Comparison)}
+# Of the comparison's own fields; those of its runs are text, too, unless they say otherwise.
+TEXTS = ("outliers", "output_dir", "select_by")
 LISTS = ("methods", "seeds", "train_sizes", "label_noise", "measures")
 # What a field takes the place of: data of the other kind, and what was said of the dataset that was named.
 OF_DATASET = ("dataset_config_name", "train_split_name", "validation_split_name", "test_split_name")
@@ -45,7 +47,7 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
     found: dict[str, list[str]] = {}
     open_to: list[str] | None = None
     for word in words:
-        if word.startswith("--"):
+        if word.startswith("--") and word != "--":
             option, equals, value = word[2:].partition("=")
             values = found[option.replace("-", "_")] = [value] if equals else []
             open_to = None if equals else values
@@ -57,8 +59,12 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(name: str, words: Sequence[str]) -> Any:
+    if name in TEXTS and len(words) == 1:
+        return words[0]
+    if name in LISTS and words == [""]:
+        return []
     values = [_typed(word, name in OWN) for word in words] or [True]
-    is_list = len(values) > 1 or (name in LISTS and not isinstance(values[0], list))
+    is_list = len(values) > 1 or (name in LISTS and not isinstance(values[0], (list, dict)))
     return values if is_list else values[0]
 
 

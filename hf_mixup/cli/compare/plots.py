@@ -209,8 +209,7 @@ def sizes(pictured: Pictured) -> Figure | None:
         axis.set_xticks(pictured.sizes, [str(size) for size in pictured.sizes])
         axis.minorticks_off()
         unit = " (nats)" if metric == "nll" else ""
-        per_class = " per class" if pictured.problem_type == "single_label_classification" else ""
-        axis.set(xlabel=f"training rows{per_class}", ylabel=f"{metric_name(metric)}{unit}")
+        axis.set(xlabel="training rows" + " per class" * pictured.per_class, ylabel=f"{metric_name(metric)}{unit}")
     return titled(figure, pictured.title(pictured.main[0]), legend=True)
 
 
@@ -248,14 +247,14 @@ def memorised(pictured: Pictured) -> Figure | None:
                 if len(values):
                     mean, low, high = mean_and_interval(values, (0, 1))
                     axis.errorbar(mean, place, xerr=[[mean - low], [high - mean]], **pictured.style(method))
-            axis.set_title(setting_name(size, share, pictured.problem_type), loc="left", fontsize=9)
+            axis.set_title(setting_name(size, share, pictured.per_class), loc="left", fontsize=9)
             axis.set_yticks(range(len(methods)), [pictured.label(method) for method in methods])
         row[0].set_ylim(len(methods) - 0.5, -0.5)
     for axis in axes[-1]:
         axis.set_xlabel("memorised wrong labels (share)")
     size, share = pictured.sizes[0], shares[-1]
     title = finding(pictured.summary, "memorised", pictured.baseline, size, share)
-    return titled(figure, f"{title} ({setting_name(size, share, pictured.problem_type)})")
+    return titled(figure, f"{title} ({setting_name(size, share, pictured.per_class)})")
 
 
 PICTURES: dict[str, Callable[[Pictured], Figure | None]] = {

@@ -104,7 +104,7 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     asked = read_asked(folder)
     results, summary = write_tables(folder)
-    pictured = Pictured(results, summary, load_runs(folder))
+    pictured = Pictured(results, summary, load_runs(folder), asked.get("balanced", True))
     drawn = figures(pictured)
     target = folder / "report"
     target.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from contextlib import suppress
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,12 @@ def finish(run: Run) -> dict[str, Any]:
         trainer.save_state()
         results = measure(trainer, *parts, run.mixup) | ({"before": before.metrics} if before.metrics else {})
     write_results(trainer, results)
-    if run.model_args.baseline:
-        results["baseline"] = train_without_mixup(run)
-        write_results(trainer, results)
-    show_results(trainer, results)
+    try:
+        if run.model_args.baseline:
+            results["baseline"] = train_without_mixup(run)
+            write_results(trainer, results)
+    finally:
+        show_results(trainer, results)
     if speaks(args):
         print(writable(what_is_next(trainer, run.data, run.model_args.baseline)), flush=True)
     return results
@@ -159,6 +161,7 @@ def train_without_mixup(run: Run) -> dict[str, Any]:
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
     args = copy.copy(trainer.args)
+    was_there = Path(args.output_dir, WITHOUT).exists()
     args.output_dir, args.report_to, args.push_to_hub = str(Path(args.output_dir, WITHOUT)), [], False
     if not args.load_best_model_at_end:
         args.save_strategy = SaveStrategy.NO
@@ -174,9 +177,9 @@ def train_without_mixup(run: Run) -> dict[str, Any]:
         if run.model_args.fit_temperature:
             calibrate(other, splits["validation"], run.data.problem_type)
         found = measure(other, run.data, splits, None)
-    with suppress(OSError):
-        # Empty unless the best model was looked for among checkpoints.
-        Path(args.output_dir).rmdir()
+    if not was_there and args.process_index == 0:
+        # The checkpoints among which the best model was looked for.
+        shutil.rmtree(args.output_dir, ignore_errors=True)
     return {name: found[name] for name in ("metrics", "train")}
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def keeps_head(model_args: ModelArguments, config: Any) -> bool:
     """Whether a model with this config is a classifier that keeps its head."""
     is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
     return is_classifier and not model_args.ignore_mismatched_sizes
+
+
+def gets_new_head(model_args: ModelArguments, labels: int) -> bool:
+    """Whether the model of a run has a head of its own for as many labels, or gets a new one."""
+    config = _own_config(model_args)
+    return not keeps_head(replace(model_args, ignore_mismatched_sizes=False), config) or config.num_labels != labels
 
 
 def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

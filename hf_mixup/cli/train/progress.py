@@ -62,6 +62,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, is_live: bool, name: str = "", announce: Callable[[], str] | None = None) -> None:
         self.is_live, self.name, self.announce = is_live, name, announce
+        self._prefix = f"{name}: " if name else ""
         self.bar: tqdm | None = None
         self.evaluation: tqdm | None = None
         self.start: float | None = None
@@ -92,7 +93,7 @@ class Progress(TrainerCallback):
         logs = logs or {}
         found = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
         if found:
-            self._say(f"update {state.global_step}: evaluation: {_numbers(found)}")
+            self._say(f"{self._prefix}update {state.global_step}: evaluation: {_numbers(found)}")
         if "loss" not in logs:
             return
         said = f"loss {logs['loss']:.4f}"
@@ -104,7 +105,7 @@ class Progress(TrainerCallback):
             done = max(state.global_step - self.first, 1)
             left = (time.monotonic() - (self.start or 0)) / done * (state.max_steps - state.global_step)
             self._say(
-                f"{self.name and f'{self.name}: '}update {state.global_step} of {state.max_steps}: {said}, "
+                f"{self._prefix}update {state.global_step} of {state.max_steps}: {said}, "
                 f"{tqdm.format_interval(left)} left"
             )
 

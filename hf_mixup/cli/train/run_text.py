@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.data import TextData
-from hf_mixup.cli.train.named_classifier import keeps_head
+from hf_mixup.cli.train.named_classifier import gets_new_head
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields
@@ -49,7 +49,7 @@ def model_and_data(
     model = trainer.model
     count = sum(weight.numel() for weight in model.parameters())
     size = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
-    head = "the head that it has" if keeps_head(given, model.config) else "a new head"
+    head = "a new head" if gets_new_head(given, model.config.num_labels) else "the head that it has"
     rows = ", ".join(f"{split.num_rows:,} {name}" for name, split in splits.items())
     source = of.dataset_name or of.train_file
     return "\n".join(

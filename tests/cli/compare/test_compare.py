@@ -19,7 +19,7 @@ import torch
 import yaml
 from filelock import FileLock
 
-from hf_mixup.cli.compare.compare import asked_of_all, run_one, start_worker, visible_gpus
+from hf_mixup.cli.compare.compare import asked_of_all, run_one, runs_elsewhere, start_worker, visible_gpus
 from hf_mixup.cli.compare.options import read_comparison
 from hf_mixup.cli.compare.table import write_tables
 from hf_mixup.cli.main import main
@@ -298,8 +298,10 @@ def test_a_run_of_another_process_is_left_to_it(toy_comparison, tmp_path):
     comparison = read_comparison(toy_comparison(seeds=[0], max_steps=2))
     folder = tmp_path / "out/runs" / comparison.cells()[0].name
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(RuntimeError, match="another process is running it"):
-        run_one(comparison, comparison.cells()[0], folder)
+    assert not runs_elsewhere(tmp_path / "out", comparison.cells()[0])
+    with FileLock(folder / ".lock"):
+        assert run_one(comparison, comparison.cells()[0], folder) == "is left to the process that is running it"
+        assert runs_elsewhere(tmp_path / "out", comparison.cells()[0])
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 

@@ -41,7 +41,17 @@ def test_fields_of_the_comparison_have_their_types():
     assert read_options(words) == found
 
 
-@pytest.mark.parametrize("words", [["out"], ["--max_steps=1", "2"]])
+def test_names_of_files_are_text_and_lists_may_be_empty():
+    assert read_options(["--outliers", "texts #2.csv", "--output_dir", "10:30"]) == {
+        "outliers": "texts #2.csv",
+        "output_dir": "10:30",
+    }
+    assert read_options(["--measures="]) == {"measures": []}
+    methods = {"none": None, "a": {"mixup": "tmix"}}
+    assert read_options(["--methods", "{none: , a: {mixup: tmix}}"]) == {"methods": methods}
+
+
+@pytest.mark.parametrize("words", [["out"], ["--max_steps=1", "2"], ["--"]])
 def test_words_without_an_option_are_refused(words):
     with pytest.raises(ValueError, match="options are written --field value"):
         read_options(words)

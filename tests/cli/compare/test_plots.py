@@ -173,3 +173,11 @@ def test_a_ninth_method_looks_like_no_other(tmp_path):
         str({name: look for name, look in data.style(method).items() if name != "label"}) for method in data.methods
     }
     assert len(looks) == 12
+
+
+def test_rows_of_whatever_class_are_not_counted_per_class(tmp_path):
+    folder = write_comparison(tmp_path)
+    results = collect(folder)
+    loose = Pictured(results, summarise(results, "none"), load_runs(folder), balanced=False)
+    assert pictured(folder).name(20) == "20 training rows per class" and loose.name(20) == "20 training rows"
+    assert figures(loose)["sizes"].axes[0].get_xlabel() == "training rows"

@@ -192,6 +192,31 @@ def test_the_baseline_is_the_same_training_with_mixup_off(folder, capsys):
     assert "mixup off: update 8 of 8: loss" in printed and "--baseline" not in printed
 
 
+def test_the_checkpoints_of_a_baseline_do_not_stay(folder):
+    best = ["--load_best_model_at_end", "true", "--eval_strategy", "steps", "--eval_steps", "4", "--save_steps", "4"]
+    assert (
+        train("--mixup", "tmix", "--baseline", "true", "--overwrite_output_dir", *best, "--save_strategy", "steps") == 0
+    )
+    assert not (folder / "out" / "mixup_off").exists() and (folder / "out" / "checkpoint-8").is_dir()
+
+
+def test_a_baseline_that_fails_leaves_the_table_of_the_run(folder, capsys, monkeypatch):
+    def fail(run):
+        raise FloatingPointError("the loss is not finite")
+
+    monkeypatch.setattr("hf_mixup.cli.train.classification.train_without_mixup", fail)
+    assert train("--mixup", "tmix", "--baseline", "true") == 2
+    assert "test, 32 rows     before      after\n" in capsys.readouterr().out
+
+
+def test_a_head_that_fits_is_not_called_new(folder, capsys):
+    assert train("--mixup", "none") == 0
+    assert "parameters, a new head" in " ".join(capsys.readouterr().out.split())
+    words = ["--model_name_or_path", "out", "--output_dir", "again", "--ignore_mismatched_sizes", "true"]
+    assert train("--mixup", "none", *words) == 0
+    assert "parameters, the head that it has" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_baseline_trains_on_the_rows_that_were_not_held_out(folder):
     held = ["--mixup", "default", "--mixup.check_rows", "4", "--num_train_epochs", "1", "--max_steps", "-1"]
     both = results_of(train(*held, "--baseline", "true", "--per_device_train_batch_size", "4", has_validation=False))
