@@ -135,7 +135,7 @@ def _compare(options: argparse.Namespace, words: Sequence[str]) -> int:
         from hf_mixup.cli.compare.findings import format_summary
         from hf_mixup.cli.compare.options import read_comparison, read_part
         from hf_mixup.cli.compare.runs import missing_runs
-        from hf_mixup.cli.compare.statistics import MAIN_METRICS
+        from hf_mixup.cli.compare.statistics import FEWEST, MAIN_METRICS
         from hf_mixup.cli.compare.table import write_tables
 
         given = {name: getattr(options, name) for name in ("output_dir", "seeds", "workers")}
@@ -143,6 +143,8 @@ def _compare(options: argparse.Namespace, words: Sequence[str]) -> int:
         part, parts = read_part(options.part)
         comparison = read_comparison(options.config, words, changes)
         quiet()
+        if len(comparison.seeds) < FEWEST:
+            print(f"seeds={comparison.seeds}: a verdict needs at least {FEWEST}", file=sys.stderr)
         failed = compare(comparison, part, parts)
         folder = comparison.output_dir
         summary = write_tables(folder)[1]

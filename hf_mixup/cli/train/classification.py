@@ -30,6 +30,7 @@ from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_i
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
+from hf_mixup.forward.anatomy.unsupported import refuse_kernel
 from hf_mixup.training.checkpoints import check_output_dir
 from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name
@@ -75,6 +76,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     quiet_other_processes(args)
     with mixup_errors():
         mixup = resolve_config(model_args.mixup)
+    if mixup is not None and model_args.attn_implementation is not None:
+        refuse_kernel(model_args.attn_implementation)
     checkpoint = check_output_dir(args, data_args.overwrite_output_dir)
     set_seed(args.seed)
     with library_bars(shows_bars(args)):

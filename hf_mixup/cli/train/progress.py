@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,10 @@ def speaks(args: TrainingArguments) -> bool:
 
 def shows_bars(args: TrainingArguments) -> bool:
     """Whether there is a terminal for bars, and nobody said that there should be none."""
-    return speaks(args) and not args.disable_tqdm and is_progress_bar_enabled() and sys.stdout.isatty()
+    if not speaks(args) or args.disable_tqdm or not is_progress_bar_enabled() or not sys.stdout.isatty():
+        return False
+    # Some terminals that are only recorded have no width.
+    return os.get_terminal_size(sys.stdout.fileno()).columns > 0
 
 
 @contextmanager

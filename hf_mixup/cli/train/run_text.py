@@ -79,12 +79,25 @@ def length_and_mixup(trainer: Any, spec: Any, mixup: MixupConfig | None) -> str:
     )
 
 
+def mixes(trainer: Any) -> bool:
+    """Whether anything could be mixed: a strength that follows held-out rows has some, and batches have partners."""
+    if trainer.mixup is None or not _has_partners(trainer):
+        return False
+    return trainer.mixup.config.strength != AUTO or bool(_checks(trainer))
+
+
+def _has_partners(trainer: Any) -> bool:
+    partner, args = trainer.mixup.config.partner, trainer.args
+    reach = args.world_size if partner == "all_ranks" else 1
+    return args.train_batch_size * reach > 1 or partner == "previous_batch"
+
+
 def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
     """Where everything was saved, how the model is loaded, and the command to try next."""
     folder = str(trainer.args.output_dir)
     text = '{"text": "...", "text_pair": "..."}' if len(data.text_columns) == 2 else '"..."'
     following = "hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"
-    if trainer.mixup is not None and not shows_baseline:
+    if mixes(trainer) and not shows_baseline:
         following = f"--baseline true trains once more with mixup off, to see what mixup did; {following}"
     return "\n".join(
         [
@@ -107,15 +120,17 @@ def _mixup_words(trainer: Any, spec: Any, given: MixupConfig | None) -> str:
     if trainer.mixup is None or given is None:
         return "none"
     config: MixupConfig = trainer.mixup.config
+    if not _has_partners(trainer):
+        return "none: a batch of one has no partners; add --mixup.partner previous_batch"
     name = spec if isinstance(spec, str) else _recipe(given)
     site = SITES.get(config.site) or _layers(config, trainer.mixup.prepare().depth)
     how = f"with {PARTNERS[config.partner]}, {site}"
     if config.strength != AUTO:
         return f"{name} - {how}" + ("" if config.strength == 1 else f", at strength {config.strength:g}")
-    checks = _checks(trainer)
+    checks, follows = _checks(trainer), f"{name} - as much as held-out predictions ask for"
     if not checks:
-        return f"{name} - as much as held-out predictions ask for, but none are checked, so nothing is mixed"
-    return f"{name} - as much as held-out predictions ask for, checked {' and '.join(checks)}; {how}"
+        return f"{follows}, but none are checked, so nothing is mixed; add --eval_strategy epoch"
+    return f"{follows}, checked {' and '.join(checks)}; {how}"
 
 
 def _recipe(config: MixupConfig) -> str:

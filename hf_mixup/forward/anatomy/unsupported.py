@@ -17,7 +17,13 @@ def refuse_unsupported(model: nn.Module) -> None:
             "them; use an adapter such as LoRA."
         )
     attention = getattr(body_config(model), host.ATTENTION_KERNEL)
-    if attention is not None and attention not in host.KERNELS_WITH_BIAS:
+    if attention is not None:
+        refuse_kernel(attention)
+
+
+def refuse_kernel(attention: str) -> None:
+    """Raise `ValueError` for an attention kernel that takes no bias."""
+    if attention not in host.KERNELS_WITH_BIAS:
         raise ValueError(
             f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
             f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}."

@@ -209,6 +209,15 @@ def test_a_baseline_that_fails_leaves_the_table_of_the_run(folder, capsys, monke
     assert "test, 32 rows     before      after\n" in capsys.readouterr().out
 
 
+def test_what_mixes_nothing_is_said_and_not_compared_with_a_baseline(folder, capsys):
+    assert train("--mixup", "default") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "so nothing is mixed; add --eval_strategy epoch" in printed and "--baseline" not in printed
+    assert train("--mixup", "tmix", "--per_device_train_batch_size", "1", "--overwrite_output_dir") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Mixup none: a batch of one has no partners" in printed and "--baseline" not in printed
+
+
 def test_a_head_that_fits_is_not_called_new(folder, capsys):
     assert train("--mixup", "none") == 0
     assert "parameters, a new head" in " ".join(capsys.readouterr().out.split())
