@@ -27,7 +27,7 @@ def results():
 def test_tables_are_those_of_the_raw_results(results, name):
     page = getattr(results, name).read_text(encoding="utf-8")
     shown = page.partition(results.BEGIN)[2].partition(results.END)[0].strip()
-    written = results.default_tables if name == "DOCS" else results.tables
+    written = results.default_pages if name == "DOCS" else results.tables
     assert shown == written(results.kept_summaries()) and shown.count("\n") > 10
 
 
@@ -35,13 +35,13 @@ def test_the_default_is_nowhere_worse_and_repairs_two_thirds(results):
     summaries = {path: group for path, group in results.kept_summaries().items() if "compare_default_" in path.name}
     judged = pd.concat(summaries.values())
     primary = judged[(judged["method"] == "default") & judged["metric"].isin(results.PRIMARY_NAMES)]
-    assert len(summaries) == 6 and len(primary) == 38 and not (primary["verdict"] == "worse").any()
+    assert len(summaries) == 9 and len(primary) == 47 and not (primary["verdict"] == "worse").any()
     # From the values themselves, of one setting.
     values = pd.read_csv(results.KEPT / "compare_default_sst2.csv").query("train_size == 20 and metric == 'ece'")
     none, scaled, default = (
         values[values["method"] == name]["value"].mean() for name in ("none", "temperature_scaling", "default")
     )
-    shares = re.findall(r"(\d+)% \|", results.default_tables(summaries))
+    shares = re.findall(r"(\d+)% \|", results.default_pages(summaries))
     assert f"{100 * (none - default) / (none - scaled):.0f}" == shares[4] and min(map(int, shares)) >= 67
 
 

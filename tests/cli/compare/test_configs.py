@@ -30,7 +30,7 @@ def test_a_comparison_names_its_dataset_and_files_take_its_place(path):
     data = arguments_of(read_comparison(str(path)))[1]
     words = options_for_files(path)
     assert data.dataset_name and not data.train_file and bool(words) != data.dataset_name.startswith("demo:")
-    assert words == options_for_files(path.with_name(path.name.removeprefix("default_")))
+    assert words == options_for_files(path.with_name(path.name.removeprefix("default_").removeprefix("long_")))
     if words:
         files = arguments_of(read_comparison(str(path), words))[1]
         assert (files.dataset_name, files.dataset_config_name) == (None, None) and files.test_file

@@ -11,7 +11,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
-from transformers.utils.logging import get_verbosity, set_verbosity
+from transformers.utils.logging import (
+    disable_progress_bar,
+    enable_progress_bar,
+    get_verbosity,
+    is_progress_bar_enabled,
+    set_verbosity,
+)
 
 from hf_mixup.cli.main import main
 from hf_mixup.forward.anatomy.host import LOADING_LOGGER
@@ -51,14 +57,17 @@ Next    --baseline true trains once more with mixup off, to see what mixup did; 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder to run in, with a toy model and data; transformers speaks as it does by default."""
-    before = get_verbosity(), logging.getLogger("hf_mixup").level
+    before = get_verbosity(), logging.getLogger("hf_mixup").level, is_progress_bar_enabled()
     set_verbosity(logging.WARNING)
+    enable_progress_bar()
     monkeypatch.chdir(tmp_path)
     save_toy_model(tmp_path / "toy")
     for name, count in (("train", 40), ("validation", 64), ("test", 32)):
         write_reviews(tmp_path / f"{name}.csv", count, seed=count)
     yield tmp_path
     set_verbosity(before[0])
+    if not before[2]:
+        disable_progress_bar()
     logging.getLogger("hf_mixup").setLevel(before[1])
 
 
