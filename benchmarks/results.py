@@ -41,8 +41,11 @@ ROOT = Path(__file__).parents[1]
 KEPT, DOCS, PICTURE = ROOT / "benchmarks/results", ROOT / "docs/results.md", ROOT / "docs/results.png"
 TABLES = ROOT / "docs/results_tables.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-# Comparisons of the default with nothing else but no mixup begin so.
-OF_DEFAULT = "default_"
+# Comparisons of the default with nothing else but no mixup begin so; those of long trainings, with early stopping, so.
+OF_DEFAULT, OF_LONG = "default_", "default_long_"
+LONG_METRICS = ("accuracy", "nll", "ece", "ece_scaled", "aurc")
+LONG = """In long trainings (1,000 updates of 8 texts, three seeds), beside early stopping, which takes the
+weights of the tenth of the training with the lowest loss on the same development rows:"""
 # An excess of the calibration error over what a temperature leaves that is smaller is not worth a share.
 EXCESS = 0.03
 # Beside the main metrics of the task, one of each promise.
@@ -66,7 +69,7 @@ def main() -> None:
         if predictions := gather_predictions(folder):
             save_predictions(predictions, KEPT / f"predictions_{folder.name}.npz")
     summaries = kept_summaries()
-    for page, text in ((DOCS, default_tables(summaries)), (TABLES, tables(summaries))):
+    for page, text in ((DOCS, default_pages(summaries)), (TABLES, tables(summaries))):
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
         page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
@@ -97,11 +100,32 @@ def tables(summaries: dict[Path, pd.DataFrame]) -> str:
     return "\n\n".join(section(path, summary) for path, summary in summaries.items())
 
 
+def default_pages(summaries: dict[Path, pd.DataFrame]) -> str:
+    """What docs/results.md shows of the default: short trainings, then long ones."""
+    long = {path: summary for path, summary in summaries.items() if name_of(path).startswith(OF_LONG)}
+    short = {path: summary for path, summary in summaries.items() if path not in long}
+    return "\n\n".join([default_tables(short), *([LONG, long_table(long)] if long else [])])
+
+
+def long_table(summaries: dict[Path, pd.DataFrame]) -> str:
+    """No mixup, early stopping and the default: a row per set and method."""
+    heads = ["set", "method", *map(metric_name, LONG_METRICS), "strength"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for path, summary in summaries.items():
+        by = summary.set_index(["method", "metric"])
+        for method in ("none", "early_stopping", "default"):
+            strength = number(by.loc[(method, "mixup_strength"), "mean"]) if method == "default" else ""
+            cells = [cell(by, method, metric) for metric in LONG_METRICS]
+            name = f"{set_name(path)} {summary['train_size'].iloc[0]}" if method == "none" else ""
+            lines.append(f"| {' | '.join([name, method, *cells, strength])} |")
+    return "\n".join(lines)
+
+
 def default_tables(summaries: dict[Path, pd.DataFrame]) -> str:
     """The default against no mixup: a row per set and size; a table for single labels, one for several labels."""
     found: dict[tuple[str, ...], list[str]] = {}
     for path, summary in summaries.items():
-        if not title(path).startswith(OF_DEFAULT.replace("_", " ")):
+        if not name_of(path).startswith(OF_DEFAULT):
             continue
         for (size, noise), group in summary.groupby(SETTING):
             shown = tuple(metric for metric in MAIN_METRICS[kind_of(group)] if metric != "macro_f1")
@@ -142,16 +166,20 @@ def with_texts(path: Path, summary: pd.DataFrame) -> pd.DataFrame:
     return add_text_intervals(summary, predictions, summary["method"].iloc[0])
 
 
+def name_of(path: Path) -> str:
+    return path.stem.removeprefix("compare_")
+
+
 def title(path: Path) -> str:
-    return path.stem.removeprefix("compare_").replace("_", " ")
+    return name_of(path).replace("_", " ")
 
 
 def set_name(path: Path) -> str:
-    return title(path).removeprefix(OF_DEFAULT.replace("_", " "))
+    return name_of(path).removeprefix(OF_LONG).removeprefix(OF_DEFAULT).replace("_", " ")
 
 
 def section(path: Path, summary: pd.DataFrame) -> str:
-    name = path.stem.removeprefix("compare_")
+    name = name_of(path)
     lines = [f"### {title(path)}", "", f"`hf-mixup compare configs/compare/{name}.yaml`; every value: "]
     lines[-1] += f"[{path.name}](../benchmarks/results/{path.name})."
     for (size, noise), group in summary.groupby(SETTING):
@@ -186,7 +214,7 @@ def pictured(summaries: dict[Path, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[pd.DataFrame]] = {}
     for path, summary in summaries.items():
         for (size, noise), group in summary.groupby(SETTING):
-            if "accuracy" in set(group["metric"]):
+            if "accuracy" in set(group["metric"]) and not name_of(path).startswith(OF_LONG):
                 name = f"{set_name(path)}, {size} a class" + (f", {noise:.0%} wrong" if noise else "")
                 rows.setdefault(name, []).append(group[group["method"].isin(PICTURED)])
     return {name: pd.concat(groups).set_index(["metric", "method"]) for name, groups in rows.items()}

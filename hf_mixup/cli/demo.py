@@ -13,6 +13,8 @@ from sklearn.model_selection import train_test_split
 
 from hf_mixup.config.checks import nearest
 
+__all__ = ["load_dataset", "model_path"]
+
 PREFIX = "demo:"
 MODELS = ("demo:minilm",)
 DATASETS = ("demo:rotten_tomatoes", "demo:imdb", "demo:bbc_news")
