@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -272,14 +271,14 @@ def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, quic
     assert "holds a comparison of other data" in capsys.readouterr().err
 
 
-def test_two_parts_at_once_give_the_table_of_one_run(toy_comparison, tmp_path, capsys):
+def test_two_parts_at_once_give_the_table_of_one_run(toy_comparison, tmp_path):
     few = {"methods": ["none", "label_smoothing"], "seeds": [0, 1], "max_steps": 2, "workers": 1}
     path = toy_comparison(**few)
-    with ThreadPoolExecutor() as threads:
-        statuses = threads.map(main, [["compare", path, "--part", f"{part}/2"] for part in (1, 2)])
-        assert [*statuses] == [0, 0]
-    printed = capsys.readouterr().out
-    assert "This was part 1 of 2" in printed and "This was part 2 of 2" in printed
+    # Not in threads: two models that are loaded at once in one process may leave transformers without tied weights.
+    command = [sys.executable, "-m", "hf_mixup.cli.main", "compare", path]
+    parts = [subprocess.Popen([*command, "--part", f"{part}/2"], stdout=subprocess.PIPE, text=True) for part in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        assert f"This was part {number} of 2" in part.communicate()[0] and part.returncode == 0
     assert len(finished(tmp_path / "out")) == 4
     # The same without parts, in this process.
     whole = read_comparison(path, changes={"output_dir": str(tmp_path / "whole")})
