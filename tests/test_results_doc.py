@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the plots extra")
 
+import matplotlib.pyplot as plt
+
 from tests.toy_comparison import write_comparison, write_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,22 @@ def test_the_default_is_nowhere_worse_and_repairs_two_thirds(results):
     )
     shares = re.findall(r"(\d+)% \|", results.default_pages(summaries))
     assert f"{100 * (none - default) / (none - scaled):.0f}" == shares[4] and min(map(int, shares)) >= 67
+
+
+def test_the_picture_of_the_readme_shows_the_raw_results(results, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("default_picture", ROOT / "benchmarks/default_picture.py")
+    picture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(picture)
+    _, (left, right) = drawn = plt.subplots(1, 2)
+    picture.draw_reliability(left, "rotten_tomatoes", 200)
+    picture.draw_errors(right)
+    plt.close(drawn[0])
+    shown = {dots.get_label(): dots.get_offsets()[:, 0] for dots in right.collections}
+    table = pd.read_csv(results.KEPT / "compare_default_sst2.csv").query("train_size == 20 and metric == 'ece'")
+    means = table.groupby("method")["value"].mean()
+    for method, label in picture.NAMES.items():
+        assert len(shown[label]) == 10 and np.isclose(shown[label], means[method]).any()
+    assert [line.get_label() for line in left.lines[1:]] == list(picture.NAMES.values())
 
 
 def test_the_number_of_verdicts_is_said(results):

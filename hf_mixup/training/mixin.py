@@ -32,7 +32,14 @@ from hf_mixup.training.mixed_step import (
     mean_of_label_sets,
 )
 from hf_mixup.training.search import Search, run_search
-from hf_mixup.training.trainer_checks import NOTHING_MIXED, NOTHING_RAN, check_mixing, mixes_nothing, overrides_loss
+from hf_mixup.training.trainer_checks import (
+    NOTHING_MIXED,
+    NOTHING_RAN,
+    check_mixing,
+    check_model,
+    mixes_nothing,
+    overrides_loss,
+)
 from hf_mixup.training.trainer_seams import before_each_update, keeping_arguments
 
 logger = logging.get_logger(__name__)
@@ -119,14 +126,7 @@ class MixupMixin(HeldOutChecks):
             if config.class_weights is not None and self._class_weights is None:
                 raise ValueError("class_weights: not used by a compute_loss of your own; weigh the classes there.")
         self.mixup = Mixup(self._module, config, self.args.seed, self.args.process_index)
-        reach = self.args.world_size if config.partner == "all_ranks" else 1
-        if self.args.train_batch_size * reach > 1 or config.partner == "previous_batch":
-            self.mixup.check()
-        else:
-            logger.warning(
-                "per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed; there is "
-                "partner='previous_batch' for that."
-            )
+        check_model(self.mixup, self.args)
 
     def _use_in_trial(self, config: MixupConfig | None) -> None:
         """As `_use`, for a trial of a search."""

@@ -41,7 +41,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         nonfinite_loss (`str`, defaults to `"warn"`): what to do at the first training loss that is not finite:
             `"warn"`, `"stop"` (a `FloatingPointError`) or `"ignore"`. On an accelerator it shows when it is logged.
         averaging (`str`, *optional*): `"ema"` evaluates, saves and in the end leaves the exponential moving average of
-            the trained weights; the training itself is as without. Not with FSDP and DeepSpeed.
+            the trained weights; the training itself is as without. Not with FSDP and DeepSpeed. `"none"` is off.
         ema_decay (`float`, defaults to 0.999): of the average; see `hf_mixup.training.averaging.WeightAverage`.
 
     Raises:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainingArguments
 from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.mixup import Mixup
 from hf_mixup.training.collator import MixupCollator
 from hf_mixup.training.groups import check_groups
 from hf_mixup.training.metric_names import METRIC_NAMES, higher_is_better
@@ -25,6 +27,23 @@ NOTHING_RAN = (
     "mixup is set, but compute_loss did not call the model that it was given, so nothing would be mixed. Call that "
     "model in it, or say mixup=None."
 )
+
+
+def has_partners(config: MixupConfig, args: TrainingArguments) -> bool:
+    """Whether a batch has partners: a batch of one has none, unless they come from other batches or processes."""
+    reach = args.world_size if config.partner == "all_ranks" else 1
+    return args.train_batch_size * reach > 1 or config.partner == "previous_batch"
+
+
+def check_model(mixup: Mixup, args: TrainingArguments) -> None:
+    """Check that the model can be mixed, if there is anything to mix; else say that there is not."""
+    if has_partners(mixup.config, args):
+        mixup.check()
+    else:
+        logger.warning(
+            "per_device_train_batch_size=1: a batch of one has no partners, so nothing will be mixed; there is "
+            "partner='previous_batch' for that."
+        )
 
 
 def overrides_loss(kind: type) -> bool:

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +44,20 @@ def _own_config(model_args: ModelArguments) -> Any:
         return AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
 
 
+def is_classifier(config: Any) -> bool:
+    """Whether a model with this config has a head for classes or scores."""
+    return any("ForSequenceClassification" in name for name in config.architectures or ())
+
+
 def keeps_head(model_args: ModelArguments, config: Any) -> bool:
-    """Whether a model with this config is a classifier that keeps its head."""
-    is_classifier = any("ForSequenceClassification" in name for name in config.architectures or ())
-    return is_classifier and not model_args.ignore_mismatched_sizes
+    """Whether a model with this config is a classifier that has to keep its head."""
+    return is_classifier(config) and not model_args.ignore_mismatched_sizes
 
 
 def gets_new_head(model_args: ModelArguments, labels: int) -> bool:
-    """Whether the model of a run has a head of its own for as many labels, or gets a new one."""
+    """Whether the model of a run gets a new head: it has none, or one for another number of labels."""
     config = _own_config(model_args)
-    return not keeps_head(replace(model_args, ignore_mismatched_sizes=False), config) or config.num_labels != labels
+    return not is_classifier(config) or config.num_labels != labels
 
 
 def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -15,6 +15,7 @@ from hf_mixup.cli.train.named_classifier import gets_new_head
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields
+from hf_mixup.training.trainer_checks import has_partners
 
 WIDTH, INDENT = 100, 8
 PARTNERS = {
@@ -79,25 +80,12 @@ def length_and_mixup(trainer: Any, spec: Any, mixup: MixupConfig | None) -> str:
     )
 
 
-def mixes(trainer: Any) -> bool:
-    """Whether anything could be mixed: a strength that follows held-out rows has some, and batches have partners."""
-    if trainer.mixup is None or not _has_partners(trainer):
-        return False
-    return trainer.mixup.config.strength != AUTO or bool(_checks(trainer))
-
-
-def _has_partners(trainer: Any) -> bool:
-    partner, args = trainer.mixup.config.partner, trainer.args
-    reach = args.world_size if partner == "all_ranks" else 1
-    return args.train_batch_size * reach > 1 or partner == "previous_batch"
-
-
 def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
     """Where everything was saved, how the model is loaded, and the command to try next."""
     folder = str(trainer.args.output_dir)
     text = '{"text": "...", "text_pair": "..."}' if len(data.text_columns) == 2 else '"..."'
     following = "hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"
-    if mixes(trainer) and not shows_baseline:
+    if _mixes(trainer) and not shows_baseline:
         following = f"--baseline true trains once more with mixup off, to see what mixup did; {following}"
     return "\n".join(
         [
@@ -110,6 +98,13 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
     )
 
 
+def _mixes(trainer: Any) -> bool:
+    """Whether anything could be mixed: a strength that follows held-out rows has some, and batches have partners."""
+    if trainer.mixup is None or not has_partners(trainer.mixup.config, trainer.args):
+        return False
+    return trainer.mixup.config.strength != AUTO or bool(_checks(trainer))
+
+
 def _line(name: str, text: str) -> str:
     return textwrap.fill(
         f"{name:<{INDENT}}{text}", WIDTH, subsequent_indent=" " * INDENT, break_on_hyphens=False, break_long_words=False
@@ -120,7 +115,7 @@ def _mixup_words(trainer: Any, spec: Any, given: MixupConfig | None) -> str:
     if trainer.mixup is None or given is None:
         return "none"
     config: MixupConfig = trainer.mixup.config
-    if not _has_partners(trainer):
+    if not has_partners(config, trainer.args):
         return "none: a batch of one has no partners; add --mixup.partner previous_batch"
     name = spec if isinstance(spec, str) else _recipe(given)
     site = SITES.get(config.site) or _layers(config, trainer.mixup.prepare().depth)
