@@ -5,6 +5,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import isolation
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -40,30 +42,71 @@ def run_small(folder, capsys, *options):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what it is without a GPU")
 def test_the_benchmark_of_a_gpu_says_what_is_absent_without_one(tmp_path, capsys, own_path):
     status, report, printed = run_small(tmp_path, capsys)
-    rows = {(row["what"], row.get("setting", "")): row for row in report["rows"]}
-    exact = [row for (what, _), row in rows.items() if what == "error at lambda 0 and 1"]
-    assert status == 0 and len(exact) == 4 and all(row["passed"] and row["value"] <= row["bound"] for row in exact)
-    assert rows["a step, tmix", "fp32"]["memory"] == pytest.approx(1, abs=0.2)
-    assert rows["a step, tmix", "fp32"]["time"] > 0 and rows["a step, tmix", "fp32"]["waits"] == "needs a GPU"
-    assert rows["a step", "bf16"]["absent"] == rows["tests that need a GPU", ""]["absent"] == "needs a GPU"
+    rows = report["rows"]
+    exact = [row for row in rows if row["part"] == "exactness" and "absent" not in row]
+    assert status == 0 and {row["site"] for row in exact} == {"word_embeddings", "embeddings", "hidden", "pooled"}
+    assert all(row["passed"] and row["value"] <= row["bound"] for row in exact)
+    assert {(row["kernel"], row["precision"]) for row in exact} >= set(product(("eager", "sdpa"), ("fp32", "bf16")))
+    step = next(row for row in rows if row["part"] == "steps" and row.get("site") == "hidden")
+    assert 0 < step["low"] <= step["time"] <= step["high"] and step["waits"] == step["memory"] == "needs a GPU"
+    assert [row["absent"] for row in rows if row["part"] == "tests"] == ["needs a GPU"]
+    assert not [row for row in rows if row.get("passed") is False]
     assert report["card"] is None and report["versions"]["torch"] == version("torch")
-    assert "| error at lambda 0 and 1 | sdpa, bfloat16 |" in printed and "no GPU; python" in printed
+    assert "| exactness | bert-base | sdpa | bf16 |" in printed and "no GPU; python" in printed
+    assert (tmp_path / "new" / "gpu.md").read_text().count("\n|") == len(rows) + 2
+    assert len((tmp_path / "new" / "gpu.csv").read_text().splitlines()) == len(rows) + 1
 
 
 def test_the_benchmark_of_a_gpu_fails_with_what_it_measures(tmp_path, capsys, monkeypatch, own_path):
-    from benchmarks.gpu import parts
+    from benchmarks.gpu import cases, exactness
 
-    def broken(small, seconds):
+    def broken():
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(parts, "PARTS", (parts.exactness, broken))
-    monkeypatch.setattr(parts, "BOUNDS", {torch.float32: -1.0})
-    status, report, printed = run_small(tmp_path, capsys)
-    assert status == 1 and [row["passed"] for row in report["rows"]] == [False, False, False]
-    assert report["rows"][-1]["value"] == "RuntimeError: no kernel" and printed.count("FAILED") == 3
-    monkeypatch.setattr(parts, "PARTS", (parts.exactness,))
-    status, report, _ = run_small(tmp_path, capsys, "--seconds", "0")
-    assert status == 0 and report["rows"] == [{"what": "exactness", "absent": "no time was left"}]
+    monkeypatch.setattr(cases, "test_cases", lambda: [cases.Case("broken", broken), cases.Case("left", list)])
+    monkeypatch.setattr(exactness, "BOUNDS", {"fp32": -1.0, "bf16": 1.0})
+    status, report, printed = run_small(tmp_path, capsys, "--parts", "exactness,broken,left")
+    failed = [row for row in report["rows"] if row.get("passed") is False]
+    assert status == 1 and failed[-1]["value"] == "RuntimeError: no kernel" and len(failed) == printed.count("FAILED")
+    assert {row.get("precision") for row in failed} == {"fp32", None} and not {"steps", "left"} & {
+        row["part"] for row in report["rows"]
+    }
+    status, report, _ = run_small(tmp_path, capsys, "--parts", "broken", "--seconds", "0")
+    assert status == 0 and [row["absent"] for row in report["rows"]] == ["no time was left"]
+
+
+# Tells of cases as a worker does: the second ends the process, the third never ends.
+CASES = """
+import json, os, sys, time
+file, skip = sys.argv[1], int(sys.argv[2])
+def tell(**message):
+    with open(file, "a") as lines:
+        lines.write(json.dumps(message) + "\\n")
+for case in range(skip, 4):
+    tell(case=case, row={"part": case}, limit=0.3)
+    if case == 1:
+        os._exit(7)
+    if case == 2:
+        time.sleep(60)
+    tell(case=case, rows=[{"part": case, "value": "done"}])
+"""
+
+
+def test_a_case_that_ends_its_process_or_hangs_costs_one_row():
+    rows = []
+    isolation.follow(
+        lambda file, skip: [sys.executable, "-c", CASES, str(file), str(skip)],
+        lambda message: rows.extend(message.get("rows", [])),
+    )
+    assert [(row["part"], row["value"]) for row in rows] == [
+        (0, "done"),
+        (1, "ended with status 7"),
+        (2, "took too long"),
+        (3, "done"),
+    ]
+    rows.clear()
+    isolation.follow(lambda file, skip: [sys.executable, "-c", "1 / 0"], lambda message: rows.extend(message["rows"]))
+    assert [row["value"] for row in rows] == ["ended with status 1"]
 
 
 def test_the_benchmark_of_a_gpu_takes_packages_from_wheels(tmp_path, own_path):

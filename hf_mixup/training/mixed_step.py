@@ -72,7 +72,7 @@ def label_sets(labels: Mapping[str, Tensor], plan: MixupPlan, soft: Callable[[Te
     hard = {name: value for name, value in given.items() if not is_float(value)}
     if not hard:
         return [mixed]
-    partners = {name: value[plan.for_values(value).partner.to(value.device)] for name, value in hard.items()}
+    partners = {name: value[plan.for_values(value).to(value.device).partner] for name, value in hard.items()}
     return [mixed | hard, mixed | partners]
 
 

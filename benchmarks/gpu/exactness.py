@@ -1,0 +1,81 @@
+"""What a mixture is at lambda 0 and 1, and between them beside eager attention in float32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from step_time import SITES, mixing_at
+
+from benchmarks.gpu.models import AUTOCAST, DEVICE, Batch, Row, Setting, batches, build, inputs_on_device
+from hf_mixup import Mixup, MixupPlan
+
+# The largest error that counts as exact, relative to how much the logits of the texts differ.
+BOUNDS = {"fp32": 1e-4, AUTOCAST: 5e-2, "pure bf16": 5e-2}
+BETWEEN = (0.9, 0.6, 0.3, 0.1)
+
+
+def exactness(setting: Setting) -> list[Row]:
+    """For each site, the largest error at the ends, and that of lambdas between them."""
+    model, bound = build(setting).eval(), BOUNDS[setting.precision]
+    torch.manual_seed(1)
+    batch = inputs_on_device(batches(setting, model.config.vocab_size)())
+    autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=setting.precision == AUTOCAST)
+    reference = build(replace(setting, kernel="eager", precision="fp32")).eval()
+    reference.load_state_dict(model.state_dict())
+    rows = []
+    for site in SITES:
+        with torch.no_grad():
+            at_ends = error_at_ends(model, batch, site, autocast)
+            clean, between = errors_between(model, reference, batch, site, autocast)
+        rows.append({"site": site, "value": at_ends, "bound": bound, "passed": at_ends <= bound})
+        # A kernel in half precision differs from float32 without mixup as well.
+        rows[-1] |= {"between": between, "clean": clean, "between_passed": between <= max(bound, 2 * clean)}
+        rows[-1]["passed"] &= rows[-1]["between_passed"]
+    return rows
+
+
+def layer_of(model: Any, site: str) -> int | None:
+    return model.config.num_hidden_layers // 2 if site == "hidden" else None
+
+
+def mixing(model: Any, site: str) -> Mixup:
+    layer = layer_of(model, site)
+    return Mixup(model, mixing_at(site, None if layer is None else [layer]))
+
+
+def mixed_logits(model: Any, mixup: Mixup, batch: Batch, site: str, lam: torch.Tensor) -> torch.Tensor:
+    """The logits with the text before as the partner of each."""
+    plan = MixupPlan(torch.arange(len(lam)).roll(1), lam, site, layer_of(model, site))
+    with mixup.apply(plan, batch):
+        return model(**batch).logits.float()
+
+
+def error_at_ends(model: Any, batch: Batch, site: str, autocast: torch.autocast) -> float:
+    """The largest difference from the logits that are expected, relative to how much those of the texts differ."""
+    mixup = mixing(model, site)
+    with autocast:
+        clean = model(**batch).logits.float()
+        other = clean.roll(1, 0)
+        errors = [
+            (mixed_logits(model, mixup, batch, site, torch.full((len(clean),), lam)) - expected).abs().max()
+            for lam, expected in ((1.0, clean), (0.0, other))
+        ]
+    return float(max(errors) / (clean - other).abs().max())
+
+
+def errors_between(
+    model: Any, reference: Any, batch: Batch, site: str, autocast: torch.autocast
+) -> tuple[float, float]:
+    """How far clean and mixed logits are from those of eager attention in float32."""
+    lam = torch.tensor(BETWEEN).repeat(len(batch["input_ids"]))[: len(batch["input_ids"])]
+    with autocast:
+        own = [model(**batch).logits.float(), mixed_logits(model, mixing(model, site), batch, site, lam)]
+    theirs = [
+        reference(**batch).logits.float(),
+        mixed_logits(reference, mixing(reference, site), batch, site, lam),
+    ]
+    scale = (theirs[0] - theirs[0].roll(1, 0)).abs().max()
+    clean, mixed = (float((one - other).abs().max() / scale) for one, other in zip(own, theirs, strict=True))
+    return clean, mixed
