@@ -51,7 +51,7 @@ METHODS = {
         "class. Of the partner's weight a share s "
         "that follows g, the confidence less the accuracy of held-out examples, with standard error e: at each check "
         "s += 10 g max(0, 1 - (1.5 e / g)^2) if g > 0, else s += 10 g, within 0 and 1; halved if g does not exceed "
-        "that of the training examples",
+        "that of the training examples; 0 in the first pass over these",
         "a start for any text, image or sound",
         OWN,
         "CAMixup turns mixup on or off for each class after each epoch; here one strength moves for all, by the size "

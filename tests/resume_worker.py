@@ -28,14 +28,14 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder, resume=None, kill=None, mixup=MIXUP, batch=4, **options):
+def train(folder, resume=None, kill=None, mixup=MIXUP, batch=4, steps_per_epoch=STEPS_PER_EPOCH, **options):
     """Train a BERT with dropout on shuffled batches, save the weights in `folder`/final, and return the trainer."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     trainer = make_trainer(
         folder,
         toy_model("bert"),
         mixup=mixup,
-        rows=examples(ranks * batch * STEPS_PER_EPOCH),
+        rows=examples(ranks * batch * steps_per_epoch),
         callbacks=[] if kill is None else [kill],
         per_device_train_batch_size=batch,
         max_steps=STEPS,

@@ -24,6 +24,7 @@ class Check(NamedTuple):
         trained (`float`): the surplus of what was trained on since the last check, nan if nobody told it.
         strength (`float`): what followed, 0 to 1.
         is_held_back (`bool`): whether it was halved, because the model is as sure of what it trains on.
+        is_first_pass (`bool`): whether it is 0, because no training example had been seen twice.
     """
 
     surplus: float
@@ -32,6 +33,7 @@ class Check(NamedTuple):
     trained: float
     strength: float
     is_held_back: bool
+    is_first_pass: bool
 
 
 class AutoStrength:
@@ -43,7 +45,9 @@ class AutoStrength:
     stays in [0, 1], 1 being what the rest of the config says.
 
     That holds if the model has learnt more than it knows: if g exceeds the surplus of the training examples by 1.5
-    standard errors. A model that is as sure of these is about to learn, and mixup would hold it up: s is halved.
+    standard errors. A model that is as sure of these is about to learn, and mixup would hold it up: s is halved. In the
+    first pass over the training examples there is nothing to repair, and s is 0: each is new to the model, as a
+    held-out one is, so its own loss corrects a surplus.
     """
 
     def __init__(self) -> None:
@@ -66,12 +70,13 @@ class AutoStrength:
         sums = torch.stack([known.float().sum(), values.sum(), values.square().sum()])
         self.trained = sums if self.trained is None else self.trained.to(sums.device) + sums
 
-    def see(self, surplus: Tensor) -> None:
+    def see(self, surplus: Tensor, is_first_pass: bool = False) -> None:
         """Follow a check of held-out examples.
 
         Args:
             surplus (`torch.Tensor` of shape `(examples,)`): `surplus_of` of each; two or more, else nothing is learnt.
                 Values that are not finite are left out.
+            is_first_pass (`bool`, defaults to `False`): whether no training example has been seen twice.
         """
         values = surplus.double()[surplus.isfinite()]
         trained, its_error = _mean_and_error([0.0] if self.trained is None else self.trained.tolist())
@@ -87,7 +92,8 @@ class AutoStrength:
         is_held_back = mean - trained <= ERRORS * math.hypot(error, its_error)
         if is_held_back:
             strength = min(strength, self.value / 2)
-        self.checks.append(Check(mean, error, len(values), trained, min(max(strength, 0.0), 1.0), is_held_back))
+        strength = 0.0 if is_first_pass else min(max(strength, 0.0), 1.0)
+        self.checks.append(Check(mean, error, len(values), trained, strength, is_held_back, is_first_pass))
 
     def story(self) -> str:
         """What it did and why, in one sentence; empty if nothing was seen."""
@@ -96,15 +102,17 @@ class AutoStrength:
         highest = max(self.checks, key=lambda check: check.surplus)
         said = f"confidence less accuracy {highest.surplus:+.3f} at most, with a standard error of {highest.error:.3f}"
         looks = f"of {len(self.checks)} check{'s' * (len(self.checks) > 1)} of {highest.rows} held-out rows"
+        sure = [check for check in self.checks if check.surplus > ERRORS * check.error]
+        early, waiting = sum(check.is_first_pass for check in sure), sum(check.is_held_back for check in sure)
+        if early:
+            said += f"; at {early} of them no training row had been seen twice, so its own loss was to correct that"
+        if waiting:
+            said += f"; at {waiting} of them it was as sure of its training rows, so it had yet to learn them"
         mixing = sum(check.strength > 0 for check in self.checks)
-        held_back = sum(check.is_held_back and check.surplus > ERRORS * check.error for check in self.checks)
-        waiting = f"at {held_back} of them it was as sure of its training rows, so it had yet to learn them"
         if not mixing:
-            why = f"; {waiting}" if held_back else ""
-            return f"nothing was mixed: after none {looks} was the model found surer than right ({said}{why})."
+            return f"nothing was mixed: none {looks} called for it ({said})."
         strengths = f"up to {max(check.strength for check in self.checks):.2f} and {self.value:.2f} at the end"
-        lowered = f"; {waiting}, and the strength was halved" if held_back else ""
-        return f"strength {strengths}: on after {mixing} {looks}, being surer than right ({said}{lowered})."
+        return f"strength {strengths}: on after {mixing} {looks}, being surer than right ({said})."
 
     def state_dict(self) -> dict[str, Any]:
         """The checks so far and what was trained on since, as plain numbers."""

@@ -136,7 +136,7 @@ class HeldOutChecks(MixupRecords):
         if auto is not None and self._surplus and self.state.global_step:
             if auto.trained is not None:
                 auto.trained = self.accelerator.reduce(auto.trained.to(self.args.device), "sum")
-            auto.see(torch.cat(self._surplus))
+            auto.see(torch.cat(self._surplus), self.state.epoch < 1)
         self._surplus = []
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -44,7 +44,7 @@ def train_on_both():
             trainer = MixupTrainer(
                 model=sure_model(),
                 args=args,
-                train_dataset=labelled(32, 0, 0),
+                train_dataset=labelled(16, 0, 0),
                 eval_dataset=labelled(ROWS, 1, 1),
                 data_collator=collate,
                 mixup=mixup,
@@ -68,7 +68,7 @@ def test_both_ranks_follow_every_row_once(ranks, kind):
     surplus = surplus_of(logits, torch.eye(CLASSES)[batch["labels"]], "single_label_classification")
     assert len(ranks) == WORLD and ranks[0][kind] == ranks[1][kind]
     for check in ranks[0][kind]["checks"]:
-        expected.see(surplus)
-        assert check == pytest.approx((*expected.checks[-1][:3], check[3], expected.value, False), abs=1e-5)
+        expected.see(surplus, check[-1])
+        assert check == pytest.approx((*expected.checks[-1][:3], check[3], expected.value, False, check[-1]), abs=1e-5)
         assert check[2] == ROWS and check[0] - check[3] > 0.2
     assert ranks[0][kind]["checks"][-1][4] == 1.0 and ranks[0][kind]["mixed"] > 0

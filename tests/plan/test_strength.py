@@ -70,6 +70,13 @@ def test_a_model_that_is_as_sure_of_what_it_trains_on_is_left_to_learn():
     assert math.isnan(auto.checks[-1].trained)
 
 
+def test_in_the_first_pass_nothing_is_mixed():
+    auto = AutoStrength()
+    for is_first_pass, expected in ((True, 0.0), (True, 0.0), (False, 1.0), (True, 0.0)):
+        auto.see(rows(0.2), is_first_pass)
+        assert auto.value == expected and auto.checks[-1].is_first_pass == is_first_pass
+
+
 def test_rows_without_a_label_and_checks_of_one_row_say_nothing():
     auto, other = AutoStrength(), AutoStrength()
     auto.see(torch.cat([rows(0.2), torch.full((3,), math.nan)]))
@@ -158,8 +165,8 @@ def test_the_story_says_what_it_did_and_why():
     assert auto.story() == ""
     auto.see(rows(-0.05))
     assert auto.story() == (
-        "nothing was mixed: after none of 1 check of 40 held-out rows was the model found surer than right (confidence "
-        "less accuracy -0.050 at most, with a standard error of 0.047)."
+        "nothing was mixed: none of 1 check of 40 held-out rows called for it (confidence less accuracy -0.050 at "
+        "most, with a standard error of 0.047)."
     )
     auto.see(rows(0.2))
     auto.see(rows(-0.03))
@@ -169,6 +176,8 @@ def test_the_story_says_what_it_did_and_why():
     )
     auto.learn(rows(0.2).float())
     auto.see(rows(0.2))
+    auto.see(rows(0.2), is_first_pass=True)
     assert auto.story().endswith(
-        "; at 1 of them it was as sure of its training rows, so it had yet to learn them, and the strength was halved)."
+        "; at 1 of them no training row had been seen twice, so its own loss was to correct that; at 1 of them it was "
+        "as sure of its training rows, so it had yet to learn them)."
     )

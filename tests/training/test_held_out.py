@@ -61,7 +61,7 @@ def test_while_the_model_is_not_surer_than_right_a_training_is_trainers_bit_for_
     trainer.train()
     assert len(checks_of(trainer)) == 9 and trainer.mixup.mixed == 0
     assert same_weights(models[0], models[1])
-    assert "nothing was mixed: after none of 9 checks of 48 held-out rows" in said.text
+    assert "nothing was mixed: none of 9 checks of 48 held-out rows called for it" in said.text
     make_trainer(tmp_path, models[2], rows=rows, mixup=PLAIN, max_steps=10).train()
     assert not same_weights(models[0], models[2])
 
@@ -73,6 +73,17 @@ def test_a_model_that_is_surer_than_right_is_mixed(tmp_path, said):
     assert found[0] == 0 and found[-1] == 1 and trainer.mixup.mixed > 10
     assert "mixup: strength up to 1.00 and 1.00 at the end" in said.text
     assert "mixup_lambda" not in trainer.state.log_history[0] and "mixup_lambda" in trainer.state.log_history[-2]
+
+
+def test_in_the_first_pass_over_the_rows_nothing_is_mixed(tmp_path):
+    options = {"mixup": AUTO | {"check_rows": 24}, "eval_dataset": WRONG, **LONG}
+    trainer = make_trainer(tmp_path, rows=examples(96), **options)
+    trainer.train()
+    checks = checks_of(trainer)
+    # 12 steps a pass; what is known after the last of them says what the second pass begins with.
+    assert [check.is_first_pass for check in checks] == [True] * 3 + [False] * 6
+    assert {check.strength for check in checks[:3]} == {0.0} and checks[3].strength > 0
+    assert checks[2].surplus > 3 * checks[2].error and checks[2].surplus - checks[2].trained > 0.2
 
 
 def test_scores_have_no_confidence_and_are_not_mixed(tmp_path, caplog):
@@ -358,7 +369,7 @@ def test_every_training_of_a_trainer_starts_from_strength_0(tmp_path):
 
 
 def test_a_resumed_training_follows_on(tmp_path):
-    options = {"mixup": AUTO | {"check_rows": 24}, "eval_dataset": WRONG, "learning_rate": 3e-3}
+    options = {"mixup": AUTO | {"check_rows": 24}, "eval_dataset": WRONG, "learning_rate": 3e-3, "steps_per_epoch": 2}
     whole = train(tmp_path / "whole", **options)
     again = train(tmp_path / "whole", resume=str(tmp_path / "whole" / "checkpoint-10"), **options)
     assert checks_of(whole) == checks_of(again) and len(checks_of(whole)) == 9
