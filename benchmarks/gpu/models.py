@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
 NO_GPU = "needs a GPU"
 FLASH = "flash_attention_2"
+HAS_FLASH = find_spec("flash_attn") is not None
 # fp32 weights under bf16 autocast, as Trainer's bf16, and weights that are bf16 themselves.
 AUTOCAST, PURE = "bf16", "pure bf16"
 # Weights large enough that texts matter.
@@ -99,7 +101,9 @@ def why_absent(setting: Setting, trains: bool = True) -> str | None:
     """Why a setting cannot be measured here; Trainer takes bf16 on a GPU alone."""
     if setting.kernel == FLASH and setting.precision == "fp32":
         return "flash attention takes half precision only"
-    if not HAS_GPU and (setting.kernel not in ("eager", "sdpa") or trains and setting.precision == AUTOCAST):
+    if setting.kernel == FLASH and not HAS_FLASH and not find_spec("flash_stand_in"):
+        return "needs flash-attn"
+    if not HAS_GPU and (setting.kernel == "flex_attention" or trains and setting.precision == AUTOCAST):
         return NO_GPU
     return None
 

@@ -16,7 +16,7 @@ HEADS = {"time": "time (quartiles)", "memory": "peak memory", "mib": "peak, MiB"
 def write(report: dict[str, Any], output: Path) -> None:
     """The report beside each other in three files of one name."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1))
+    output.write_text(json.dumps(report, indent=1, default=str))
     output.with_suffix(".md").write_text(table(report) + "\n")
     columns = [*NAMES, *NUMBERS, *sorted({name for row in report["rows"] for name in row} - {*NAMES, *NUMBERS})]
     with output.with_suffix(".csv").open("w", newline="") as file:

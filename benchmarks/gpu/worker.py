@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.cases import Case, every_case
-from benchmarks.gpu.models import HAS_GPU, Row
+from benchmarks.gpu.models import HAS_FLASH, HAS_GPU, Row
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "numpy")
 Tell = Callable[[dict[str, Any]], None]
@@ -28,7 +28,6 @@ def run_cases(small: bool, parts: str | None, skip: int, end: float, tell: Tell)
 
     Tells the versions, the number and the limit of each case before it runs, and its rows after it.
     """
-    torch.set_float32_matmul_precision("highest")
     tell({"about": about()})
     chosen = parts.split(",") if parts else None
     cases = [case for case in every_case(small) if chosen is None or case.part in chosen]
@@ -48,6 +47,7 @@ def about() -> dict[str, Any]:
         "card": torch.cuda.get_device_name() if HAS_GPU else None,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "cuda": torch.version.cuda,
+        "flash": "flash-attn" if HAS_FLASH else "PyTorch's kernel in its place",
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
 
@@ -83,7 +83,7 @@ def main() -> None:
 
     def tell(message: dict[str, Any]) -> None:
         with Path(file).open("a") as lines:
-            lines.write(json.dumps(message) + "\n")
+            lines.write(json.dumps(message, default=str) + "\n")
 
     run_cases(small == "small", parts or None, int(skip), float(end), tell)
 
