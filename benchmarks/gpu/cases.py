@@ -34,7 +34,7 @@ class Case:
 
 def every_case(small: bool) -> list[Case]:
     """All cases, those of one part one after the other."""
-    parts = (exact, steps, waits, decoders, modernbert, flex, compile_once, masks, shards, tests)
+    parts = (exact, steps, waits, decoders, modernbert, masks, shards, flex, compile_once, tests)
     return [case for part in parts for case in part(small)]
 
 
