@@ -70,7 +70,7 @@ def test_the_benchmark_of_a_gpu_fails_with_what_it_measures(tmp_path, capsys, mo
     failed = [row for row in report["rows"] if row.get("passed") is False]
     assert status == 1 and failed[-1]["value"] == "RuntimeError: no kernel" and len(failed) == printed.count("FAILED")
     assert {row["part"] for row in failed} == {"exactness", "broken"}
-    assert report["rows"][-1] == {"part": "chosen", "value": 1, "seconds": 0.0}
+    assert report["rows"][-1].items() >= {"part": "chosen", "value": 1}.items()
     status, report, _ = run_small(tmp_path, capsys, "--parts", "broken", "--seconds", "0")
     assert status == 0 and [row["absent"] for row in report["rows"]] == ["no time was left"]
 
