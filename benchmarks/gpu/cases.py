@@ -79,7 +79,7 @@ def waits(small: bool) -> list[Case]:
 
 def decoders(small: bool) -> list[Case]:
     usual = Setting("llama, 1 B", "sdpa", PURE, batch_size=1, length=1024, small=small)
-    cases = [] if small else [case_of("decoder", replace(usual, batch_size=4), exactness)]
+    cases = [] if small else [case_of("decoder", replace(usual, batch_size=2), exactness)]
     kinds = ENDS | {f"{site}, batch before": remembering(site, small) for site in ("embeddings", "hidden")}
     for size, lora, recomputed in ((1, False, False), (2, True, True), (1, True, False), (2, False, True)):
         setting = replace(usual, batch_size=size, lora=lora, recomputed=recomputed)
@@ -87,7 +87,7 @@ def decoders(small: bool) -> list[Case]:
         cases.append(case_of("decoder", setting, compared, kinds, 3.0))
     cases.append(case_of("decoder", replace(usual, kernel=FLASH, batch_size=2), exactness_before))
     cases.append(case_of("decoder", replace(usual, kernel=FLASH, batch_size=2), compared, kinds, 3.0))
-    return cases[2:4] if small else cases
+    return cases[:2] if small else cases
 
 
 def modernbert(small: bool) -> list[Case]:

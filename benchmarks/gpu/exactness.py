@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from step_time import SITES, mixing_at
+from torch.nn import functional
 
 from benchmarks.gpu.models import AUTOCAST, DEVICE, PURE, Batch, Row, Setting, batches, build, inputs_on_device
 from hf_mixup import Mixup, MixupPlan
@@ -15,26 +16,33 @@ from hf_mixup import Mixup, MixupPlan
 # against float32 if it is larger.
 BOUNDS = {"fp32": 1e-4, AUTOCAST: 5e-2, PURE: 5e-2}
 BETWEEN = (0.9, 0.6, 0.3, 0.1)
+Errors = tuple[float, float]
 
 
 def exactness(setting: Setting) -> list[Row]:
-    """For each site, the largest error at the ends, and that of lambdas between them."""
+    """For each site, the largest error at the ends, and those of lambdas between them, also of the gradient."""
     model = build(setting).eval()
     torch.manual_seed(1)
     batch = inputs_on_device(batches(setting, model.config.vocab_size)())
     autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=setting.precision == AUTOCAST)
     reference = build(replace(setting, kernel="eager", precision="fp32")).eval()
     reference.load_state_dict(model.state_dict())
+    clean = errors_between(model, reference, batch, None, autocast)
     rows = []
     for site in SITES:
         with torch.no_grad():
             at_ends = error_at_ends(model, batch, site, autocast)
-            clean, between = errors_between(model, reference, batch, site, autocast)
-        limit = max(BOUNDS[setting.precision], clean)
-        row = {"site": site, "value": at_ends, "bound": limit, "between": between, "clean": clean}
-        # What lies between has the errors of two texts.
-        rows.append(row | {"passed": at_ends <= limit and between <= 2 * limit})
+        found = errors_between(model, reference, batch, site, autocast)
+        rows.append({"site": site, "value": at_ends} | judged(BOUNDS[setting.precision], at_ends, found, clean))
     return rows
+
+
+def judged(least: float, at_ends: float, found: Errors, clean: Errors) -> Row:
+    """The errors of the logits and of their gradient; what lies between the ends has the errors of two texts."""
+    limits = [max(least, error) for error in clean]
+    passed = at_ends <= limits[0] and all(error <= 2 * limit for error, limit in zip(found, limits, strict=True))
+    names = ("between", "gradient_between", "clean", "gradient_clean")
+    return {"bound": limits[0], "passed": passed} | dict(zip(names, (*found, *clean), strict=True))
 
 
 def layer_of(model: Any, site: str) -> int | None:
@@ -66,17 +74,27 @@ def error_at_ends(model: Any, batch: Batch, site: str, autocast: torch.autocast)
     return float(max(errors) / (clean - other).abs().max())
 
 
-def errors_between(
-    model: Any, reference: Any, batch: Batch, site: str, autocast: torch.autocast
-) -> tuple[float, float]:
-    """How far clean and mixed logits are from those of eager attention in float32."""
+def errors_between(model: Any, reference: Any, batch: Batch, site: str | None, autocast: torch.autocast) -> Errors:
+    """How far logits and gradients, mixed or clean, are from those of eager attention in float32."""
     lam = torch.tensor(BETWEEN).repeat(len(batch["input_ids"]))[: len(batch["input_ids"])]
+
+    def logits_of(model: Any) -> torch.Tensor:
+        return model(**batch).logits if site is None else mixed_logits(model, mixing(model, site), batch, site, lam)
+
     with autocast:
-        own = [model(**batch).logits.float(), mixed_logits(model, mixing(model, site), batch, site, lam)]
-    theirs = [
-        reference(**batch).logits.float(),
-        mixed_logits(reference, mixing(reference, site), batch, site, lam),
-    ]
-    scale = (theirs[0] - theirs[0].roll(1, 0)).abs().max()
-    clean, mixed = (float((one - other).abs().max() / scale) for one, other in zip(own, theirs, strict=True))
-    return clean, mixed
+        logits = logits_of(model)
+    expected = logits_of(reference)
+    scale = (expected - expected.roll(1, 0)).abs().max()
+    error = float(((logits - expected).abs().max() / scale).detach())
+    own, theirs = gradients(model, logits), gradients(reference, expected)
+    apart = sum(float((own[name].float() - theirs[name]).norm() ** 2) for name in theirs)
+    return error, (apart / sum(float(theirs[name].norm() ** 2) for name in theirs)) ** 0.5
+
+
+def gradients(model: Any, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    labels = torch.arange(len(logits), device=logits.device) % 2
+    model.zero_grad()
+    functional.cross_entropy(logits.float(), labels).backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    return found
