@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree
 from zipfile import ZipFile
 
 import pytest
@@ -115,3 +116,18 @@ def test_the_benchmark_of_a_gpu_takes_packages_from_wheels(tmp_path, own_path):
     gpu.put_on_path(tmp_path)
     assert import_module("made_up_package").VALUE == 7
     assert sys.path[-1] == os.environ["PYTHONPATH"]
+
+
+REPORT = """<testsuites><testsuite><testcase classname="a" name="fine"/>
+<testcase classname="a" name="bad"><failure message="no">trace</failure></testcase>
+<testcase classname="a" name="without"><skipped message="needs a GPU"/></testcase>
+<testcase classname="a" name="other"><skipped message="no such model"/></testcase></testsuite></testsuites>"""
+
+
+def test_the_tests_of_a_gpu_are_counted():
+    from benchmarks.gpu import suite
+
+    rows = suite.rows_of(ElementTree.ElementTree(ElementTree.fromstring(REPORT)))
+    assert rows[0] == {"value": "1 of 3", "passed": False}
+    assert [(row["site"], row["value"]) for row in rows[1:]] == [("a::bad", "no"), ("a::without", "needs a GPU")]
+    assert suite.unfinished("x PASSED\ny FAILED")[0]["value"].startswith("stopped after 1 passed of 2")

@@ -12,7 +12,7 @@ from step_time import SITES, mixing_at
 from benchmarks.gpu.attention import attention
 from benchmarks.gpu.compiled import compiled
 from benchmarks.gpu.exactness import exactness
-from benchmarks.gpu.models import AUTOCAST, FLASH, HAS_FLASH, HAS_GPU, NO_GPU, PURE, Row, Setting, why_absent
+from benchmarks.gpu.models import AUTOCAST, FLASH, FLEX, HAS_FLASH, HAS_GPU, NO_GPU, PURE, Row, Setting, why_absent
 from benchmarks.gpu.outside import exactness_before, remembering
 from benchmarks.gpu.sharded import sharded
 from benchmarks.gpu.steps import ENDS, at_sites, compared, no_wait
@@ -99,7 +99,7 @@ def modernbert(small: bool) -> list[Case]:
 
 def flex(small: bool) -> list[Case]:
     # Before any compiled model: the kernel cannot be compiled once Trainer has turned TF32 on.
-    setting = Setting("bert-base, 4 layers", "flex_attention", AUTOCAST, small=small)
+    setting = Setting("bert-base, 4 layers", FLEX, AUTOCAST, small=small)
     return [case_of("flex", setting, exactness), case_of("flex", setting, compared, at_sites("hidden"), 3.0)]
 
 

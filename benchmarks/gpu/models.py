@@ -16,7 +16,8 @@ Batch = dict[str, torch.Tensor]
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
 NO_GPU = "needs a GPU"
-FLASH = "flash_attention_2"
+# Flex attention has no dropout.
+FLASH, FLEX = "flash_attention_2", "flex_attention"
 HAS_FLASH = find_spec("flash_attn") is not None
 # fp32 weights under bf16 autocast, as Trainer's bf16, and weights that are bf16 themselves.
 AUTOCAST, PURE = "bf16", "pure bf16"
@@ -103,7 +104,7 @@ def why_absent(setting: Setting, trains: bool = True) -> str | None:
         return "flash attention takes half precision only"
     if setting.kernel == FLASH and not HAS_FLASH and not find_spec("flash_stand_in"):
         return "needs flash-attn"
-    if not HAS_GPU and (setting.kernel == "flex_attention" or trains and setting.precision == AUTOCAST):
+    if not HAS_GPU and (setting.kernel == FLEX or trains and setting.precision == AUTOCAST):
         return NO_GPU
     return None
 
@@ -111,6 +112,8 @@ def why_absent(setting: Setting, trains: bool = True) -> str | None:
 def build(setting: Setting) -> Any:
     """A classifier of two classes, on the device."""
     kind, shape = SHAPES[setting.model]
+    if setting.kernel == FLEX:
+        shape = shape | {"attention_probs_dropout_prob": 0.0}
     config = AutoConfig.for_model(kind, **{"num_labels": 2, "pad_token_id": 0} | shape | (TOY if setting.small else {}))
     torch.manual_seed(0)
     dtype = torch.bfloat16 if setting.precision == PURE else torch.float32
