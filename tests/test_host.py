@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -27,6 +28,8 @@ from transformers import (
     Wav2Vec2ForSequenceClassification,
     WhisperForAudioClassification,
 )
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertForSequenceClassification, BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -35,7 +38,8 @@ from transformers.trainer import DEFAULT_CALLBACKS
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
-from hf_mixup.forward.anatomy import host
+from hf_mixup.forward.anatomy import host, kernels
+from hf_mixup.forward.anatomy.block_mask import as_bias
 from hf_mixup.forward.anatomy.inputs import INPUTS, bind, first_tensor, root_of
 from hf_mixup.forward.anatomy.masks import BIAS_BELOW
 from hf_mixup.forward.anatomy.quirks import QUIRKS
@@ -46,7 +50,7 @@ from tests.hosts import BEFORE_5_15
 from tests.toy_runs import make_trainer
 from tests.zoo import toy_model
 
-HOST = "hf_mixup/forward/anatomy/host.py"
+HOST, KERNELS = "hf_mixup/forward/anatomy/host.py", "hf_mixup/forward/anatomy/kernels.py"
 
 
 def moved(fact, name, where=HOST):
@@ -59,9 +63,49 @@ def moved(fact, name, where=HOST):
 
 @pytest.mark.parametrize("kernel", host.KERNELS_WITH_BIAS)
 def test_the_config_names_the_attention_kernel(kernel):
-    config = toy_model("bert", attention=kernel).config
-    assert getattr(config, host.ATTENTION_KERNEL, None) == kernel, moved(
+    model = toy_model("bert", attention=kernel)
+    assert host.kernels_of(model) == {getattr(model.config, host.ATTENTION_KERNEL, None)} == {kernel}, moved(
         "the config's field that names the attention kernel", "ATTENTION_KERNEL"
+    )
+
+
+FLASH_KERNELS = [f"flash_attention_{version}" for version in (2, 3, 4)]
+
+
+def test_every_flash_kernel_is_one_function_in_the_table():
+    with_weights = kernels.flash_attention_with_weights
+    for name in FLASH_KERNELS:
+        found = host.ATTENTION_FUNCTIONS[name]
+        assert found in (host.flash_attention_forward, with_weights), moved(
+            f"transformers calls {name} by flash_attention_forward", "is_flash", KERNELS
+        )
+    own = list(inspect.signature(host.flash_attention_forward).parameters)
+    assert own[:7] == list(inspect.signature(with_weights).parameters)[:7], moved(
+        "flash_attention_forward's first arguments", "flash_attention_with_weights", KERNELS
+    )
+    assert "softcap" in own, moved("flash_attention_forward takes the cap as softcap", "_room", KERNELS)
+
+
+def test_a_flash_kernel_is_given_the_mask_of_the_keys_or_none():
+    config = toy_model("bert").config
+    config._attn_implementation = FLASH_KERNELS[0]
+    states = torch.zeros(2, 3, 4)
+    for mask in ([[1, 1, 1], [1, 1, 0]], [[1, 1, 1], [1, 1, 1]]):
+        mask = torch.tensor(mask)
+        given = create_bidirectional_mask(config, states, mask)
+        is_as_expected = given is None if mask.all() else torch.equal(given, mask.bool())
+        assert is_as_expected, moved("the mask of flash kernels", "flash_attention_with_weights", KERNELS)
+
+
+def test_the_mask_of_flex_attention_is_a_function_and_has_sizes():
+    mask = create_block_mask(lambda batch, head, query, key: key <= query, 2, None, 3, 3, "cpu")
+    expected = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)
+    assert torch.equal(as_bias(mask), expected.expand(2, 1, 3, 3)), moved(
+        "a BlockMask has mask_mod, shape and kv_num_blocks", "as_bias", "hf_mixup/forward/anatomy/block_mask.py"
+    )
+    parameters = inspect.signature(flex_attention_forward).parameters
+    assert list(parameters)[4] == "attention_mask", moved(
+        "flex attention takes a bias as its mask", "as_bias", "hf_mixup/forward/anatomy/block_mask.py"
     )
 
 

@@ -9,25 +9,24 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from transformers.utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
-from hf_mixup.forward.anatomy.host import KERNELS_WITH_BIAS
-
 PACKAGES = ("hf_mixup", "torch", "transformers", "datasets", "accelerate", "tokenizers", "safetensors", "numpy")
 # Named if they are installed.
 OTHERS = ("peft", "trl", "deepspeed", "sentence-transformers", "lightning", "timm", "torchao", "optuna", "evaluate")
-OTHER_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flex_attention": is_torch_flex_attn_available}
+# Those that PyTorch does not always have, and a flash kernel.
+OTHER_KERNELS = {"flex_attention": is_torch_flex_attn_available, "flash_attention_2": is_flash_attn_2_available}
 
 
 def environment() -> str:
     """The versions of Python and of packages, the platform, the accelerators and the attention kernels, one a line."""
     versions = {name: _version(name) for name in (*PACKAGES, *OTHERS)}
-    refused = [name for name, is_available in OTHER_KERNELS.items() if is_available()]
+    kernels = ["eager", "sdpa", *(name for name, is_available in OTHER_KERNELS.items() if is_available())]
     facts = {
         **{name: found or "not installed" for name, found in versions.items() if found or name in PACKAGES},
         "Python": platform.python_version(),
         "platform": platform.platform(),
         "torch is built for": _built_for(),
         "accelerator": _accelerator(),
-        "attention kernels": ", ".join(KERNELS_WITH_BIAS) + "".join(f", {name} (cannot be mixed)" for name in refused),
+        "attention kernels": ", ".join(kernels),
     }
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 

@@ -14,6 +14,8 @@ from typing import Any
 from hf_mixup.cli.mixup_help import mixup_help
 from hf_mixup.cli.terminal import SHOW_TRACEBACK, interruptible, one_line_errors
 
+KERNELS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_comparison(commands)
     inspect = commands.add_parser(
         "inspect",
-        usage="hf-mixup inspect MODEL [--blocks PATH ...] [--attn_implementation eager|sdpa]\n"
+        usage="hf-mixup inspect MODEL [--blocks PATH ...] [--attn_implementation KERNEL]\n"
         "                        [--trust_remote_code] [--json]",
         help="show where a model can be mixed, and how exact that is",
         description="Show where a model can be mixed, and measure on a tiny batch, in float32, how exact a mixture is.",
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--blocks", nargs="+", metavar="PATH", default=[], help="module paths of the blocks, or of lists"
     )
-    inspect.add_argument("--attn_implementation", choices=("eager", "sdpa"), help="by default what the model chooses")
+    inspect.add_argument("--attn_implementation", choices=KERNELS, help="by default what the model chooses")
     inspect.add_argument("--trust_remote_code", action="store_true", help="run model code that comes with the model")
     inspect.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     commands.add_parser("env", help="print versions and devices, for a bug report")

@@ -20,7 +20,7 @@ from hf_mixup.forward.anatomy.inputs import bind, body_config, check_model, map_
 from hf_mixup.forward.anatomy.masks import reads_padding
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.readout import FIXED_READ
-from hf_mixup.forward.endpoints import HALF_ROUNDING, ROUNDING, SPREAD_TOLERANCE, check_site
+from hf_mixup.forward.endpoints import SPREAD_TOLERANCE, check_site, rounding_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 
@@ -159,7 +159,7 @@ def _pairs(anatomy: Anatomy, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, 
 def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Tensor) -> SiteCheck:
     """`place` with the differences from the clean logits of `batch`, measured there."""
     anatomy = mixup.prepare()
-    root, (partner, lam, is_compared) = anatomy.root, _pairs(anatomy, batch)
+    partner, lam, is_compared = _pairs(anatomy, batch)
     spread, size = (clean - clean[partner])[lam == 0].abs().max(), clean.abs().max()
     try:
         if not 0 < spread < torch.inf:
@@ -175,8 +175,7 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
     errors = (mixed - expected).abs().amax(1) * is_compared
     at_0, at_1, *beside = (errors.view(len(LAMBDAS), -1).amax(1) / spread).tolist()
     near, nearer = max(beside[:2]), max(beside[2:])
-    rounding = ROUNDING.get(next(root.parameters()).dtype, HALF_ROUNDING)
-    tolerance = SPREAD_TOLERANCE + (rounding * size / spread).item()
+    tolerance = SPREAD_TOLERANCE + (rounding_of(anatomy.root) * size / spread).item()
     exact = max(at_0, at_1) <= tolerance
     # A thousand times closer to an end, the logits must at least be twice as close.
     continuous = exact and (nearer <= tolerance or nearer <= near / 2)

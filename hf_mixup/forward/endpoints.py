@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.forward.anatomy.anatomy import Anatomy
@@ -201,11 +201,17 @@ def _plan(anatomy: Anatomy, config: MixupConfig, layer: int | None, partner: Ten
     return plan
 
 
+def rounding_of(root: nn.Module) -> float:
+    """The share of the logits that rounding reaches, in the precision in which a model runs now."""
+    first = next(root.parameters())
+    return HALF_ROUNDING if torch.is_autocast_enabled(first.device.type) else ROUNDING.get(first.dtype, HALF_ROUNDING)
+
+
 def _compare(
     mixed: Tensor, expected: Tensor, spread: Tensor, plan: MixupPlan, anatomy: Anatomy, config: MixupConfig
 ) -> None:
     error, size = (mixed - expected).abs().max(), expected.abs().max()
-    rounding = ROUNDING.get(next(anatomy.root.parameters()).dtype, HALF_ROUNDING) * size
+    rounding = rounding_of(anatomy.root) * size
     if error <= SPREAD_TOLERANCE * spread + rounding:
         return
     where = plan.site if plan.layer is None else f"{plan.site} {plan.layer}"

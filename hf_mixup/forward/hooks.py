@@ -34,6 +34,7 @@ from hf_mixup.forward.anatomy.inputs import (
     unbind,
     with_first_tensor,
 )
+from hf_mixup.forward.anatomy.kernels import let_kernels_take_weights
 from hf_mixup.forward.anatomy.masks import mix_mask, mix_rows
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.state import HookGroup, Mixing
@@ -188,6 +189,7 @@ class Hooks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
+        let_kernels_take_weights(anatomy.root)
         tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
         self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
         self.handles: list[RemovableHandle | HooksOutside] = []

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification, Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
+from benchmarks.flash_stand_in import flash_stand_in
 from hf_mixup import Mixup, MixupPlan, inspect_model
 from hf_mixup.cli.inspect.named_model import named_model
 from hf_mixup.cli.inspect.toy import toy_model
@@ -195,10 +196,10 @@ def test_logits_that_depend_on_nothing_are_not_exact_anywhere():
 
 
 def test_models_that_cannot_be_mixed_have_a_reason():
-    flash = toy_model("bert")
-    flash.config._attn_implementation = "flash_attention_2"
+    unknown = toy_model("bert")
+    unknown.config._attn_implementation = "paged|eager"
     reasons = {
-        r"attn_implementation='flash_attention_2'.*eager, sdpa": flash,
+        r"attn_implementation='paged\|eager'.*eager, sdpa": unknown,
         "pad_token_id is not set": toy_model("gpt2", pad_token_id=None),
         "Linear has no config": torch.nn.Linear(2, 2),
     }
@@ -337,8 +338,18 @@ def test_bad_names_are_one_line(tmp_path, capsys):
         lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and message in lines[0] and not printed.out
     with pytest.raises(SystemExit, match="2"):
-        main(["inspect", "bert", "--attn_implementation", "flash_attention_2"])
+        main(["inspect", "bert", "--attn_implementation", "flash"])
     assert "eager" in capsys.readouterr().err
+
+
+def test_a_flash_kernel_is_inspected_and_one_that_is_not_installed_is_one_line(capsys):
+    words = ("bert", "--attn_implementation", "flash_attention_2")
+    assert main(["inspect", *words]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "FlashAttention2" in lines[0]
+    with flash_stand_in():
+        status, printed = inspect(capsys, *words)
+    assert status == 0 and "flash_attention_2" in printed
 
 
 def test_help_needs_no_torch():

@@ -27,7 +27,8 @@ def named_model(
     Args:
         name (`str`): the first of these that there is: a folder; a model type of transformers, which is built at toy
             size; a hub name. `demo:minilm` is the demo model.
-        attention (`str`, *optional*): `"eager"` or `"sdpa"`; by default what the model chooses.
+        attention (`str`, *optional*): the attention kernel; by default what the model chooses. For those that a CPU
+            cannot run, the model is put on an accelerator if there is one.
         trust_remote_code (`bool`, defaults to `False`): run model code that comes with the model.
 
     Raises:
@@ -64,6 +65,8 @@ def named_model(
             raise ValueError(f"model={name!r}: {NO_TEXT}") from error
         raise ValueError(f"model={name!r}: {_short(error)}") from error
     _set_pad_token(model)
+    if attention not in (None, "eager", "sdpa") and torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())  # type: ignore[arg-type]
     return model, source
 
 

@@ -14,13 +14,16 @@ from torch.compiler import is_compiling
 from transformers import Cache as Cache
 from transformers import PreTrainedModel
 from transformers.integrations import is_fsdp_enabled as is_fsdp_enabled
+from transformers.integrations.flash_attention import flash_attention_forward as flash_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # ---- transformers ----
 
-# The field of a config that names the attention kernel, and the kernels that take an attention bias.
+# The field of a config that names the attention kernel, and the kernels that take an attention bias. `eager` is the
+# model's own; the others are functions in `ATTENTION_FUNCTIONS`, and every flash kernel is `flash_attention_forward`.
 ATTENTION_KERNEL = "_attn_implementation"
-KERNELS_WITH_BIAS = ("eager", "sdpa")
+KERNELS_WITH_BIAS, ATTENTION_FUNCTIONS = ("eager", "sdpa", "flex_attention"), ALL_ATTENTION_FUNCTIONS
 # Block arguments that are the same for every example of the probe and may differ in a batch (positions and segments
 # of the user's own); they mix on a line.
 LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")
@@ -29,6 +32,12 @@ LOADING_LOGGER, LOAD_REPORT = logging.getLogger(PreTrainedModel.__module__), "LO
 # Rates of layerdrop: the attribute of modules, the config's field that is read in each step, and those that are copied
 # when modules are made.
 LAYERDROP, COPIED_LAYERDROP = "layerdrop", ("encoder_layerdrop", "decoder_layerdrop")
+
+
+def kernels_of(root: nn.Module) -> set[str]:
+    """The attention kernels that the configs of the transformers models in a model name."""
+    inside = [module.config for module in root.modules() if isinstance(module, PreTrainedModel)]
+    return {name for name in (getattr(config, ATTENTION_KERNEL, None) for config in inside) if name is not None}
 
 
 def backbone_of(root: nn.Module) -> nn.Module:

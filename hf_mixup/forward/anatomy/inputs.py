@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from hf_mixup.forward.anatomy.block_mask import BlockMask, as_bias
 from hf_mixup.forward.anatomy.host import ATTENTION_KERNEL, Cache, is_wrapper, main_input
 from hf_mixup.forward.anatomy.input_table import INPUTS as INPUTS
 
@@ -186,7 +187,7 @@ def unbind(
 
 
 def map_arguments(arguments: dict[str, Any], function: Callable[[str, Tensor], Any]) -> dict[str, Any]:
-    """The arguments of a block with `function(path, tensor)` in the place of every tensor.
+    """The arguments of a block with `function(path, tensor)` in the place of every tensor, and mask of flex attention.
 
     Raises:
         ValueError: for a value of which it is not known whether it holds something of an example.
@@ -215,6 +216,8 @@ def map_tensors(
     """
     if isinstance(value, Tensor):
         return function(path, value)
+    if isinstance(value, BlockMask):
+        return function(path, as_bias(value))
     if isinstance(value, (tuple, list)):
         parts = [map_tensors(part, f"{path}.{index}", function, check) for index, part in enumerate(value)]
         return _like(value, parts)

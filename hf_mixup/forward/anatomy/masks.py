@@ -89,7 +89,11 @@ def mix_truth(
     weight = mix_rows(truth, partner, lam, argument.batch_dim)
     has_queries = mask.dim() == 4 and argument.batch_dim == 0
     if not (has_queries and argument.keeps and argument.kind == "mask"):
-        return soft_mask(weight, bias_dtype=mask.dtype if mask.is_floating_point() else torch.float32)
+        # A mask of the keys alone is one of the queries as well to a flash kernel.
+        query = None
+        if mask.dim() == 2 and argument.batch_dim == 0 and blind_counts is not None:
+            query = torch.where(blind_counts.unsqueeze(1), weight, 1.0)
+        return soft_mask(weight, None, None, mask.dtype if mask.is_floating_point() else torch.float32, query)
     blind = 1 - truth.amax(-1, keepdim=True)
     both_blind = torch.minimum(blind, blind[partner])
     if blind_counts is not None:

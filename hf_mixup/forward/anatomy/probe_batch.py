@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.forward.anatomy.host import image_shape, is_whole, own_parameters
+from hf_mixup.forward.anatomy.kernels import half_precision
 from hf_mixup.forward.anatomy.quirks import Quirk
 
 # Prime sizes, so that a dimension is recognized by its size.
@@ -82,7 +83,7 @@ def undisturbed(root: nn.Module) -> Iterator[None]:
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), half_precision(root):
             yield
     finally:
         for module in training:

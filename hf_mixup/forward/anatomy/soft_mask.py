@@ -50,6 +50,8 @@ _ASKS_IF_TRUE: dict[Any, Callable[[float], bool]] = {
 # What may be done with the weights themselves: sizes, sums, shares.
 _PLAIN = _methods("dim", "size", "numel", "stride", "new_ones", "new_zeros", "is_floating_point", "sum", "div")
 _PLAIN |= _methods("__truediv__", "__repr__", "__format__") | {torch.finfo}
+# What the compiler asks of a tensor that enters a graph, as after a break in a flash kernel.
+_PLAIN |= _methods("_is_view", "is_neg", "is_conj", "storage_offset", "untyped_storage")
 
 
 class SoftMask(torch.Tensor):
@@ -59,6 +61,7 @@ class SoftMask(torch.Tensor):
     log_blind: Tensor | None
     until: tuple[Tensor, IsReached] | None
     bias_dtype: torch.dtype
+    query_weight: Tensor | None
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,7 +88,7 @@ class SoftMask(torch.Tensor):
         if func in _PRODUCTS:
             return _product(*args)
         if func is functional.scaled_dot_product_attention:
-            return func(*args, **kwargs | {"attn_mask": _log(_weight(kwargs["attn_mask"]), args[0].dtype)})
+            return func(*args, **kwargs | {"attn_mask": _log(weight_now(kwargs["attn_mask"]), args[0].dtype)})
         if func in _PLAIN or getattr(func, "__name__", "") in ("__get__", "__set__"):
             return _plain_call(func, args, kwargs)
         raise TypeError(f"{getattr(func, '__name__', func)}: not known what it makes of a mask between 0 and 1.")
@@ -96,6 +99,7 @@ def soft_mask(
     log_blind: Tensor | None = None,
     until: tuple[Tensor, IsReached] | None = None,
     bias_dtype: torch.dtype = torch.float32,
+    query_weight: Tensor | None = None,
 ) -> SoftMask:
     """A mask of weights.
 
@@ -107,9 +111,12 @@ def soft_mask(
             its site, and a function that says whether it has, for a mask that is given to the whole model.
         bias_dtype (`torch.dtype`, defaults to `torch.float32`): type of the bias that the mask becomes when it is
             multiplied by a large number.
+        query_weight (`torch.Tensor`, *optional*): how far each query reads at all, for kernels that let padding read
+            nothing; shaped as the mask.
     """
     mask: SoftMask = weight.as_subclass(SoftMask)
     mask.weight, mask.log_blind, mask.until, mask.bias_dtype = weight, log_blind, until, bias_dtype
+    mask.query_weight = query_weight
     return mask
 
 
@@ -119,18 +126,20 @@ def narrow(mask: Tensor, dim: int, size: int) -> Tensor:
         return mask.narrow(dim, 0, size)
     blind = None if mask.log_blind is None else mask.log_blind.narrow(dim, 0, size)
     until = None if mask.until is None else (mask.until[0].narrow(dim, 0, size), mask.until[1])
-    return soft_mask(mask.weight.narrow(dim, 0, size), blind, until, mask.bias_dtype)
+    query = None if mask.query_weight is None else mask.query_weight.narrow(dim, 0, size)
+    return soft_mask(mask.weight.narrow(dim, 0, size), blind, until, mask.bias_dtype, query)
 
 
 def _cast(mask: SoftMask, func: Any, args: Any, kwargs: dict[str, Any]) -> SoftMask:
     named = [*args, kwargs.get("dtype"), kwargs.get("other")]
     dtypes = [part if isinstance(part, torch.dtype) else getattr(part, "dtype", None) for part in named]
     dtype = next((found for found in dtypes if found is not None and found.is_floating_point), mask.bias_dtype)
-    return soft_mask(mask.weight, mask.log_blind, mask.until, torch.float32 if func is torch.Tensor.float else dtype)
+    dtype = torch.float32 if func is torch.Tensor.float else dtype
+    return soft_mask(mask.weight, mask.log_blind, mask.until, dtype, mask.query_weight)
 
 
-def _weight(mask: SoftMask) -> Tensor:
-    """The weights that count now."""
+def weight_now(mask: SoftMask) -> Tensor:
+    """The weights of a mask that count now."""
     return mask.weight if mask.until is None or mask.until[1]() else mask.until[0]
 
 
@@ -141,7 +150,7 @@ def _with_weights(value: Any, weight: Callable[[SoftMask], Tensor]) -> Any:
     return weight(value) if isinstance(value, SoftMask) else value
 
 
-def _plain_call(func: Any, args: Any, kwargs: dict[str, Any], weight: Callable[[SoftMask], Tensor] = _weight) -> Any:
+def _plain_call(func: Any, args: Any, kwargs: dict[str, Any], weight: Callable[[SoftMask], Tensor] = weight_now) -> Any:
     named = {name: _with_weights(value, weight) for name, value in kwargs.items()}
     return func(*(_with_weights(value, weight) for value in args), **named)
 
@@ -176,7 +185,7 @@ def _hides(value: Any) -> bool:
 
 
 def _fill(scores: Tensor, mask: SoftMask, value: Any) -> Tensor:
-    weight = _weight(mask)
+    weight = weight_now(mask)
     if isinstance(scores, SoftMask):
         # A kernel that turns the mask into a bias by filling a copy of it.
         scores = torch.zeros_like(weight)
@@ -190,7 +199,7 @@ def _fill(scores: Tensor, mask: SoftMask, value: Any) -> Tensor:
 
 
 def _where(mask: SoftMask, chosen: Any, other: Any) -> Tensor:
-    weight = _weight(mask)
+    weight = weight_now(mask)
     if _hides(other):
         return chosen + _log(weight, chosen.dtype)
     if _hides(chosen):
@@ -202,14 +211,14 @@ def _where(mask: SoftMask, chosen: Any, other: Any) -> Tensor:
 
 def _product(left: Any, right: Any) -> Any:
     mask, other = (left, right) if isinstance(left, SoftMask) else (right, left)
-    weight = _weight(mask)
+    weight = weight_now(mask)
     if isinstance(other, (int, float)):
         # The number is meant for what the mask marks, to be subtracted from (or, if negative, added to) the scores.
         if abs(other) < BIAS_SCALE:
             return weight * other
         return _log(1 - weight, mask.bias_dtype) * (-1 if other > 0 else 1)
     if isinstance(other, SoftMask) or not other.is_floating_point():
-        return soft_mask(weight * _with_weights(other, _weight))
+        return soft_mask(weight * _with_weights(other, weight_now))
     return other * weight.to(other.dtype)
 
 

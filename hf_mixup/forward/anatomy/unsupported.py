@@ -6,27 +6,31 @@ from torch import nn
 
 from hf_mixup.forward.anatomy import host
 from hf_mixup.forward.anatomy.inputs import body_config
+from hf_mixup.forward.anatomy.kernels import is_flash
 
 
 def refuse_unsupported(model: nn.Module) -> None:
-    """Raise `ValueError` for learned prompts, and an attention kernel that takes no bias."""
+    """Raise `ValueError` for learned prompts, and an attention kernel that mixup does not know."""
     prompt = host.learned_prompt(model)
     if prompt is not None:
         raise ValueError(
             f"peft_type={prompt!r}: learned prompts lengthen the texts inside the model, where mixup does not see "
             "them; use an adapter such as LoRA."
         )
-    attention = getattr(body_config(model), host.ATTENTION_KERNEL)
-    if attention is not None:
+    for attention in host.kernels_of(model):
         refuse_kernel(attention)
 
 
 def refuse_kernel(attention: str) -> None:
-    """Raise `ValueError` for an attention kernel that takes no bias."""
-    if attention not in host.KERNELS_WITH_BIAS:
+    """Raise `ValueError` for an attention kernel of which it is not known what it makes of a mask.
+
+    transformers itself refuses a name that it does not know, and one of its hub it knows once the model is loaded.
+    """
+    is_known = attention in host.KERNELS_WITH_BIAS or is_flash(attention)
+    if attention in host.ATTENTION_FUNCTIONS and not is_known:
         raise ValueError(
-            f"attn_implementation={attention!r}: mixup needs a kernel that takes an attention bias; "
-            f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}."
+            f"attn_implementation={attention!r}: mixup does not know what this kernel makes of its mask; "
+            f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}, or a flash kernel."
         )
 
 
