@@ -94,13 +94,14 @@ def _places(cumulated: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, dropout: float, scale: float, softcap: float) -> Tensor:
-    share = q.shape[1] // k.shape[1]
+    share, exact = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
-    scores = torch.einsum("qhd,khd->hqk", q, k).float() * scale
+    # As in the kernel, what is added up is not rounded to half precision.
+    scores = torch.einsum("qhd,khd->hqk", q.to(exact), k.to(exact)) * scale
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    weights = scores.masked_fill(~keep, -torch.inf).softmax(-1)
-    return torch.einsum("hqk,khd->qhd", functional.dropout(weights, dropout).to(v.dtype), v)
+    weights = functional.dropout(scores.masked_fill(~keep, -torch.inf).softmax(-1), dropout)
+    return torch.einsum("hqk,khd->qhd", weights, v.to(exact)).to(v.dtype)
 
 
 def _can_dispatch(model: PreTrainedModel, *args: Any, **kwargs: Any) -> bool:

@@ -1,6 +1,5 @@
 """Flex attention on a CPU with gradients: as PyTorch runs it uncompiled, which it refuses only because it is slow."""
 
-import functools
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
@@ -20,9 +19,11 @@ def make_mask(*args, _compile=False, **options):
 @contextmanager
 def flex_on_cpu():
     """Inside of the block, `attn_implementation="flex_attention"` runs on a CPU, also backward."""
-    flex_attention_warned = functools.partial(patch.object, flex_attention)
     with ExitStack() as changed:
-        changed.enter_context(flex_attention_warned("_validate_device", lambda *args: None))
+        changed.enter_context(patch.object(flex_attention, "_validate_device", lambda *args: None))
+        # Else each call is compiled, which takes seconds.
+        name = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+        changed.enter_context(patch.object(flex_attention, name, True, create=True))
         changed.enter_context(patch.object(of_transformers, "compile_friendly_flex_attention", uncompiled))
         changed.enter_context(patch.object(masking_utils, "create_block_mask", make_mask))
         yield

@@ -51,7 +51,7 @@ class ModelArguments:
     token: str | None = _help(None, "Token for private hub repositories.")
     trust_remote_code: bool = _help(False, "Run model code that comes from the hub.")
     ignore_mismatched_sizes: bool = _help(False, "Give a classifier whose head does not fit the labels a new one.")
-    attn_implementation: str | None = _help(None, "eager, sdpa, a flash kernel, flex_attention; the model's own.")
+    attn_implementation: str | None = _help(None, "eager, sdpa, flex_attention or a flash kernel; by default its own.")
     prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
     nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
     averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: no average.")

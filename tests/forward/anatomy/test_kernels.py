@@ -74,13 +74,14 @@ def test_a_flash_kernel_mixes_as_the_eager_one(family, side):
             assert (found[name] - gradient).abs().max() < 1e-4 * largest, name
 
 
-def test_half_precision_keeps_the_bias():
+@pytest.mark.parametrize("scaling", [0.02, None])
+def test_half_precision_keeps_the_bias(scaling):
     """The weight of a key that nothing else tells from the others, as bfloat16 sees it."""
-    weight = torch.tensor([[1.0, 0.3, 0.7, 1e-3, 0.999]])
+    weight = torch.tensor([[1.0e-3, 1.3e-3, 1.7e-3, 0.9e-3, 1.1e-3]])
     states = torch.zeros(1, 2, 5, 24, dtype=torch.bfloat16)
     value = torch.eye(5, 24, dtype=torch.bfloat16).expand(1, 2, 5, 24)
     module = toy_model("bert", KERNEL).bert.encoder.layer[0].attention.self
-    output, _ = kernels.flash_attention_with_weights(module, states, states, value, soft_mask(weight), 0.0, 0.02)
+    output, _ = kernels.flash_attention_with_weights(module, states, states, value, soft_mask(weight), 0.0, scaling)
     shares = weight[0] / weight.sum()
     torch.testing.assert_close(output[0, 0, 0, :5].float(), shares, atol=1e-5, rtol=4e-3)
     assert output.shape == (1, 5, 2, 24)
@@ -149,14 +150,13 @@ def test_partners_from_outside_of_the_batch():
 
 def test_a_compiled_model_mixes():
     torch._dynamo.reset()
-    model, batch = toy_model("bert", KERNEL), toy_batch()
+    model, batch = toy_model("bert", KERNEL, num_hidden_layers=2), toy_batch()
     mixup, compiled = Mixup(model, plain_config(site="embeddings")), torch.compile(model, backend="eager")
     plan = MixupPlan(PARTNER, torch.full((4,), 0.3), "embeddings")
     with torch.no_grad():
         expected = mixed(mixup, batch, 0.3, "embeddings", None)
         with mixup.apply(plan, batch):
             torch.testing.assert_close(compiled(**batch).logits, expected)
-        torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize(
