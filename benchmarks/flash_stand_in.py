@@ -63,8 +63,7 @@ def flash_attn_varlen_func(
     scale = size**-0.5 if softmax_scale is None else softmax_scale
     left, right = window_size[0], 0 if causal else window_size[1]
     if not q.is_cuda:
-        keep = _kept(cu_seqlens_q, cu_seqlens_k, left, right)
-        return _attention(q, k, v, keep, dropout_p, scale, softcap)
+        return _attention(q, k, v, (cu_seqlens_q, cu_seqlens_k, left, right), dropout_p, scale, softcap)
     if softcap:
         raise RuntimeError("PyTorch's kernel has no softcap.")
     q, k, v = (functional.pad(states, (0, -size % 8)) for states in (q, k, v))
@@ -93,7 +92,9 @@ def _places(cumulated: Tensor) -> tuple[Tensor, Tensor]:
     return text, every - cumulated[text]
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, dropout: float, scale: float, softcap: float) -> Tensor:
+@torch.compiler.disable
+def _attention(q: Tensor, k: Tensor, v: Tensor, places: Any, dropout: float, scale: float, softcap: float) -> Tensor:
+    keep = _kept(*places)
     share, exact = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
     # As in the kernel, what is added up is not rounded to half precision.
