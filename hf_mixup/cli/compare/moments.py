@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_mixup.cli.compare.measures import predict
 from hf_mixup.cli.train.data import first_rows
+from hf_mixup.cli.train.probabilities import as_classes
 from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.training.trainer_seams import same_random_state
 
@@ -28,7 +29,7 @@ class LearningCurve(TrainerCallback):
     def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
         self.trainer, self.problem_type = trainer, problem_type
         self.rows = {
-            "train_loss": first_rows(splits["train"].shuffle(seed=0), CURVE_ROWS),
+            "train_loss": as_classes(first_rows(splits["train"].shuffle(seed=0), CURVE_ROWS), problem_type),
             "dev_loss": first_rows(splits["validation"], CURVE_ROWS),
         }
         self.learning: dict[str, list[float]] = {"step": [], "train_loss": [], "dev_loss": []}

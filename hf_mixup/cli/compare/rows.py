@@ -16,6 +16,7 @@ from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.classification import load_data
 from hf_mixup.cli.train.data import TextData, first_rows, hold_out
+from hf_mixup.cli.train.probabilities import most_probable
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def draw_rows(data: TextData, size: int, generator: np.random.Generator, balance
         if size > train.num_rows:
             raise ValueError(f"train_sizes={size}: there are {train.num_rows} training rows.")
         return generator.permutation(train.num_rows)[:size]
-    labels, drawn = np.asarray(train["labels"]), []
+    labels, drawn = most_probable(train), []
     for number, name in enumerate(data.label_names):
         own = np.flatnonzero(labels == number)
         if len(own) < size:
@@ -121,6 +122,8 @@ def flip_labels(
         raise ValueError(f"label_noise={share}: needs classes, not {data.problem_type.replace('_', ' ')}.")
     flipped[generator.permutation(train.num_rows)[: round(share * train.num_rows)]] = True
     labels = np.asarray(train["labels"])
+    if labels.ndim == 2:
+        raise ValueError(f"label_noise={share}: needs one class per training row, not probabilities of classes.")
     others = (labels + generator.integers(1, len(data.label_names), len(labels))) % len(data.label_names)
     feature = train.features["labels"]
     mixed = np.where(flipped, others, labels)

@@ -18,6 +18,7 @@ from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
 from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
 from hf_mixup.cli.train.labels import LabelColumn, check_two_classes, encode_classes, encode_scores, is_unlabelled
+from hf_mixup.cli.train.probabilities import are_probabilities, as_classes, encode_probabilities, most_probable
 from hf_mixup.config.checks import nearest
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class TextData:
 
     Args:
         splits (`dict[str, Dataset]`): `"train"`, and `"validation"` and `"test"` if there are any; text columns and
-            `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression).
+            `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression); of class probabilities
+            lists of floats to train on, and class indices elsewhere.
         text_columns (`list[str]`): one column, or the two of a text pair.
         problem_type (`str`): as in a transformers config.
         label_names (`list[str]`): the classes in the order of their indices; empty for regression.
@@ -84,6 +86,9 @@ def load_splits(
     names: list[str] = []
     if problem_type == "regression":
         encoded = {name: encode_scores(column) for name, column in columns.items()}
+    elif are_probabilities(columns["train"], delimiter):
+        problem_type = "single_label_classification"
+        encoded, names = encode_probabilities(columns, known_labels)
     else:
         multi_label = problem_type == "multi_label_classification"
         encoded, names = encode_classes(columns, delimiter, multi_label, known_labels)
@@ -215,7 +220,7 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
         ValueError: if there is but one row.
     """
     train = splits["train"]
-    labels = train["labels"][:] if problem_type == "single_label_classification" else None
+    labels = most_probable(train).tolist() if problem_type == "single_label_classification" else None
     # A correlation needs two.
     count = max(2 if problem_type == "regression" else 1, round(HELD_OUT * train.num_rows))
     # Stratification needs room for every class on both sides.
@@ -225,7 +230,8 @@ def hold_out(splits: dict[str, Dataset], name: str, problem_type: str, seed: int
         raise ValueError(f"{name}_file: none given, and too few training rows to hold some out ({train.num_rows}).")
     rest, held_out = train_test_split(np.arange(train.num_rows), test_size=count, random_state=seed, stratify=labels)
     logger.warning("No %s data: %d of %d training rows are held out for it.", name, count, train.num_rows)
-    return {**splits, "train": train.select(np.sort(rest)), name: train.select(np.sort(held_out))}
+    held_out_rows = as_classes(train.select(np.sort(held_out)), problem_type)
+    return {**splits, "train": train.select(np.sort(rest)), name: held_out_rows}
 
 
 def first_rows(rows: Dataset, count: int | None) -> Dataset:

@@ -61,7 +61,8 @@ def problem_type_of(
     if do_regression or not (is_float or dtype.startswith(CLASS_DTYPES)):
         raise ValueError(
             f"label_column_name={label!r}: {'lists of ' if inner else ''}{dtype} labels with "
-            f"do_regression={do_regression}; expected strings or integers, lists of these, or numbers for regression."
+            f"do_regression={do_regression}; expected strings or integers, lists of these or of probabilities, or "
+            "numbers for regression."
         )
     return "multi_label_classification" if inner or delimiter else "single_label_classification"
 
@@ -113,6 +114,9 @@ def task_line(
         inferred = "" if do_regression else "; --do_regression false makes them classes"
         return f"label column {label!r}: {'decimal ' if inferred else ''}{line}{inferred}"
     several = ", several per row" if problem_type == "multi_label_classification" else ""
+    if not several and isinstance(labels[0], list):
+        found = f"probabilities of {len(names)} classes ({some(map(repr, names), 10)})"
+        return f"label column {label!r}: {found}, to train on; measured is the most probable class"
     line = f"label column {label!r}: {len(names)} classes{several} ({some(map(repr, names), 10)})"
     could_be_scores = not several and do_regression is None and len(names) > 2 and all(map(WHOLE.fullmatch, names))
     return line + ("; --do_regression true makes them scores" if could_be_scores else "")
@@ -168,7 +172,8 @@ def refuse_written_lists(label: str, names: Iterable[str]) -> None:
     if names and all(LIST.fullmatch(name) for name in names):
         raise ValueError(
             f"label_column_name={label!r}: cells such as {names[0]!r} are lists written as text; write several classes "
-            "as names with a label_delimiter between them, or use a JSON or Parquet file with lists."
+            "as names with a label_delimiter between them, or use a JSON or Parquet file with lists, as for class "
+            "probabilities."
         )
 
 

@@ -9,6 +9,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from hf_mixup.training.label_columns import class_counts
+
 
 def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], rows: Dataset, problem_type: str) -> None:
     """Set the bias of a new head to what the labels are on average, in place.
@@ -20,7 +22,7 @@ def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], row
     Args:
         model (`PreTrainedModel`): a classifier as `from_pretrained` returns it.
         new_parameters (`Collection[str]`): the names of the parameters that were not loaded.
-        rows (`Dataset`): the training rows; `labels` are class indices, 0/1 per class, or scores.
+        rows (`Dataset`): the training rows; `labels` are as `label_priors` takes them.
         problem_type (`str`): as in a transformers config.
 
     Raises:
@@ -46,7 +48,8 @@ def label_priors(labels: torch.Tensor, num_labels: int, problem_type: str) -> to
     """The logits, or scores, that fit the labels best without any input.
 
     Args:
-        labels (`torch.Tensor` of shape `(rows,)` or `(rows, num_labels)`): class indices, 0/1 per class, or scores.
+        labels (`torch.Tensor` of shape `(rows,)` or `(rows, num_labels)`): class indices or probabilities, 0/1 per
+            class, or scores.
         num_labels (`int`): number of classes or scores.
         problem_type (`str`): as in a transformers config.
 
@@ -58,5 +61,5 @@ def label_priors(labels: torch.Tensor, num_labels: int, problem_type: str) -> to
         return labels.float().reshape(len(labels), -1).mean(0)
     if problem_type == "multi_label_classification":
         return torch.logit((labels.float().sum(0) + 0.5) / (len(labels) + 1))
-    counts = torch.bincount(labels, minlength=num_labels) + 0.5
+    counts = torch.tensor(class_counts(labels, num_labels)) + 0.5
     return (counts / counts.sum()).log()

@@ -122,7 +122,7 @@ def test_what_could_be_meant_otherwise_is_said(labelled, caplog, case):
 
 REFUSED = {
     "words among scores": (["1.5", "2.5", "n/a"], {}, "decimal numbers, but 'n/a' in row 3.*do_regression: false"),
-    "lists of decimals": ([[0.5, 0.5], [1.0, 0.0]], {}, r"row 1 holds \[0.5, 0.5\]; lists of 0 and 1"),
+    "lists of decimals": ([[0.5, 1], [1.0, 0.0]], {}, r"row 1 of the train data holds \[0.5, 1.0\]: their sum is 1.5"),
     "decimal commas and whole numbers": (["3,5", "5", "2,25"], {}, "numbers such as '2,25': write scores with a point"),
     "decimal commas": (["1,5", "2,5"], {}, "numbers such as '1,5': write scores with a point"),
     "a gap in a list": ([[1, 0], [1, None], [0, 1]], {}, r"row 2 of the train data holds \[1, None\]; no value may be"),
