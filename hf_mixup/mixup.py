@@ -220,6 +220,7 @@ class Mixup:
         *,
         reduction: str = "mean",
         targets: Tensor | None = None,
+        clean_targets: Tensor | None = None,
     ) -> Tensor:
         """The mixed loss, by transformers' rules for the problem type; the model's config is only read.
 
@@ -230,10 +231,10 @@ class Mixup:
                 `(batch, num_labels)`, or scores `(batch,)` or `(batch, num_labels)`.
             plan (`MixupPlan`, *optional*): `None` for a clean batch.
             label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
-            clean_logits (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): from a forward pass that was not
-                mixed; needed if `needs_clean_pass(plan)`.
+            clean_logits (`torch.Tensor`, *optional*): as `logits`, not mixed; needed if `needs_clean_pass(plan)`.
             reduction (`str`, defaults to `"mean"`): `"mean"` or `"sum"` over the batch; `"none"` for one per example.
             targets (`torch.Tensor` of shape `(batch, num_labels)`, *optional*): what `targets(labels, plan)` returned.
+            clean_targets (`torch.Tensor`, *optional*): those of `clean_logits`, if they are not those of the labels.
 
         Returns:
             `torch.Tensor`: in float32, a scalar or of shape `(batch,)`.
@@ -251,6 +252,7 @@ class Mixup:
         terms = [Term(1.0, logits, mixed)]
         if plan is not None and self.needs_clean_pass(plan):
             terms = self._with_clean_term(terms[0], labels, plan, clean_logits)
+            terms[1] = replace(terms[1], targets=terms[1].targets if clean_targets is None else clean_targets)
         return REDUCTIONS[reduction](self.task.sum_of_terms(terms, self.task.problem_type(labels), label_smoothing))
 
     def _with_clean_term(self, mixed: Term, labels: Tensor, plan: MixupPlan, clean_logits: Tensor | None) -> list[Term]:

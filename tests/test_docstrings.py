@@ -39,6 +39,7 @@ def names(tmp_path, monkeypatch):
     names = PUBLIC | {"np": np, "torch": torch} | {other.__name__: other for other in others}
     names |= {"model": steady_bert().train(), "args": arguments(tmp_path, report_to=[]), "tokenizer": tokenizer()}
     names |= {"train_dataset": rows(), "eval_dataset": rows(8), "batch": default_data_collator(rows(8))}
+    names["teacher"] = steady_bert()
     names["trainer"] = Trainer(names["model"], names["args"])
     generator = np.random.default_rng(0)
     return names | {"logits": generator.normal(size=(8, 3)), "labels": np.arange(8) % 3}

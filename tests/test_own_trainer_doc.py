@@ -36,7 +36,13 @@ def rows(count=16):
 def names(tmp_path):
     """What the page assumes, and what it imports in other sections."""
     given = {"model": steady_bert(), "args": arguments(tmp_path, report_to=[]), "train": rows(), "torch": torch}
-    given |= {"Mixup": Mixup, "MixupMixin": MixupMixin, "MixupModel": MixupModel, "MixupTrainer": MixupTrainer}
+    given |= {
+        "teacher": steady_bert(),
+        "Mixup": Mixup,
+        "MixupMixin": MixupMixin,
+        "MixupModel": MixupModel,
+        "MixupTrainer": MixupTrainer,
+    }
     batch = default_data_collator(rows(8))
     return given | {"WeightedTrainer": WeightedTrainer, "labels": batch.pop("labels"), "batch": batch}
 
@@ -72,7 +78,7 @@ def test_the_table_leads_to_every_section():
     assert anchors == {name.lower().replace(" ", "-") for name in SECTIONS}
 
 
-@pytest.mark.parametrize("section", ["A loss function", "Class weights", "A trainer of your own"])
+@pytest.mark.parametrize("section", ["A loss function", "Class weights", "A teacher", "A trainer of your own"])
 def test_a_trainer_trains(names, section):
     trained(run(section, names)["trainer"])
 

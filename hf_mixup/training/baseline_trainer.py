@@ -17,6 +17,7 @@ from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training import label_columns
 from hf_mixup.training.averaging import WeightAverage
 from hf_mixup.training.loss_watch import LossWatch
+from hf_mixup.training.teacher import Teacher
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
 from hf_mixup.training.trainer_seams import TrainerSeams, changed
 
@@ -30,6 +31,7 @@ class BaselineTrainer(TrainerSeams):
             evaluation; as `MixupConfig.class_weights`.
         nonfinite_loss (`str`, defaults to `"warn"`): see `LossWatch`.
         averaging (`str`, *optional*), ema_decay (`float`, *optional*): see `WeightAverage`.
+        teacher (`nn.Module`, *optional*), teacher_weight, teacher_temperature (`float`, default to 1.0): see `Teacher`.
 
     Raises:
         ValueError: for what cannot be trained; in `train()`, for labels that cannot be trained on or evaluated.
@@ -46,6 +48,9 @@ class BaselineTrainer(TrainerSeams):
         nonfinite_loss: str = "warn",
         averaging: str | None = None,
         ema_decay: float | None = None,
+        teacher: nn.Module | None = None,
+        teacher_weight: float = 1.0,
+        teacher_temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self._loss_watch, self._average = LossWatch(nonfinite_loss), WeightAverage(averaging, ema_decay)
@@ -59,6 +64,11 @@ class BaselineTrainer(TrainerSeams):
         self._class_weights = config.class_weights
         check_trainer(self, self._has_weights)
         self._task = Task(model_config(self._module), config)
+        self._teacher = None
+        if teacher is not None:
+            self._teacher = Teacher(teacher, teacher_weight, teacher_temperature).attach(self)
+        elif (teacher_weight, teacher_temperature) != (1.0, 1.0):
+            raise ValueError(f"{teacher_weight=}, {teacher_temperature=}: used with a teacher only.")
 
     # ---- Evaluation ----
 
@@ -88,6 +98,8 @@ class BaselineTrainer(TrainerSeams):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's. Raises `ValueError` for labels that the model cannot be trained or evaluated on."""
         check_metric(self)
+        if self._teacher is not None:
+            self._teacher.check(self)
         self._check_labels()
         self._loss_watch.restart()
         self._average.restart()
@@ -140,7 +152,8 @@ class BaselineTrainer(TrainerSeams):
         datasets, config = label_columns.by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
         columns = dict(label_columns.check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
         found = any(label_columns.has_ignored(labels, config) for labels in columns.values())
-        if "train_dataset" in columns and found and (columns["train_dataset"] == IGNORED).all():
+        is_empty = "train_dataset" in columns and found and bool((columns["train_dataset"] == IGNORED).all())
+        if is_empty and self._teacher is None:
             raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
         # A collator of the user's own may take labels away.
         is_known = "train_dataset" in columns and label_columns.is_of_transformers(self.data_collator)
@@ -150,7 +163,7 @@ class BaselineTrainer(TrainerSeams):
     @property
     def _makes_targets(self) -> bool:
         """Whether labels become targets here, and not in the model or in a loss of the user's."""
-        return self._has_weights
+        return self._has_weights or self._teacher is not None
 
     @property
     def _casts_labels(self) -> bool:
@@ -169,8 +182,10 @@ class BaselineTrainer(TrainerSeams):
         """Trainer's loss, as a mean over the examples that have a label."""
         inputs, items = self._with_usual_labels(inputs), num_items_in_batch
         labels = inputs["labels"] if isinstance(inputs.get("labels"), Tensor) else None
-        is_users = self.compute_loss_func is not None
-        if labels is None or is_users or not (self._has_weights or self._are_probabilities(labels)):
+        is_users, is_taught = self.compute_loss_func is not None, self._teacher is not None and model.training
+        if is_taught and labels is None:
+            raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}; name them so.")
+        if labels is None or is_users or not (is_taught or self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
             is_normalised = is_users or (self._smooths_by_step() and items is not None)
             loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
@@ -184,17 +199,25 @@ class BaselineTrainer(TrainerSeams):
 
     def _own_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """The loss of class probabilities, which transformers' heads would flatten, and of weighted classes."""
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        logits, labels = logits_of(outputs), inputs["labels"]
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        labels, learnt = self._taught(model, given, inputs["labels"])
+        outputs = model(**given)
+        logits = logits_of(outputs)
         is_lacking = (
             self._count(labels) < len(labels) if model.training else label_columns.has_ignored(labels, self._task.about)
         )
         kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
-        mixed = self._task.targets(labels[kept], None, logits.device)
+        targets = self._task.targets(learnt[kept], None, logits.device)
         self._task.epoch = self.state.epoch or 0.0
         problem_type, smoothing = self._task.problem_type(labels), self.args.label_smoothing_factor
-        loss = self._task.losses(logits[kept], mixed, problem_type, smoothing).mean()
+        loss = self._task.losses(logits[kept], targets, problem_type, smoothing).mean()
         return loss, with_loss(outputs, loss)
+
+    def _taught(self, model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels, and what is learnt in their place: they themselves, or what a teacher makes of them."""
+        if self._teacher is None or not model.training:
+            return labels, labels
+        return self._teacher.teach(inputs, labels, self._task)
 
     def _users_loss(
         self, outputs: Any, mixed: Tensor | None, labels: Tensor, num_items_in_batch: Tensor | int | None
@@ -240,9 +263,9 @@ class BaselineTrainer(TrainerSeams):
         return samples, items
 
     def _count(self, labels: Tensor) -> int:
-        """The examples of a batch that have a label."""
+        """The examples of a batch that have a label, which all have from a teacher."""
         is_unknown = self._has_ignored is None and labels.device.type != "cpu"
-        if self._has_ignored is False or is_unknown or labels.numel() != len(labels):
+        if self._teacher is not None or self._has_ignored is False or is_unknown or labels.numel() != len(labels):
             return len(labels)
         ignored = label_columns.has_ignored(labels, model_config(self._module))
         return int((labels != IGNORED).sum()) if ignored else len(labels)

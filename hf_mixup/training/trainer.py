@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.mixup import Mixup
@@ -43,14 +43,27 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         averaging (`str`, *optional*): `"ema"` evaluates, saves and in the end leaves the exponential moving average of
             the trained weights; the training itself is as without. Not with FSDP and DeepSpeed. `"none"` is off.
         ema_decay (`float`, defaults to 0.999): of the average; see `hf_mixup.training.averaging.WeightAverage`.
+        teacher (`nn.Module`, *optional*): a trained classifier that takes the same batches and returns logits of the
+            same classes. In training, example i learns (1 - w) y_i + w p_i, its label and the probabilities that the
+            teacher gives its row; mixtures are those of them. Rows labelled -100 learn p_i alone. See
+            `hf_mixup.training.teacher.Teacher`.
+        teacher_weight (`float`, defaults to 1.0): w, from 0 to 1.
+        teacher_temperature (`float`, defaults to 1.0): what the logits of the teacher are divided by.
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it; in `train()`, for labels
             that cannot be trained on or evaluated, and if the first step mixes nothing although mixup is set.
 
+    To learn from a larger model of the same classes and tokens:
+
+    ```python
+    trainer = MixupTrainer(model=model, args=args, train_dataset=train_dataset, mixup="tmix", teacher=teacher)
+    trainer.train()
+    ```
+
     Labels may be class indices, class probabilities (with `problem_type="single_label_classification"`), multi-hot
-    vectors or scores, also as booleans and small integers. Rows labelled -100 are left out of their batch; a loss of
-    your own on class indices is given them.
+    vectors or scores, also as booleans and small integers. Rows labelled -100 are left out of their batch, unless there
+    is a teacher; a loss of your own on class indices is given them.
 
     A `compute_loss_func`, or a `compute_loss` of a subclass, is used as `MixupMixin` says: on class indices it is
     evaluated twice per batch, on the same outputs. With `soft_targets=True` a `compute_loss_func` is given the mixed
@@ -110,11 +123,12 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         if not count or self._rests:
             found = self._clean_loss(model, given, num_items_in_batch) if count else self._no_loss(model, inputs)
             return found if return_outputs else found[0]
-        plan = self._plan_of(mixup, inputs, labels, groups)
+        labels, learnt = self._taught(model, inputs, labels)
+        plan = self._plan_of(mixup, inputs, labels, learnt, groups)
         with mixup.apply(plan, inputs):
             outputs = model(**inputs)
         logits = logits_of(outputs)
-        mixed = mixup.targets(labels, plan, logits.device)
+        mixed = mixup.targets(learnt, plan, logits.device)
         if self.compute_loss_func is not None:
             self.loss_is_scaled_for_ga = True
             self._learn(outputs, labels)
@@ -123,14 +137,19 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         else:
             clean_logits = logits_of(run_again(model, model, inputs)) if mixup.needs_clean_pass(plan) else None
             smoothing = self.args.label_smoothing_factor
-            loss = mixup.loss(logits, labels, plan, smoothing, clean_logits, targets=mixed)
+            clean = None if learnt is labels else learnt
+            loss = mixup.loss(logits, labels, plan, smoothing, clean_logits, targets=mixed, clean_targets=clean)
             loss = self._share_of_step(loss, count)
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
 
-    def _plan_of(self, mixup: Mixup, inputs: dict[str, Any], labels: Tensor, groups: Tensor | None) -> MixupPlan:
+    def _plan_of(
+        self, mixup: Mixup, inputs: dict[str, Any], labels: Tensor, learnt: Tensor, groups: Tensor | None
+    ) -> MixupPlan:
         progress = self.state.global_step / max(self.state.max_steps, 1)
-        return mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=labels, groups=groups)
+        # Rules of partners go by the labels; what partners from outside of the batch bring is learnt.
+        drawn = learnt if mixup.config.partner in OUTSIDE else labels
+        return mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=drawn, groups=groups)
 
     def _clean_loss(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> tuple[Tensor, Any]:
         """The loss with mixup off, of a batch that the strength has to know of."""
@@ -154,7 +173,8 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
 
     def _check_models_loss(self, inputs: dict[str, Any]) -> None:
         """Raise `ValueError` if the model, given labels, has a loss of another kind; at the first batch."""
-        is_models = self.compute_loss_func is None and not self._has_weights and not self._smooths_labels()
+        is_own = self._has_weights or self._teacher is not None or self._smooths_labels()
+        is_models = self.compute_loss_func is None and not is_own
         takes_labels = "labels" in inspect.signature(self._module.forward).parameters
         if is_models and takes_labels:
             self._model_loss.learn(self._module, self._task, inputs, inputs["labels"])

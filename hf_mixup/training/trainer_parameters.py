@@ -63,6 +63,9 @@ def trainer_parameters(
     nonfinite_loss: Literal["warn", "stop", "ignore"] | str = "warn",
     averaging: Literal["ema"] | str | None = None,
     ema_decay: float | None = None,
+    teacher: nn.Module | None = None,
+    teacher_weight: float = 1.0,
+    teacher_temperature: float = 1.0,
     **kwargs: Any,
 ) -> None:
     """Trainer's parameters, those of mixup, and what a newer Trainer takes."""
