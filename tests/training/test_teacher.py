@@ -141,6 +141,7 @@ def test_a_batch_costs_one_pass_of_a_teacher_that_stays_as_it_is(tmp_path, teach
     teacher.register_forward_hook(lambda module, args, output: passes.update([module.training]))
     given = {"max_steps": 3, "gradient_accumulation_steps": 2, "eval_dataset": examples(8), "eval_strategy": "epoch"}
     trainer = taught(tmp_path, teacher, mixup=mixup, rows=examples(32), **given)
+    teacher.train()  # by whoever has it, too
     trainer.train()
     assert passes == {False: 6}
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
