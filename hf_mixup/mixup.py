@@ -19,7 +19,7 @@ from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
-from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole
+from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole, waits_for_accelerator
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.endpoints import check_endpoints, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
@@ -78,9 +78,9 @@ class Mixup:
             self.check()
 
     def check(self) -> None:
-        """As `prepare`, unless the parameters are not all here yet (sharded, on the meta device, or on rank 0 only)."""
+        """As `prepare`, unless the parameters are not all here yet: sharded, on another device or on rank 0 only."""
         # All ranks have to look for the sites at the same time, because a sharded forward pass needs all of them.
-        if all(map(is_whole, self.model.parameters())) and not is_fsdp_enabled():
+        if not (is_fsdp_enabled() or waits_for_accelerator(self.root)) and all(map(is_whole, self.model.parameters())):
             self.prepare()
 
     def prepare(self) -> Anatomy:

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.anatomy import masks
+from tests.flex_on_cpu import flex_on_cpu
 from tests.plain_config import plain_config
 from tests.zoo import VOCAB, WIDTH, cached_toy_model, toy_batch, toy_model
 
@@ -386,3 +388,15 @@ def test_one_lambda_is_refused_where_each_example_has_its_own(changes):
     with pytest.raises(ValueError, match=f"{name}=.*: not with one_lambda=True; expected"):
         mixup.draw(toy_batch(), one_lambda=True)
     assert len(set(Mixup(toy_model("bert"), plain_config()).draw(toy_batch(), one_lambda=True).lam.tolist())) == 1
+
+
+@pytest.mark.parametrize(("kernel", "waits"), [("sdpa", False), ("flex_attention", True)])
+def test_a_model_that_is_yet_to_be_moved_to_where_its_kernel_runs_is_probed_there(kernel, waits, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    model, batch = toy_model("bert", kernel), toy_batch()
+    with flex_on_cpu():
+        with patch.object(Mixup, "prepare", autospec=True) as probe:
+            mixup = Mixup(model, plain_config())
+            assert probe.called != waits
+        with mixup.apply(MixupPlan(PARTNER, torch.ones(4), "embeddings"), batch), torch.no_grad():
+            model(**batch)

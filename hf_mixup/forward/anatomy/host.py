@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
+import torch
 from accelerate.utils import compare_versions, is_torch_version
 from torch import Tensor, nn
 from torch.compiler import is_compiling
@@ -38,6 +39,12 @@ def kernels_of(root: nn.Module) -> set[str]:
     """The attention kernels that the configs of the transformers models in a model name."""
     inside = [module.config for module in root.modules() if isinstance(module, PreTrainedModel)]
     return {name for name in (getattr(config, ATTENTION_KERNEL, None) for config in inside) if name is not None}
+
+
+def waits_for_accelerator(root: nn.Module) -> bool:
+    """Whether a model has yet to be moved to where its attention kernel runs: flash and flex need an accelerator."""
+    is_on_cpu = next((parameter.device.type == "cpu" for parameter in root.parameters()), False)
+    return is_on_cpu and torch.accelerator.is_available() and not kernels_of(root) <= {"eager", "sdpa"}
 
 
 def backbone_of(root: nn.Module) -> nn.Module:
