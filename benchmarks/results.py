@@ -44,7 +44,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 # Comparisons of the default with nothing else but no mixup begin so; those of long trainings, with early stopping, so.
 OF_DEFAULT, OF_LONG = "default_", "default_long_"
 LONG_METRICS = ("accuracy", "nll", "ece", "ece_scaled", "aurc")
-LONG = """In long trainings (1,000 updates of 8 texts, three seeds), beside early stopping, which takes the
+LONG = """In long trainings (1,000 updates of 8 texts), beside early stopping, which takes the
 weights of the tenth of the training with the lowest loss on the same development rows:"""
 # An excess of the calibration error over what a temperature leaves that is smaller is not worth a share.
 EXCESS = 0.03
