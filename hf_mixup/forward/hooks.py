@@ -24,6 +24,7 @@ from hf_mixup.forward.anatomy.host import (
     appears_when_compiling,
     hooks_outside,
     is_adapter,
+    kernels_of,
     own_modules,
 )
 from hf_mixup.forward.anatomy.inputs import (
@@ -189,7 +190,7 @@ class Hooks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        let_kernels_take_weights(anatomy.root)
+        self.kernels = kernels_of(anatomy.root)
         tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
         self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
         self.handles: list[RemovableHandle | HooksOutside] = []
@@ -204,6 +205,7 @@ class Hooks:
 
     def register(self, mixing: Mixing) -> None:
         """Make `mixing` the current pass and register the hooks that its site needs; all of them, or none."""
+        let_kernels_take_weights(self.kernels)
         try:
             if CHECKPOINTS_HOOKS:
                 self.handles.extend(hooks_outside(self.anatomy.root))

@@ -6,6 +6,7 @@ scale of the scores (Wu et al. 2025). So the kernel itself adds the logarithm of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -27,13 +28,14 @@ def is_flash(kernel: str) -> bool:
     return host.ATTENTION_FUNCTIONS.get(kernel) in (host.flash_attention_forward, flash_attention_with_weights)
 
 
-def let_kernels_take_weights(model: nn.Module) -> None:
-    """Let the flash kernels of a model, if it has any, take a `SoftMask`.
+def let_kernels_take_weights(kernels: Iterable[str]) -> None:
+    """Let the flash kernels among those of a model take a `SoftMask`.
 
     transformers has one table of kernels for all models, so the function in it lets all other masks pass. It stays
-    there after the forward pass, since a checkpointed block is run again in the backward pass.
+    there after the forward pass, since a checkpointed block is run again in the backward pass, until transformers
+    fills the table anew, as it does when a kernel of the hub is loaded.
     """
-    for kernel in filter(is_flash, host.kernels_of(model)):
+    for kernel in filter(is_flash, kernels):
         host.ATTENTION_FUNCTIONS.register(kernel, flash_attention_with_weights)
 
 

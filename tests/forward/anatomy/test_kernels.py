@@ -124,6 +124,15 @@ def test_the_table_of_kernels_is_changed_once_and_other_models_do_not_see_it():
     assert host.ATTENTION_FUNCTIONS["sdpa"] is not kernels.flash_attention_with_weights
 
 
+def test_the_table_is_changed_again_if_transformers_fills_it_anew():
+    """As it does when a kernel of the hub is loaded for another model."""
+    mixup, batch = Mixup(toy_model("bert", KERNEL), plain_config(site="embeddings")), toy_batch()
+    with torch.no_grad():
+        expected = mixed(mixup, batch, 0.3, "embeddings", None)
+        host.ATTENTION_FUNCTIONS.register(KERNEL, host.flash_attention_forward)
+        torch.testing.assert_close(mixed(mixup, batch, 0.3, "embeddings", None), expected, rtol=0, atol=0)
+
+
 def test_a_checkpointed_model_has_the_same_gradients():
     batch, found = toy_batch(), []
     for is_checkpointed in (False, True):
