@@ -97,7 +97,8 @@ class Blocks(HookGroup):
         if argument.kind != "states":
             if argument.origin is not None and mixing.outside is not None:
                 raise ValueError(f"{path}: holds the mask of the batch alone; this needs transformers 5.15 or newer.")
-            return mix_mask(value, argument, plan.partner, plan.lam, dtype, mixing.reads_padding)
+            queries = mixing.weights_of_queries(call.stack, value) if value.dim() == 2 else None
+            return mix_mask(value, argument, plan.partner, plan.lam, dtype, mixing.reads_padding, queries)
         stack = call.stack if argument.origin is None else self.anatomy.calls[argument.origin].stack
         if not argument.merged:
             return mixing.mix(value, argument, stack)

@@ -77,6 +77,13 @@ class Mixing:
         self.mixed_arguments.append((value, mixed))
         return mixed
 
+    def weights_of_queries(self, stack: int, mask: Tensor) -> Tensor | None:
+        """The weight of the example itself at each query that a mask of a stack is for; `None` if none is padding."""
+        if self.reads_padding is None and stack == 0:
+            return None
+        weights = self._weights_of(mask, mask.shape[1], Argument("mask", 0), stack)
+        return weights if weights.dim() == 2 else weights.unsqueeze(1) if weights.dim() == 1 else weights.mean(-1)
+
     def mix(self, values: Tensor, argument: Argument, stack: int) -> Tensor:
         """Mix hidden states or embeddings of a stack; position by position if they belong to the tokens."""
         self.reached = True

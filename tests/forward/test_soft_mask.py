@@ -76,5 +76,5 @@ def test_the_bias_is_of_the_type_of_the_scores(dtype):
 
 @pytest.mark.parametrize("kernel", [torch.logical_and, torch.matmul, torch.add])
 def test_what_is_not_known_is_refused(kernel):
-    with pytest.raises(TypeError, match=f"{kernel.__name__}: not known what it makes of a mask between 0 and 1"):
+    with pytest.raises(ValueError, match=f"{kernel.__name__}: not known what it makes of a mask between 0 and 1"):
         kernel(soft_mask(WEIGHTS), torch.ones(3))

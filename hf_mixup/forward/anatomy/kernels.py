@@ -75,7 +75,8 @@ def flash_attention_with_weights(
     query = functional.pad(query, (0, room), value=1.0)
     value = functional.pad(value, (0, size + room - value_size))
     output, _ = host.flash_attention_forward(module, query, key, value, weight > 0, dropout, scale, *args, **kwargs)
-    output = output[..., :value_size]
+    # As it was laid out without the room: JetMoe views it.
+    output = output[..., :value_size].contiguous()
     if attention_mask.query_weight is not None:
         output = output * attention_mask.query_weight.to(output.dtype)[:, :, None, None]
     return output, None

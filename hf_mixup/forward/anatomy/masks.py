@@ -33,7 +33,13 @@ def recognize_mask(rows: Tensor, batch_dim: int, merged: bool, compared: bool) -
 
 
 def mix_mask(
-    mask: Tensor, argument: Argument, partner: Tensor, lam: Tensor, dtype: torch.dtype, blind_counts: Tensor | None
+    mask: Tensor,
+    argument: Argument,
+    partner: Tensor,
+    lam: Tensor,
+    dtype: torch.dtype,
+    blind_counts: Tensor | None,
+    of_queries: Tensor | None = None,
 ) -> Tensor:
     """A mask that was recognized, for the mixed rows.
 
@@ -42,16 +48,17 @@ def mix_mask(
         argument (`Argument`): what it was recognized as.
         partner, lam (`torch.Tensor` of shape `(batch,)`): the plan.
         dtype (`torch.dtype`): of the hidden states.
-        blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): see `mix_truth`.
+        blind_counts, of_queries (`torch.Tensor`, *optional*): see `mix_truth`.
     """
     batch_dim = argument.batch_dim
     if argument.merged:
         examples = mask.unflatten(0, (lam.shape[0], -1))
-        return mix_mask(examples, replace(argument, merged=False), partner, lam, dtype, blind_counts).flatten(0, 1)
+        unmerged = replace(argument, merged=False)
+        return mix_mask(examples, unmerged, partner, lam, dtype, blind_counts, of_queries).flatten(0, 1)
     if mask.shape[batch_dim] == 1 or mask.stride(batch_dim) == 0:
         return mask
     if argument.kind == "mask" or argument.compared:
-        return mix_truth(mask, partner, lam, argument, blind_counts)
+        return mix_truth(mask, partner, lam, argument, blind_counts, of_queries)
     if mask.dtype == torch.bool:
         return mix_keep(mask, partner, lam, dtype, batch_dim)
     return mix_bias(mask, partner, lam, batch_dim)
@@ -73,7 +80,12 @@ def mix_keep(keep: Tensor, partner: Tensor, lam: Tensor, dtype: torch.dtype, bat
 
 
 def mix_truth(
-    mask: Tensor, partner: Tensor, lam: Tensor, argument: Argument, blind_counts: Tensor | None = None
+    mask: Tensor,
+    partner: Tensor,
+    lam: Tensor,
+    argument: Argument,
+    blind_counts: Tensor | None = None,
+    of_queries: Tensor | None = None,
 ) -> SoftMask:
     """A mask that a kernel does not simply add to its scores, interpolated as `SoftMask`.
 
@@ -83,6 +95,8 @@ def mix_truth(
         argument (`Argument`): what is known of the mask.
         blind_counts (`torch.Tensor` of shape `(batch,)`, *optional*): pairs in which a query that only one of the two
             may use still counts for both, because the model reads it (`reads_padding`).
+        of_queries (`torch.Tensor` of shape `(batch, length)`, *optional*): the weight of the example itself at each
+            query, if the model reads some that are padding.
     """
     is_kept = mask.dtype == torch.bool and argument.kind == "bias"
     truth = (mask.logical_not() if is_kept else mask != 0).float()
@@ -90,9 +104,8 @@ def mix_truth(
     has_queries = mask.dim() == 4 and argument.batch_dim == 0
     if not (has_queries and argument.keeps and argument.kind == "mask"):
         # A mask of the keys alone is one of the queries as well to a flash kernel.
-        query = None
-        if mask.dim() == 2 and argument.batch_dim == 0 and blind_counts is not None:
-            query = torch.where(blind_counts.unsqueeze(1), weight, 1.0)
+        is_of_keys = of_queries is not None and mask.dim() == 2 and argument.batch_dim == 0
+        query = mix_rows(truth, partner, of_queries) if of_queries is not None and is_of_keys else None
         return soft_mask(weight, None, None, mask.dtype if mask.is_floating_point() else torch.float32, query)
     blind = 1 - truth.amax(-1, keepdim=True)
     both_blind = torch.minimum(blind, blind[partner])

@@ -91,7 +91,10 @@ class SoftMask(torch.Tensor):
             return func(*args, **kwargs | {"attn_mask": _log(weight_now(kwargs["attn_mask"]), args[0].dtype)})
         if func in _PLAIN or getattr(func, "__name__", "") in ("__get__", "__set__"):
             return _plain_call(func, args, kwargs)
-        raise TypeError(f"{getattr(func, '__name__', func)}: not known what it makes of a mask between 0 and 1.")
+        raise ValueError(
+            f"{getattr(func, '__name__', func)}: not known what it makes of a mask between 0 and 1; if the model has "
+            "another kernel, load it with attn_implementation='eager', else mix at 'pooled'."
+        )
 
 
 def soft_mask(
