@@ -175,6 +175,9 @@ def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixin
     fixed = FIXED_READ.get(anatomy.readout)
     text = None if anatomy.reads_padding else mask
     padded = None if mask is None or fixed is None else reads_padding(mask, plan.partner, fixed)
+    if mask is not None and anatomy.reads_padding:
+        # Such as a mean over all positions.
+        padded = torch.ones_like(plan.partner, dtype=torch.bool)
     position = read_position = _read_position(anatomy, ids)
     stacks = [(text, fixed)]
     if anatomy.calls[-1].stack > 0:

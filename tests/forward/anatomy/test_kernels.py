@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import modeling_flash_attention_utils
 from transformers.models.gptj import modeling_gptj
@@ -203,3 +204,23 @@ def test_flex_attention_mixes_as_the_eager_kernel():
             largest = max(gradient.abs().max() for gradient in wanted.values())
             for name, gradient in wanted.items():
                 assert (found[name] - gradient).abs().max() < 1e-4 * largest, name
+
+
+class HeadOverPadding(nn.Module):
+    """A head of one's own that takes padding for text."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.head, self.config = body, nn.Linear(body.config.hidden_size, 3), body.config
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(self.body(input_ids, attention_mask).last_hidden_state.mean(1))
+
+
+def test_a_head_that_reads_padding_is_close_to_the_ends_beside_them():
+    model, batch = HeadOverPadding(toy_model("bert", KERNEL).bert).eval(), toy_batch()
+    mixup = Mixup(model, plain_config(site="hidden", layers=[1]))
+    clean = model(**batch)
+    for lam, expected in ((1 - 1e-6, clean), (1e-6, clean[PARTNER])):
+        with mixup.apply(MixupPlan(PARTNER, torch.full((4,), lam), "hidden", 1), batch):
+            assert_close(model(**batch), expected, 1e-3)
