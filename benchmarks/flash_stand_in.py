@@ -32,12 +32,13 @@ def flash_attn_func(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
     deterministic: bool = False,
+    learnable_sink: Tensor | None = None,
 ) -> Tensor:
     """As `flash_attn.flash_attn_func`: `(batch, length, heads, size)`."""
     lengths = [states.shape[1] for states in (q, k)]
     cumulated = [torch.arange(len(q) + 1, dtype=torch.int32, device=q.device) * length for length in lengths]
     flat = (states.flatten(0, 1) for states in (q, k, v))
-    options = (dropout_p, softmax_scale, causal, window_size, softcap)
+    options = (dropout_p, softmax_scale, causal, window_size, softcap, deterministic, learnable_sink)
     return flash_attn_varlen_func(*flat, *cumulated, *lengths, *options).unflatten(0, q.shape[:2])
 
 
@@ -55,6 +56,7 @@ def flash_attn_varlen_func(
     window_size: tuple[int, int] = (-1, -1),
     softcap: float = 0.0,
     deterministic: bool = False,
+    learnable_sink: Tensor | None = None,
 ) -> Tensor:
     """As `flash_attn.flash_attn_varlen_func`: `(total, heads, size)`, texts one after the other."""
     size = q.shape[-1]
@@ -63,9 +65,10 @@ def flash_attn_varlen_func(
     scale = size**-0.5 if softmax_scale is None else softmax_scale
     left, right = window_size[0], 0 if causal else window_size[1]
     if not q.is_cuda:
-        return _attention(q, k, v, (cu_seqlens_q, cu_seqlens_k, left, right), dropout_p, scale, softcap)
-    if softcap:
-        raise RuntimeError("PyTorch's kernel has no softcap.")
+        places = (cu_seqlens_q, cu_seqlens_k, left, right)
+        return _attention(q, k, v, places, dropout_p, scale, softcap, learnable_sink)
+    if softcap or learnable_sink is not None:
+        raise RuntimeError("PyTorch's kernel has no softcap and no sinks.")
     q, k, v = (functional.pad(states, (0, -size % 8)) for states in (q, k, v))
     lengths = (cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k))
     windows = {"window_size_left": left, "window_size_right": right}
@@ -93,7 +96,16 @@ def _places(cumulated: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.compiler.disable
-def _attention(q: Tensor, k: Tensor, v: Tensor, places: Any, dropout: float, scale: float, softcap: float) -> Tensor:
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    places: Any,
+    dropout: float,
+    scale: float,
+    softcap: float,
+    sink: Tensor | None,
+) -> Tensor:
     keep = _kept(*places)
     share, exact = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
@@ -101,7 +113,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, places: Any, dropout: float, sca
     scores = torch.einsum("qhd,khd->hqk", q.to(exact), k.to(exact)) * scale
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    weights = functional.dropout(scores.masked_fill(~keep, -torch.inf).softmax(-1), dropout)
+    scores = scores.masked_fill(~keep, -torch.inf)
+    if sink is not None:
+        # One more score of each head, of a key without a value.
+        scores = torch.cat([scores, sink.to(exact)[:, None, None].expand(-1, len(q), 1)], -1)
+    weights = functional.dropout(scores.softmax(-1)[..., : len(k)], dropout)
     return torch.einsum("hqk,khd->qhd", weights, v.to(exact)).to(v.dtype)
 
 

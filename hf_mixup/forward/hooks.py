@@ -24,7 +24,6 @@ from hf_mixup.forward.anatomy.host import (
     appears_when_compiling,
     hooks_outside,
     is_adapter,
-    kernels_of,
     own_modules,
 )
 from hf_mixup.forward.anatomy.inputs import (
@@ -35,7 +34,7 @@ from hf_mixup.forward.anatomy.inputs import (
     unbind,
     with_first_tensor,
 )
-from hf_mixup.forward.anatomy.kernels import let_kernels_take_weights
+from hf_mixup.forward.anatomy.kernels import flash_kernels_of, let_kernels_take_weights
 from hf_mixup.forward.anatomy.masks import mix_mask, mix_rows
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.state import HookGroup, Mixing
@@ -191,7 +190,7 @@ class Hooks:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        self.kernels = kernels_of(anatomy.root)
+        self.flash_kernels = flash_kernels_of(anatomy.root)
         tables = (SITES, READOUTS, READ_AT_SITE, {"outside": OUTSIDE_ROWS})
         self.groups = {kind: kind(anatomy) for table in tables for row in table.values() for kind in row}
         self.handles: list[RemovableHandle | HooksOutside] = []
@@ -206,7 +205,8 @@ class Hooks:
 
     def register(self, mixing: Mixing) -> None:
         """Make `mixing` the current pass and register the hooks that its site needs; all of them, or none."""
-        let_kernels_take_weights(self.kernels)
+        if self.flash_kernels:
+            let_kernels_take_weights(self.flash_kernels)
         try:
             if CHECKPOINTS_HOOKS:
                 self.handles.extend(hooks_outside(self.anatomy.root))

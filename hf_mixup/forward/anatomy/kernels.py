@@ -28,8 +28,13 @@ def is_flash(kernel: str) -> bool:
     return host.ATTENTION_FUNCTIONS.get(kernel) in (host.flash_attention_forward, flash_attention_with_weights)
 
 
+def flash_kernels_of(root: nn.Module) -> list[str]:
+    """The kernels of FlashAttention that a model runs."""
+    return [*filter(is_flash, host.kernels_of(root))]
+
+
 def let_kernels_take_weights(kernels: Iterable[str]) -> None:
-    """Let the flash kernels among those of a model take a `SoftMask`.
+    """Let the flash kernels of a model take a `SoftMask`.
 
     transformers has one table of kernels for all models, so the function in it lets all other masks pass. It stays
     there after the forward pass, since a checkpointed block is run again in the backward pass, until transformers
@@ -107,5 +112,5 @@ def half_precision(root: nn.Module) -> AbstractContextManager[Any]:
     """Autocast to bfloat16 for a model in float32 whose kernel takes half precision only."""
     first = next(root.parameters())
     kind = first.device.type
-    is_refused = first.dtype == torch.float32 and kind != "cpu" and any(map(is_flash, host.kernels_of(root)))
+    is_refused = first.dtype == torch.float32 and kind != "cpu" and bool(flash_kernels_of(root))
     return torch.autocast(kind, torch.bfloat16) if is_refused and not torch.is_autocast_enabled(kind) else nullcontext()

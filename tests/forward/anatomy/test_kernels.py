@@ -14,6 +14,8 @@ from hf_mixup import Mixup, MixupPlan
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.forward.anatomy import host, kernels
 from hf_mixup.forward.anatomy.soft_mask import soft_mask
+from tests.architecture_kernels import summary
+from tests.architectures import DOCS
 from tests.flex_on_cpu import flex_on_cpu
 from tests.plain_config import plain_config
 from tests.zoo import DEPTH, toy_batch, toy_model
@@ -104,15 +106,23 @@ class Count(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("lengths", [(16, 10, 7, 13), (9, 9, 9, 9)])
-def test_a_layer_grows_each_tensor_once_and_not_at_all_without_padding(lengths):
-    batch, calls = toy_batch(lengths), {}
+def test_a_layer_grows_each_tensor_once_and_not_at_all_without_padding(lengths, monkeypatch):
+    batch, calls, runs = toy_batch(lengths), {}, Counter()
     mixup = Mixup(toy_model("llama", KERNEL), plain_config(site="embeddings"))
+    forward = host.flash_attention_forward
+
+    def counted(*args, **kwargs):
+        runs[lam] += 1
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(host, "flash_attention_forward", counted)
     for lam in (None, 0.3):
         with Count() as count:
             mixup.model(**batch) if lam is None else mixed(mixup, batch, lam, "embeddings", None)
         calls[lam] = count.calls
     more = {name: calls[0.3][name] - calls[None][name] for name in ("cat", "pad")}
     assert more == ({"cat": 0, "pad": 0} if len(set(lengths)) == 1 else {"cat": DEPTH, "pad": 2 * DEPTH})
+    assert runs == {None: DEPTH, 0.3: DEPTH}
 
 
 def test_the_table_of_kernels_is_changed_once_and_other_models_do_not_see_it():
@@ -224,3 +234,8 @@ def test_a_head_that_reads_padding_is_close_to_the_ends_beside_them():
     for lam, expected in ((1 - 1e-6, clean), (1e-6, clean[PARTNER])):
         with mixup.apply(MixupPlan(PARTNER, torch.full((4,), lam), "hidden", 1), batch):
             assert_close(model(**batch), expected, 1e-3)
+
+
+@pytest.mark.slow
+def test_the_docs_say_what_every_architecture_does():
+    assert summary() in DOCS.read_text(), "run: python -m tests.architecture_kernels"
