@@ -201,7 +201,7 @@ def test_partners_of_earlier_batches_bring_what_they_taught(tmp_path, teacher):
 def test_the_automatic_strength_and_margins_go_by_the_labels(tmp_path, teacher):
     trainer, inputs = taught(tmp_path, teacher, mixup={"recipe": "default", "clean_weight": 0.5}), training_inputs()
     planner, recorded = trainer.mixup.planner, []
-    planner.auto_strength.checks.append(Check(0.1, 0.0, 9, 0.0, 0.5, False))
+    planner.auto_strength.checks.append(Check(0.1, 0.0, 9, 0.0, 0.5, False, False))
     planner.record = lambda plan, logits, targets: recorded.append(targets)
     _, outputs = trainer.compute_loss(trainer.model.train(), dict(inputs), return_outputs=True)
     assert trainer.mixup.mixed == 1
