@@ -151,6 +151,8 @@ class BaselineTrainer(TrainerSeams):
         evaluated = {} if self.args.eval_strategy == "no" else label_columns.by_name(self.eval_dataset, "eval_dataset")
         datasets, config = label_columns.by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
         columns = dict(label_columns.check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
+        if "train_dataset" in columns and self.is_world_process_zero():
+            label_columns.warn_of_probabilities(columns["train_dataset"], config)
         found = any(label_columns.has_ignored(labels, config) for labels in columns.values())
         is_empty = "train_dataset" in columns and found and bool((columns["train_dataset"] == IGNORED).all())
         if is_empty and self._teacher is None:
@@ -184,7 +186,10 @@ class BaselineTrainer(TrainerSeams):
         labels = inputs["labels"] if isinstance(inputs.get("labels"), Tensor) else None
         is_users, is_taught = self.compute_loss_func is not None, self._teacher is not None and model.training
         if is_taught and labels is None:
-            raise ValueError(f"labels: none in this training batch, which has only {', '.join(inputs)}; name them so.")
+            raise ValueError(
+                f"labels: none in this training batch, which has only {', '.join(inputs)}; name them so, or add -100 "
+                "for rows that only the teacher labels."
+            )
         if labels is None or is_users or not (is_taught or self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
             is_normalised = is_users or (self._smooths_by_step() and items is not None)

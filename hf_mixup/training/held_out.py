@@ -27,6 +27,10 @@ NO_CHECKS = (
     "--mixup.check_rows)."
 )
 UNSEEN = "no evaluation of rows with labels came before the last step"
+ONE_PASS = (
+    "mixup: strength='auto' mixes nothing in the first pass over the training rows, and this training has no second. "
+    "Train two epochs or more, or name a recipe of a fixed strength, such as mixup='tmix'."
+)
 
 
 class HeldOutChecks(MixupRecords):
@@ -163,12 +167,18 @@ class HeldOutChecks(MixupRecords):
         with changed(self, _is_under_way=True):
             output = super().train(*args, **kwargs)
         if self.is_world_process_zero() and self._auto_strength is not None:
-            why = (self._check_rows and self._check_rows.why_none) if self.args.eval_strategy == "no" else UNSEEN
+            why = (self._check_rows and self._check_rows.why_none) if self.args.eval_strategy == "no" else None
             story = self._auto_strength.story()
-            logger.warning(
-                f"mixup: {story}" if story else NO_CHECKS.format(seen="saw", mixed="was mixed", why=why or UNSEEN)
-            )
+            if story:
+                logger.warning(f"mixup: {story}")
+            elif why or not self._has_one_pass:
+                logger.warning(NO_CHECKS.format(seen="saw", mixed="was mixed", why=why or UNSEEN))
         return output
+
+    @property
+    def _has_one_pass(self) -> bool:
+        """Whether no training row is seen twice, so that the strength stays 0."""
+        return self._auto_strength is not None and self.state.num_train_epochs <= 1
 
     def get_train_dataloader(self) -> Any:
         """As that of the other Trainer, in a training without the rows that are held out."""
@@ -212,6 +222,10 @@ def checking(trainer: HeldOutChecks) -> TrainerCallback:
     """A callback that lets `trainer` check held-out rows."""
 
     class Checking(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            if trainer._has_one_pass and trainer.is_world_process_zero():
+                logger.warning(ONE_PASS)
+
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             trainer._check_if_due()
 

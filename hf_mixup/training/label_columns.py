@@ -10,8 +10,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers.utils import logging
 
-from hf_mixup.loss import IGNORED, check_finite, check_labels, problem_type_of
+from hf_mixup.loss import IGNORED, PROBABILITY_TOLERANCE, check_finite, check_labels, problem_type_of
+
+logger = logging.get_logger(__name__)
 
 NAMES = ("labels", "label")
 
@@ -44,6 +47,18 @@ def check_label_columns(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         yield name, labels
+
+
+def warn_of_probabilities(labels: Tensor, config: Any) -> None:
+    """Say what transformers makes of class probabilities if nobody names the problem: several labels per row."""
+    if config.problem_type is not None or not labels.is_floating_point() or labels.dim() != 2 or labels.shape[1] < 2:
+        return
+    sums_to_one = bool(((labels.sum(1) - 1).abs() <= PROBABILITY_TOLERANCE).all())
+    if sums_to_one and bool((labels >= 0).all()) and bool((labels != labels.round()).any()):
+        logger.warning(
+            "train_dataset: labels: every row sums to 1, and with problem_type=None each entry is a label of its own. "
+            "For class probabilities set model.config.problem_type = 'single_label_classification'."
+        )
 
 
 def by_name(dataset: Any, name: str) -> dict[str, Any]:

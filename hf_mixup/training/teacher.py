@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.checks import number
-from hf_mixup.forward.anatomy.inputs import logits_of, model_config
+from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
 from hf_mixup.loss import IGNORED, Task
 from hf_mixup.training.trainer_checks import overrides_loss
 
@@ -69,6 +69,12 @@ class Teacher:
         if theirs is None:
             return
         self._check_number(theirs.num_labels, about.num_labels)
+        known, needed = (getattr(text_config(model), "vocab_size", None) for model in (self.model, trainer.model))
+        if known is not None and needed is not None and known < needed:
+            raise ValueError(
+                f"teacher: knows {known} tokens, and the model has vocab_size={needed}; expected one tokenizer. "
+                "Let another teacher write its probabilities into the data, and train on these."
+            )
         names = [[config.id2label[at].lower() for at in range(config.num_labels)] for config in (theirs, about)]
         if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
             raise ValueError(f"teacher: its classes are {names[0]}, those of the model {names[1]}; expected one order.")

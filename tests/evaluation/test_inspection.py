@@ -346,7 +346,10 @@ def test_a_flash_kernel_is_inspected_and_one_that_is_not_installed_is_one_line(c
     words = ("bert", "--attn_implementation", "flash_attention_2")
     assert main(["inspect", *words]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "FlashAttention2" in lines[0]
+    assert len(lines) == 1 and "attn_implementation='flash_attention_2': FlashAttention2" in lines[0]
+    if not torch.accelerator.is_available():
+        assert main(["inspect", "bert", "--attn_implementation", "flex_attention"]) == 2
+        assert "error: attn_implementation='flex_attention': needs a GPU" in capsys.readouterr().err
     with flash_stand_in():
         status, printed = inspect(capsys, *words)
     assert status == 0 and "flash_attention_2" in printed

@@ -86,6 +86,16 @@ def test_in_the_first_pass_over_the_rows_nothing_is_mixed(tmp_path):
     assert checks[2].surplus > 3 * checks[2].error and checks[2].surplus - checks[2].trained > 0.2
 
 
+def test_a_training_of_one_pass_says_before_it_that_nothing_is_mixed(tmp_path, said):
+    evaluated = {"eval_dataset": WRONG, "eval_strategy": "epoch"}
+    for steps, is_said in ((6, True), (7, False)):
+        trainer = make_trainer(tmp_path, rows=examples(48), mixup=AUTO, max_steps=steps, **evaluated)
+        said.clear()
+        trainer.train()
+        assert ("this training has no second. Train two epochs or more" in said.text) == is_said
+        assert "saw no held-out predictions" not in said.text
+
+
 def test_scores_have_no_confidence_and_are_not_mixed(tmp_path, caplog):
     logging.getLogger("hf_mixup.training.trainer_checks").addHandler(caplog.handler)
     models = [steady_bert(num_labels=1, problem_type="regression") for _ in range(2)]

@@ -224,7 +224,9 @@ def loss_func(outputs, labels, num_items_in_batch=None):
     return F.cross_entropy(outputs.logits, labels)
 
 
+SMALL_VOCABULARY = {"teacher": toy_model("bert", vocab_size=20)}
 REFUSED = {
+    "tokens": (SMALL_VOCABULARY, r"teacher: knows 20 tokens, and the model has vocab_size=\d+; expected one tokenizer"),
     "no model": ({"teacher": "bert-base"}, r"teacher='bert-base': expected a model \(torch.nn.Module\), got .* str"),
     "weight": ({"teacher_weight": 1.5}, "teacher_weight=1.5: expected a finite number >= 0 and <= 1"),
     "temperature": ({"teacher_temperature": 0}, "teacher_temperature=0: expected a finite number > 0"),

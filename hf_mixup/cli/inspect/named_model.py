@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from hf_mixup.cli.inspect.toy import toy_model
 from hf_mixup.config.checks import nearest
 from hf_mixup.forward.anatomy.inputs import text_config
+from hf_mixup.forward.anatomy.unsupported import refuse_without_accelerator
 
 NO_TEXT = "no text classifier of transformers; load it in Python and call hf_mixup.inspect_model(model)."
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def named_model(
         ValueError: for a model that cannot be built.
         FileNotFoundError: for a name that is none of these, with the nearest model type.
     """
+    refuse_without_accelerator(attention)
     types = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
     path = name
     if name.startswith("demo:"):
@@ -63,6 +65,10 @@ def named_model(
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             raise ValueError(f"model={name!r}: {NO_TEXT}") from error
+        if attention is not None and "FlashAttention" in str(error):
+            raise ValueError(
+                f"attn_implementation={attention!r}: {_short(error)} eager and sdpa need neither it nor a GPU."
+            ) from error
         raise ValueError(f"model={name!r}: {_short(error)}") from error
     _set_pad_token(model)
     if attention not in (None, "eager", "sdpa") and torch.accelerator.is_available():

@@ -30,7 +30,7 @@ from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_i
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
-from hf_mixup.forward.anatomy.unsupported import refuse_kernel
+from hf_mixup.forward.anatomy.unsupported import refuse_kernel, refuse_without_accelerator
 from hf_mixup.training.checkpoints import check_output_dir
 from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name
@@ -76,6 +76,7 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     quiet_other_processes(args)
     with mixup_errors():
         mixup = resolve_config(model_args.mixup)
+    refuse_without_accelerator(model_args.attn_implementation)
     if mixup is not None and model_args.attn_implementation is not None:
         refuse_kernel(model_args.attn_implementation)
     checkpoint = check_output_dir(args, data_args.overwrite_output_dir)

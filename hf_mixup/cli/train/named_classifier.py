@@ -188,5 +188,6 @@ def _naming(field: str, path: str, attn_implementation: str | None = None) -> It
     except Exception as error:
         # A kernel without its package, or that the model does not have.
         if attn_implementation and ("attention" in str(error).lower() or "attn" in str(error).lower()):
-            raise ValueError(f"attn_implementation={attn_implementation!r}: {in_one_line(error)}") from error
+            cure = "; eager and sdpa need neither a package nor a GPU"
+            raise ValueError(f"attn_implementation={attn_implementation!r}: {in_one_line(error)}{cure}") from error
         raise ValueError(f"{field}={path!r}: cannot be loaded: {in_one_line(error)}") from error

@@ -88,7 +88,7 @@ def _probabilities(column: LabelColumn, width: int) -> np.ndarray:
     for number, cell in column.numbered(cells):
         fault = _fault(cell, width)
         if fault:
-            hint = "; lists of 0 and 1, or of classes, have no decimal number in any row"
+            hint = " (one decimal number in the column makes all of it probabilities)"
             raise column.error(
                 f"row {number} of the {column.name} data holds {cell}: {fault}; expected {max(width, 2)} probabilities "
                 f"from 0 to 1 that sum to 1, within {PROBABILITY_TOLERANCE:g}{hint if column.name == 'train' else ''}."
@@ -99,7 +99,9 @@ def _probabilities(column: LabelColumn, width: int) -> np.ndarray:
 def _fault(cell: Sequence[Any], width: int) -> str:
     """What is wrong with the probabilities of a row; nothing if they are fine."""
     if len(cell) != width or width < 2:
-        return f"{len(cell)} of them" + (f", and the first train row has {width}" if len(cell) != width else "")
+        return f"{len(cell)} value{'s' * (len(cell) != 1)}" + (
+            f", and the first train row has {width}" if len(cell) != width else ""
+        )
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in cell):
         return "not all are finite numbers"
     if min(cell) < 0 or max(cell) > 1:
@@ -120,17 +122,18 @@ def _classes(column: LabelColumn, names: Sequence[str]) -> np.ndarray:
     if unknown:
         raise column.error(
             f"the {column.name} data have labels that are no class of the probabilities: {quoted(unknown)}."
-            f"{nearest(unknown[0], names)} Expected {quoted(names, 30)}, or 0 to {len(names) - 1}."
+            f"{nearest(unknown[0], names)} Expected {quoted(names, 30)}, or 0 to {len(names) - 1}. A model "
+            "whose config names its classes (id2label) brings other names."
         )
     return np.array([index[label] for label in written])
 
 
 def _refuse_text(column: LabelColumn, delimiter: str | None) -> None:
-    """Raise `ValueError` if every cell is text that holds probabilities with one sign between them."""
+    """Raise `ValueError` if every cell is text that holds probabilities with one sign or spaces between them."""
     cells = [cell for cell in column.cells if cell]
     if not cells or not all(isinstance(cell, str) for cell in cells):
         return
-    for sign in [delimiter] if delimiter else "|;,":
+    for sign in [delimiter] if delimiter else "|;,/ ":
         rows = [[part.strip() for part in cell.split(sign)] for cell in cells]
         if not all(all(map(is_number, row)) and not _fault([*map(float, row)], len(row)) for row in rows):
             continue

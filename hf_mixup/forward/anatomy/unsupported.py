@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from hf_mixup.forward.anatomy import host
@@ -32,6 +33,12 @@ def refuse_kernel(attention: str) -> None:
             f"attn_implementation={attention!r}: mixup does not know what this kernel makes of its mask; "
             f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}, or a flash kernel."
         )
+
+
+def refuse_without_accelerator(attention: str | None) -> None:
+    """Raise `ValueError` for flex attention where there is no accelerator: PyTorch has no backward pass on a CPU."""
+    if attention == "flex_attention" and not torch.accelerator.is_available():
+        raise ValueError(f"attn_implementation={attention!r}: needs a GPU, and there is none here; name eager or sdpa.")
 
 
 def refuse_layerdrop(model: nn.Module) -> None:

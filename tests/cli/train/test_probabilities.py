@@ -99,11 +99,14 @@ def test_rows_of_0_and_1_that_sum_to_1_are_still_one_entry_per_class(load):
 
 ALLOWED = "expected 3 probabilities from 0 to 1 that sum to 1, within 0.001"
 REFUSED = {
-    "sum": ([[0.7, 0.2, 0.0985]], rf"row 5 of the train data holds \[.*\]: their sum is 0.9985; {ALLOWED}; lists of"),
+    "sum": (
+        [[0.7, 0.2, 0.0985]],
+        rf"row 5 of the train data holds \[.*\]: their sum is 0.9985; {ALLOWED} \(one decimal number",
+    ),
     "negative": ([[0.7, -0.1, 0.4]], rf"row 5 .*: not all are from 0 to 1; {ALLOWED}"),
     "above 1": ([[1.0005, 0.0, 0.0]], rf"row 5 .*: not all are from 0 to 1; {ALLOWED}"),
-    "several labels": ([[1.0, 1.0, 0.0]], rf"row 5 .*: their sum is 2; {ALLOWED}; lists of 0 and 1"),
-    "length": ([[0.5, 0.5]], rf"row 5 .*: 2 of them, and the first train row has 3; {ALLOWED}"),
+    "several labels": ([[1.0, 1.0, 0.0]], rf"row 5 .*: their sum is 2; {ALLOWED}"),
+    "length": ([[0.5, 0.5]], rf"row 5 .*: 2 values, and the first train row has 3; {ALLOWED}"),
     "gap": ([[0.5, None, 0.5]], rf"row 5 .*: not all are finite numbers; {ALLOWED}"),
     "nan": ([[0.5, float("nan"), 0.5]], rf"row 5 .*: not all are finite numbers; {ALLOWED}"),
     "no list": ([[]], "4 train rows lack a label: row 5, 10, 15, 20, counted from 1"),
@@ -122,7 +125,7 @@ def test_sums_within_rounding_are_fine(load):
 
 
 def test_one_probability_is_none(load):
-    with pytest.raises(ValueError, match=r"row 1 of the train data holds \[0.5\]: 1 of them; expected 2 probabilities"):
+    with pytest.raises(ValueError, match=r"row 1 of the train data holds \[0.5\]: 1 value; expected 2 probabilities"):
         load([[0.5], [0.7]])
 
 
