@@ -75,7 +75,7 @@ FLASH_KERNELS = [f"flash_attention_{version}" for version in (2, 3, 4)]
 def test_every_flash_kernel_is_one_function_in_the_table():
     with_weights = kernels.flash_attention_with_weights
     for name in FLASH_KERNELS:
-        found = host.ATTENTION_FUNCTIONS[name]
+        found = host.ALL_ATTENTION_FUNCTIONS[name]
         assert found in (host.flash_attention_forward, with_weights), moved(
             f"transformers calls {name} by flash_attention_forward", "is_flash", KERNELS
         )

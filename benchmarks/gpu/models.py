@@ -16,7 +16,6 @@ Batch = dict[str, torch.Tensor]
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
 NO_GPU = "needs a GPU"
-# Flex attention has no dropout.
 FLASH, FLEX = "flash_attention_2", "flex_attention"
 HAS_FLASH = find_spec("flash_attn") is not None
 # fp32 weights under bf16 autocast, as Trainer's bf16, and weights that are bf16 themselves.
@@ -102,8 +101,6 @@ def why_absent(setting: Setting, trains: bool = True) -> str | None:
     """Why a setting cannot be measured here; Trainer takes bf16 on a GPU alone."""
     if setting.kernel == FLASH and setting.precision == "fp32":
         return "flash attention takes half precision only"
-    if setting.kernel == FLASH and not HAS_FLASH and not find_spec("flash_stand_in"):
-        return "needs flash-attn"
     if not HAS_GPU and (setting.kernel == FLEX or trains and setting.precision == AUTOCAST):
         return NO_GPU
     return None
@@ -113,6 +110,7 @@ def build(setting: Setting) -> Any:
     """A classifier of two classes, on the device."""
     kind, shape = SHAPES[setting.model]
     if setting.kernel == FLEX:
+        # transformers refuses flex attention with dropout.
         shape = shape | {"attention_probs_dropout_prob": 0.0}
     config = AutoConfig.for_model(kind, **{"num_labels": 2, "pad_token_id": 0} | shape | (TOY if setting.small else {}))
     torch.manual_seed(0)

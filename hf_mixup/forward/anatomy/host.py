@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_fsdp_enabled as is_fsdp_enabled
 from transformers.integrations.flash_attention import flash_attention_forward as flash_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as ALL_ATTENTION_FUNCTIONS
 
 # ---- transformers ----
 
 # The field of a config that names the attention kernel, and the kernels that take an attention bias. `eager` is the
-# model's own; the others are functions in `ATTENTION_FUNCTIONS`, and every flash kernel is `flash_attention_forward`.
+# model's own, the others are in `ALL_ATTENTION_FUNCTIONS`, every flash kernel as `flash_attention_forward`.
 ATTENTION_KERNEL = "_attn_implementation"
-KERNELS_WITH_BIAS, ATTENTION_FUNCTIONS = ("eager", "sdpa", "flex_attention"), ALL_ATTENTION_FUNCTIONS
+KERNELS_WITH_BIAS = ("eager", "sdpa", "flex_attention")
 # Block arguments that are the same for every example of the probe and may differ in a batch (positions and segments
 # of the user's own); they mix on a line.
 LINEAR_ARGUMENTS = ("position_embeddings", "seg_mat")

@@ -25,7 +25,7 @@ LEAST_BIAS = -40.0
 
 def is_flash(kernel: str) -> bool:
     """Whether a kernel is one of FlashAttention: transformers calls all of them by one function."""
-    return host.ATTENTION_FUNCTIONS.get(kernel) in (host.flash_attention_forward, flash_attention_with_weights)
+    return host.ALL_ATTENTION_FUNCTIONS.get(kernel) in (host.flash_attention_forward, flash_attention_with_weights)
 
 
 def flash_kernels_of(root: nn.Module) -> list[str]:
@@ -41,7 +41,7 @@ def let_kernels_take_weights(kernels: Iterable[str]) -> None:
     fills the table anew, as it does when a kernel of the hub is loaded.
     """
     for kernel in filter(is_flash, kernels):
-        host.ATTENTION_FUNCTIONS.register(kernel, flash_attention_with_weights)
+        host.ALL_ATTENTION_FUNCTIONS.register(kernel, flash_attention_with_weights)
 
 
 def flash_attention_with_weights(
@@ -72,14 +72,14 @@ def flash_attention_with_weights(
         return host.flash_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, *args, **kwargs
         )
-    size, value_size, weight = query.shape[-1], value.shape[-1], weight_now(attention_mask)
+    size, value_size = query.shape[-1], value.shape[-1]
     room = _room(size, kwargs.get("softcap"))
     scale = size**-0.5 if scaling is None else scaling
-    biases = _biases(weight, scale, room).to(key.dtype).unsqueeze(1).expand(-1, key.shape[1], -1, -1)
-    key = torch.cat([key, biases], -1)
+    keep, biases = _for_all_layers(attention_mask, scale, room, key.dtype)
+    key = torch.cat([key, biases.unsqueeze(1).expand(-1, key.shape[1], -1, -1)], -1)
     query = functional.pad(query, (0, room), value=1.0)
     value = functional.pad(value, (0, size + room - value_size))
-    output, _ = host.flash_attention_forward(module, query, key, value, weight > 0, dropout, scale, *args, **kwargs)
+    output, _ = host.flash_attention_forward(module, query, key, value, keep, dropout, scale, *args, **kwargs)
     # As it was laid out without the room: JetMoe views it.
     output = output[..., :value_size].contiguous()
     if attention_mask.query_weight is not None:
@@ -99,6 +99,15 @@ def _room(size: int, softcap: float | None) -> int:
             f"more, in a multiple of {MULTIPLE}; {cure}"
         )
     return width - size
+
+
+def _for_all_layers(mask: SoftMask, scale: float, room: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What may be read at all, and the biases of the keys; made once for the layers that share a mask."""
+    weight = weight_now(mask)
+    kind = (scale, room, dtype, weight is mask.weight)
+    if kind not in mask.of_layers:
+        mask.of_layers[kind] = weight > 0, _biases(weight, scale, room).to(dtype)
+    return mask.of_layers[kind]
 
 
 def _biases(weight: Tensor, scale: float, room: int) -> Tensor:

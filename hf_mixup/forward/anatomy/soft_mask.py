@@ -62,6 +62,8 @@ class SoftMask(torch.Tensor):
     until: tuple[Tensor, IsReached] | None
     bias_dtype: torch.dtype
     query_weight: Tensor | None
+    # What a kernel has made of the weights, for its other layers.
+    of_layers: dict[Any, Any]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,7 +121,7 @@ def soft_mask(
     """
     mask: SoftMask = weight.as_subclass(SoftMask)
     mask.weight, mask.log_blind, mask.until, mask.bias_dtype = weight, log_blind, until, bias_dtype
-    mask.query_weight = query_weight
+    mask.query_weight, mask.of_layers = query_weight, {}
     return mask
 
 

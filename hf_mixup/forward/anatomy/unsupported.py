@@ -28,7 +28,7 @@ def refuse_kernel(attention: str) -> None:
     transformers itself refuses a name that it does not know, and one of its hub it knows once the model is loaded.
     """
     is_known = attention in host.KERNELS_WITH_BIAS or is_flash(attention)
-    if attention in host.ATTENTION_FUNCTIONS and not is_known:
+    if attention in host.ALL_ATTENTION_FUNCTIONS and not is_known:
         raise ValueError(
             f"attn_implementation={attention!r}: mixup does not know what this kernel makes of its mask; "
             f"load the model with one of {', '.join(host.KERNELS_WITH_BIAS)}, or a flash kernel."

@@ -125,16 +125,26 @@ def test_a_layer_grows_each_tensor_once_and_not_at_all_without_padding(lengths, 
     assert runs == {None: DEPTH, 0.3: DEPTH}
 
 
+def test_layers_that_share_a_mask_share_its_bias(monkeypatch):
+    made, make = [], kernels._biases
+    monkeypatch.setattr(kernels, "_biases", lambda *args: made.append(args) or make(*args))
+    mixup, batch = Mixup(toy_model("llama", KERNEL), plain_config(site="embeddings")), toy_batch()
+    made.clear()
+    for passes in (1, 2):
+        mixed(mixup, batch, 0.3, "embeddings", None)
+        assert DEPTH > 1 and len(made) == passes
+
+
 def test_the_table_of_kernels_is_changed_once_and_other_models_do_not_see_it():
     model, batch = toy_model("bert", KERNEL), toy_batch()
-    host.ATTENTION_FUNCTIONS.register(KERNEL, host.flash_attention_forward)
+    host.ALL_ATTENTION_FUNCTIONS.register(KERNEL, host.flash_attention_forward)
     before = model(**batch).logits
     for _ in range(2):
         Mixup(toy_model("bert", KERNEL))
-        assert host.ATTENTION_FUNCTIONS[KERNEL] is kernels.flash_attention_with_weights
+        assert host.ALL_ATTENTION_FUNCTIONS[KERNEL] is kernels.flash_attention_with_weights
     torch.testing.assert_close(model(**batch).logits, before, rtol=0, atol=0)
     Mixup(toy_model("bert", "sdpa"))
-    assert host.ATTENTION_FUNCTIONS["sdpa"] is not kernels.flash_attention_with_weights
+    assert host.ALL_ATTENTION_FUNCTIONS["sdpa"] is not kernels.flash_attention_with_weights
 
 
 def test_the_table_is_changed_again_if_transformers_fills_it_anew():
@@ -142,7 +152,7 @@ def test_the_table_is_changed_again_if_transformers_fills_it_anew():
     mixup, batch = Mixup(toy_model("bert", KERNEL), plain_config(site="embeddings")), toy_batch()
     with torch.no_grad():
         expected = mixed(mixup, batch, 0.3, "embeddings", None)
-        host.ATTENTION_FUNCTIONS.register(KERNEL, host.flash_attention_forward)
+        host.ALL_ATTENTION_FUNCTIONS.register(KERNEL, host.flash_attention_forward)
         torch.testing.assert_close(mixed(mixup, batch, 0.3, "embeddings", None), expected, rtol=0, atol=0)
 
 
