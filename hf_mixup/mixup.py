@@ -63,8 +63,8 @@ class Mixup:
     def __init__(self, model: nn.Module, config: MixupLike = "fixed", seed: int = 0, rank: int = 0) -> None:
         inputs.check_model(model)
         resolved = resolve_config(config)
-        if resolved is None:
-            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
+        if resolved is None or resolved.unlabeled is not None:
+            raise ValueError(f"config={config!r}: expected one without unlabeled; leave Mixup out if mixup is off.")
         self.model, self.root, self.config = model, inputs.root_of(model), resolved
         self._hooks: Hooks | None = None
         self.task = Task(inputs.model_config(model), resolved)
@@ -79,7 +79,7 @@ class Mixup:
 
     def check(self) -> None:
         """As `prepare`, unless the parameters are not all here yet: sharded, on another device or on rank 0 only."""
-        # All ranks have to look for the sites at the same time, because a sharded forward pass needs all of them.
+        # All ranks have to look for the sites together, because a sharded forward pass needs all of them.
         if not (is_fsdp_enabled() or waits_for_accelerator(self.root)) and all(map(is_whole, self.model.parameters())):
             self.prepare()
 

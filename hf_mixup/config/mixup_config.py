@@ -17,11 +17,11 @@ from hf_mixup.config import checks
 from hf_mixup.config.checks import by_epoch, choice, count, nearest, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
 from hf_mixup.config.setting import check_settings, document_fields, needs, not_with, setting, takes_none
+from hf_mixup.config.unlabeled_config import UnlabeledConfig, unlabeled_config
 
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
-# The strength that follows held-out predictions.
-AUTO = "auto"
+AUTO = "auto"  # the strength that follows held-out predictions
 PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", *OUTSIDE)
 # What is mixed there has a row for each token or patch.
 STATES = ("word_embeddings", "embeddings", "hidden")
@@ -34,6 +34,7 @@ how_much = partial(setting, "how much")
 where = partial(setting, "where in the network")
 how = partial(setting, "how two become one")
 what = partial(setting, "what label follows")
+besides = partial(setting, "what texts without labels add")
 
 AT_STATES, WITH_LISA, WITH_REMIX = needs("site", *STATES), needs("partner", "lisa"), needs("label_rule", "remix")
 LAMBDA_IS_DRAWN = not_with("similarity", why="which draws lambda in its place")
@@ -219,12 +220,16 @@ class MixupConfig:
         "re-weighting, Cao et al. 2019): {0: null, 10: [1, 1, 4]}.",
     )
 
+    unlabeled: UnlabeledConfig | None = besides(
+        None, unlabeled_config, "Fields of `UnlabeledConfig`, with `MixupTrainer(unlabeled_dataset=...)` only."
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
 
     @property
     def group_column(self) -> str | None:
-        """The column that holds each example's group, if partners depend on it."""
+        """The column with each example's group, if partners depend on it."""
         return self.group if self.partner == "lisa" else None
 
     def resolve_layers(self, depth: int) -> list[int]:
@@ -281,8 +286,7 @@ class MixupConfig:
 
     def save(self, path: str | Path) -> None:
         """Write the config to `path`, as JSON if the name ends in .json, else as YAML."""
-        text = self.to_json() if str(path).endswith(".json") else self.to_yaml()
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(self.to_json() if str(path).endswith(".json") else self.to_yaml(), encoding="utf-8")
 
     @classmethod
     def from_file(cls, path: str | Path) -> MixupConfig:

@@ -145,3 +145,9 @@ def one_cycle(order: np.ndarray) -> np.ndarray:
     partner = np.empty_like(order)
     partner[order] = np.roll(order, 1)
     return partner
+
+
+def partners_apart(generator: np.random.Generator, size: int, total: int) -> Tensor:
+    """Partners, at random, of the first `size` of `total` examples among themselves, and of the others: `(total,)`."""
+    parts = generator.permutation(size), size + generator.permutation(total - size)
+    return torch.from_numpy(np.concatenate(parts))

@@ -114,12 +114,15 @@ class WeightAverage(TrainerCallback):
         if self._is_applied or not self.weights:
             yield
             return
-        before, self._is_applied = [weight.detach().clone() for weight in self.weights.values()], True
+        before, self._is_applied = [weight.data for weight in self.weights.values()], True
         try:
-            self._write(self.averages)
+            for weight, average in zip(self.weights.values(), self.averages, strict=True):
+                # The average itself, if it can be: no copy is made then.
+                weight.data = average.to(weight.dtype)
             yield
         finally:
-            self._write(before)
+            for weight, value in zip(self.weights.values(), before, strict=True):
+                weight.data = value
             self._is_applied = False
 
     @torch.no_grad()

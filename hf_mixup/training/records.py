@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_mixup.config.mixup_config import AUTO
+from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.logs import MixupLogs
 from hf_mixup.training.state import CONFIG_NAME, load_state, save_state
@@ -40,6 +40,11 @@ class MixupRecords(TrainerSeams):
         super().log(logs, *args, **kwargs)
 
     @property
+    def _saved_config(self) -> MixupConfig | None:
+        """The config that is saved with the model."""
+        return None if self.mixup is None else self.mixup.config
+
+    @property
     def _has_mixed(self) -> bool:
         """Whether some batch was mixed, so that nothing saved says so of a training in which none was."""
         return self.mixup is not None and (self._was_mixed or self.mixup.mixed > 0)
@@ -49,8 +54,8 @@ class MixupRecords(TrainerSeams):
         """The mixup config is saved with a model that was mixed."""
         with super()._saving_model(folder):
             yield
-        if self._has_mixed and self.mixup is not None and self.args.should_save:
-            self.mixup.config.save(folder / CONFIG_NAME)
+        if self._has_mixed and self._saved_config is not None and self.args.should_save:
+            self._saved_config.save(folder / CONFIG_NAME)
 
     def _on_state_saved(self, folder: str) -> None:
         """The plans resume with the random state."""
@@ -69,7 +74,8 @@ class MixupRecords(TrainerSeams):
         """Trainer's model card, with the mixup config."""
         super().create_model_card(*args, **kwargs)
         path = Path(self.args.output_dir or ".") / "README.md"
-        if self.mixup is None or not self._has_mixed or not self.is_world_process_zero() or not path.is_file():
+        config = self._saved_config
+        if config is None or not self._has_mixed or not self.is_world_process_zero() or not path.is_file():
             return
         with path.open("a", encoding="utf-8") as card:
-            card.write(f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{self.mixup.config.to_yaml()}```\n")
+            card.write(f"\n### Mixup\n\nTrained with hf_mixup:\n\n```yaml\n{config.to_yaml()}```\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,18 +12,21 @@ from torch import Tensor, nn
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
+from hf_mixup.loss import mixed_accuracy
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.training.baseline_trainer import BaselineTrainer
+from hf_mixup.plan.partners import partners_apart
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
+from hf_mixup.training.unlabeled import Lesson, UnlabeledTrainer
+from hf_mixup.training.unlabeled_checks import check_joined
 
 
-class MixupTrainer(MixupMixin, BaselineTrainer):
+class MixupTrainer(MixupMixin, UnlabeledTrainer):
     """Trainer that mixes its training batches. Evaluation and prediction are Trainer's own.
 
     ```python
@@ -49,6 +53,11 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             `hf_mixup.training.teacher.Teacher`.
         teacher_weight (`float`, defaults to 1.0): w, from 0 to 1.
         teacher_temperature (`float`, defaults to 1.0): what the logits of the teacher are divided by.
+        unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): texts without labels, like those of
+            `train_dataset`, whose classes are guessed in the second half of the training, and learned. The field
+            `unlabeled` of the config says how. Then the moving average of the weights guesses, and is what is evaluated
+            and saved. Labels that these rows have are not learned; `unlabeled_accuracy` in the logs compares the
+            guesses with them.
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it; in `train()`, for labels
@@ -80,10 +89,10 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         self, *args: Any, mixup: MixupLike | None = "default", class_weights: Any = None, **kwargs: Any
     ) -> None:
         config = resolve_config(mixup)
-        if class_weights is None and config is not None:
-            class_weights = config.class_weights
         if config is not None:
+            class_weights = config.class_weights if class_weights is None else class_weights
             config.class_weights = MixupConfig(class_weights=class_weights).class_weights
+            kwargs["unlabeled"] = config.unlabeled
         super().__init__(*args, mixup=config, class_weights=class_weights, **kwargs)
 
     # Whether the loss of the user's was seen to take mixed targets.
@@ -99,7 +108,7 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Trainer's own loss in evaluation and with mixup off, else that of the mixed batch."""
-        if self.mixup is None or not model.training or self._keeps_labels:
+        if self.mixup is None or not model.training or self._keeps_labels or self.unlabeled_weight:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self._mixes_itself(inputs):
             return self._mixed_loss(self.compute_loss, model, inputs, return_outputs, num_items_in_batch)
@@ -142,6 +151,20 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             loss = self._share_of_step(loss, count)
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
+
+    def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
+        if self.mixup is None:
+            return super()._pass(model, lesson)
+        self._reached, mixup, size = True, self._mixup_of_current_model(), lesson.labelled
+        plan = self._plan_of(mixup, lesson.inputs, lesson.labels, lesson.labels, None)
+        if self.unlabeled.partners == "apart" and plan.active:
+            plan = replace(plan, partner=partners_apart(mixup.planner.generator, size, len(plan.lam)))
+        with mixup.apply(plan, lesson.inputs):
+            outputs = model(**lesson.inputs)
+        logits = logits_of(outputs)
+        self._learn(logits[:size], lesson.labels[:size])
+        self._logs.add(plan.resolved, mixed_accuracy(logits[:size].detach(), lesson.mixed(plan)[0][:size]))
+        return logits, outputs, plan
 
     def _plan_of(
         self, mixup: Mixup, inputs: dict[str, Any], labels: Tensor, learnt: Tensor, groups: Tensor | None
@@ -204,6 +227,20 @@ class MixupTrainer(MixupMixin, BaselineTrainer):
             counts = class_counts(columns["train_dataset"], self._task.about.num_labels)
             config.class_counts = config.class_counts or counts
         return columns
+
+    def _use(self, config: MixupConfig | None) -> None:
+        if config is not None and self.unlabeled_dataset is not None:
+            # What is saved says how these rows were used, but Mixup takes no such config.
+            self.unlabeled = config.unlabeled or self.unlabeled
+            check_joined(config, self.unlabeled)
+            config = replace(config, unlabeled=None)
+        super()._use(config)
+
+    @property
+    def _saved_config(self) -> MixupConfig | None:
+        config = super()._saved_config
+        is_used = config is not None and self.unlabeled_dataset is not None
+        return replace(config, unlabeled=self.unlabeled) if is_used else config  # type: ignore[type-var]
 
     def _use_in_trial(self, config: MixupConfig | None) -> None:
         if config is not None:

@@ -66,6 +66,7 @@ def trainer_parameters(
     teacher: nn.Module | None = None,
     teacher_weight: float = 1.0,
     teacher_temperature: float = 1.0,
+    unlabeled_dataset: Dataset | IterableDataset | datasets.Dataset | None = None,
     **kwargs: Any,
 ) -> None:
     """Trainer's parameters, those of mixup, and what a newer Trainer takes."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import is_torch_version
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -74,6 +75,16 @@ class TrainerSeams(Trainer):
         """Make a trial the current one. The columns that the model takes are looked up anew."""
         self.hp_space, self._trial = hp_space, trial
         self._signature_columns = None
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch, on the device of the training."""
+        return self._prepare_inputs(batch)
+
+    def _rows_and_collator(self, dataset: Any, description: str) -> tuple[Any, Callable[[list[Any]], Any]]:
+        """A data set and a collator, one of which leaves out the columns that the model does not take."""
+        if isinstance(dataset, Dataset):
+            return self._remove_unused_columns(dataset, description=description), self.data_collator
+        return dataset, self._get_collator_with_removed_columns(self.data_collator, description=description)
 
     def _smooths_labels(self) -> bool:
         """Whether Trainer computes the loss with smoothed labels itself."""
@@ -195,6 +206,18 @@ def changed(args: Any, **values: Any) -> Iterator[dict[str, Any]]:
         yield before
     finally:
         vars(args).update(before)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode inside of the block; what was training before is after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

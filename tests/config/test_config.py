@@ -230,7 +230,7 @@ def test_only_what_may_be_missing_is_null():
     missing = {name for name, value in yaml.safe_load(MixupConfig().to_yaml()).items() if value is None}
     assert missing == {
         *("blocks", "beta", "lam", "similarity", "off_epoch", "schedule", "class_counts", "class_weights"),
-        "check_rows",
+        *("check_rows", "unlabeled"),
     }
 
 

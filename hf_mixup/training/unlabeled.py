@@ -1,0 +1,260 @@
+"""Texts without labels as a part of the loss: their classes are guessed, and they share the mixed pass of a batch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from hf_mixup.config.files import write_whole
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
+from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
+from hf_mixup.plan.mixup_plan import MixupPlan
+from hf_mixup.training.averaging import NONE
+from hf_mixup.training.baseline_trainer import BaselineTrainer
+from hf_mixup.training.guesses import SMALLEST, Guesses
+from hf_mixup.training.label_columns import class_counts, without_ignored
+from hf_mixup.training.state import read_json
+from hf_mixup.training.trainer_seams import evaluating
+from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled
+from hf_mixup.training.unlabeled_logs import UnlabeledLogs
+from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
+
+logger = logging.get_logger(__name__)
+
+# The running means of the guesses reach over this share of the training.
+HORIZON = 0.1
+STATE_NAME = "unlabeled_state.json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned of a batch: labelled rows first, then the unlabelled ones.
+
+    Args:
+        inputs (`dict[str, Any]`): what the model is given.
+        labels (`torch.Tensor`): class indices `(rows,)`, guessed ones included, or targets, if labels are.
+        targets (`torch.Tensor` of shape `(rows, num_labels)`): not mixed.
+        weights (`torch.Tensor` of shape `(rows,)`): of each row in the loss; 1 for a labelled one.
+        labelled (`int`): how many rows those are.
+    """
+
+    inputs: dict[str, Any]
+    labels: Tensor
+    targets: Tensor
+    weights: Tensor
+    labelled: int
+
+    def mixed(self, plan: MixupPlan | None) -> tuple[Tensor, Tensor]:
+        """Targets and weights under a plan: w = lam w_i + (1 - lam) w_j and (lam w_i y_i + (1 - lam) w_j y_j) / w."""
+        if plan is None or not plan.active:
+            return self.targets, self.weights
+        weights = plan.mix(self.weights)
+        targets = plan.mix(self.targets * self.weights.unsqueeze(1))
+        return targets / weights.clamp_min(SMALLEST).unsqueeze(1), weights
+
+
+class UnlabeledTrainer(BaselineTrainer):
+    """Trainer that learns from rows without labels as well, if it is given some.
+
+    Args:
+        *args, **kwargs: those of `BaselineTrainer`.
+        unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): rows like those of `train_dataset`. Labels that
+            they have are not learned; the guesses are compared with them in the logs.
+        unlabeled (`UnlabeledConfig`, *optional*): how they are used.
+
+    Raises:
+        ValueError: for a task, a loss or settings that do not go with them.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        unlabeled_dataset: Any = None,
+        unlabeled: UnlabeledConfig | None = None,
+        averaging: str | None = None,
+        ema_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.unlabeled_dataset, self.unlabeled = unlabeled_dataset, unlabeled or UnlabeledConfig()
+        if self._averages_guesses(averaging):
+            averaging, ema_decay = "ema", self.unlabeled.decay if ema_decay is None else ema_decay
+        super().__init__(*args, averaging=averaging, ema_decay=ema_decay, **kwargs)
+        self._rows: UnlabeledRows | None = None
+        self._guesses: Guesses | None = None
+        self._unlabeled_logs = UnlabeledLogs()
+        if unlabeled_dataset is not None:
+            check_unlabeled(self)
+
+    def _averages_guesses(self, averaging: str | None) -> bool:
+        if self.unlabeled_dataset is None or self.unlabeled.guesses != "average" or not self.unlabeled.weight:
+            return False
+        if averaging == NONE:
+            raise ValueError("averaging='none': the average guesses (guesses='average'); say guesses='model' as well.")
+        return True
+
+    # ---- Start ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer. Raises `ValueError` for unlabelled rows that cannot be used."""
+        self._rows = self._guesses = None
+        self._unlabeled_logs = UnlabeledLogs()
+        return super().train(*args, **kwargs)
+
+    def _check_labels(self) -> dict[str, Tensor]:
+        columns = super()._check_labels()
+        if self.unlabeled_dataset is None or not self.unlabeled.weight:
+            return columns
+        if self._guesses is None:
+            check_unlabeled(self)
+            num_labels, known = self._task.about.num_labels, columns.get("train_dataset")
+            counts = None if known is None else class_counts(known, num_labels)
+            self._guesses = Guesses(self.unlabeled, num_labels, counts)
+            dataset, collate = self._rows_and_collator(self.unlabeled_dataset, "unlabeled")
+            self._rows = UnlabeledRows(
+                *(dataset, collate, max(1, round(self.unlabeled.ratio * self.args.per_device_train_batch_size))),
+                *(self.args.seed, self.args.process_index, self.args.world_size, self.args.dataloader_num_workers),
+            )
+        return columns
+
+    # ---- The step ----
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As that of the other Trainer, counting the classes of the labels if the data set could not be read."""
+        samples, items = super().get_batch_samples(*args, **kwargs)
+        for sample in samples if self._guesses is not None else ():
+            self._guesses.count(self._with_usual_labels(sample)["labels"])  # type: ignore[union-attr]
+        return samples, items
+
+    @property
+    def unlabeled_weight(self) -> float:
+        """The weight of unlabelled rows in the loss of the coming step."""
+        if self._rows is None:
+            return 0.0
+        since = self.state.global_step / max(self.state.max_steps, 1) - self.unlabeled.start
+        risen = min(1.0, max(0.0, since / self.unlabeled.ramp)) if self.unlabeled.ramp else float(since >= 0)
+        return self.unlabeled.weight * risen
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As that of the other Trainer, plus the weighted loss of unlabelled rows."""
+        weight = self.unlabeled_weight if model.training else 0.0
+        inputs = self._with_usual_labels(inputs)
+        count = self._count(inputs["labels"]) if isinstance(inputs.get("labels"), Tensor) else 0
+        if not weight or not count:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        lesson = self._lesson(model, inputs, count, weight)
+        logits, outputs, plan = self._pass(model, lesson)
+        loss = self._share_of_step(self._losses(logits, lesson, plan).sum() / lesson.labelled, count)
+        return (loss, outputs) if return_outputs else loss
+
+    def _lesson(self, model: nn.Module, inputs: dict[str, Any], count: int, weight: float) -> Lesson:
+        """The labelled rows of a batch, and as many unlabelled ones as `ratio` says."""
+        assert self._rows is not None and self._guesses is not None
+        if count < len(inputs["labels"]):
+            inputs, _ = without_ignored(inputs, None)
+        labels = inputs.pop("labels")
+        if self._task.problem_type(labels) != "single_label_classification":
+            raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
+        labels, learnt = self._taught(model, inputs, labels)
+        own, size = self._task.targets(learnt, None, self.args.device), len(labels)
+        number = self._rows.taken
+        batch, hidden = known_labels(self._rows.take())
+        batch = self._on_device(batch)
+        horizon = HORIZON * max(self.state.max_steps, 1)
+        targets, weights = self._guesses.learn(self._guess(batch), horizon, self._mean_over_processes)
+        classes = targets.argmax(-1)
+        self._unlabeled_logs.add_guesses(classes, weights, hidden)
+        if self.unlabeled.mask:
+            tokens, seed = self._mask_tokens, (self.args.seed, number + self.args.process_index)
+            batch = with_masked_tokens(batch, self.unlabeled.mask, *tokens, seed)
+        weights = torch.cat([torch.ones(size, device=weights.device), weights * (weight * size / len(weights))])
+        labels = torch.cat([own, targets] if labels.is_floating_point() else [labels.reshape(-1), classes])
+        joined = join_rows(inputs, batch, {"input_ids": self._pad_token}, self._pads_on_left(inputs, batch))
+        return Lesson(joined, labels, torch.cat([own, targets]), weights, size)
+
+    def _guess(self, batch: dict[str, Any]) -> Tensor:
+        """The probabilities of unlabelled rows: by the average, the model as it is, or the teacher that was given."""
+        with torch.no_grad(), ExitStack() as stack:
+            teacher = None if self._teacher is None else self._teacher.model
+            if teacher is None and self.unlabeled.guesses == "average":
+                stack.enter_context(self._average.applied())
+            stack.enter_context(evaluating(teacher or self._module))
+            return logits_of((teacher or self._module)(**batch)).float().softmax(-1)
+
+    def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
+        """The logits and outputs of a forward pass, and the plan by which it was mixed, if it was."""
+        outputs = model(**lesson.inputs)
+        return logits_of(outputs), outputs, None
+
+    def _losses(self, logits: Tensor, lesson: Lesson, plan: MixupPlan | None) -> Tensor:
+        """The weighted loss of each row: `(rows,)`."""
+        targets, weights = lesson.mixed(plan)
+        smoothing = self.args.label_smoothing_factor
+        self._task.epoch = self.state.epoch or 0.0
+        losses = self._task.losses(logits, targets, "single_label_classification", smoothing)
+        if self.unlabeled.loss == "squared_error":
+            errors = (logits.float().softmax(-1) - targets).square().mean(-1)
+            losses = torch.cat([losses[: lesson.labelled], errors[lesson.labelled :]])
+        self._unlabeled_logs.add_answers(logits[lesson.labelled :].detach().argmax(-1))
+        return losses * weights
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        return value if self.args.world_size == 1 else self.accelerator.reduce(value, "mean")
+
+    # ---- Tokens ----
+
+    @property
+    def _pad_token(self) -> int:
+        known = [getattr(of, "pad_token_id", None) for of in (self.processing_class, text_config(self._module))]
+        return next((token for token in known if token is not None), 0)
+
+    @property
+    def _mask_tokens(self) -> tuple[int, Tensor]:
+        """The mask token, and the tokens that it does not take the place of."""
+        tokenizer: Any = self.processing_class
+        return tokenizer.mask_token_id, torch.tensor(tokenizer.all_special_ids)
+
+    def _pads_on_left(self, *batches: dict[str, Any]) -> bool:
+        side = getattr(self.processing_class, "padding_side", None)
+        masks = [batch["attention_mask"] for batch in batches if side is None and "attention_mask" in batch]
+        return side == "left" or any(bool((mask[:, 0] == 0).any()) for mask in masks)
+
+    # ---- Logs, checkpoints ----
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what became of the unlabelled rows since the last log to the training logs."""
+        if "loss" in logs and self._guesses is not None:
+            logs.update(self._unlabeled_logs.drain(self._guesses, self.unlabeled_weight))
+            if self.is_world_process_zero() and self._guesses.seen >= HORIZON * self.state.max_steps:
+                self._unlabeled_logs.warn_of_drift(self._guesses, model_config(self._module))
+        super().log(logs, *args, **kwargs)
+
+    def _on_state_saved(self, folder: str) -> None:
+        super()._on_state_saved(folder)
+        if self._rows is not None and self._guesses is not None and self.args.should_save:
+            state = {"taken": self._rows.taken, "guesses": self._guesses.state_dict()}
+            with write_whole(Path(folder, STATE_NAME)) as part:
+                part.write_text(json.dumps(state), encoding="utf-8")
+
+    def _on_state_loaded(self, folder: str) -> None:
+        super()._on_state_loaded(folder)
+        path = Path(folder, STATE_NAME)
+        if path.is_file() != (self._rows is not None):
+            here = "with" if path.is_file() else "without"
+            logger.warning("%s was saved %s unlabelled rows, and is resumed otherwise.", folder, here)
+        elif self._rows is not None and self._guesses is not None:
+            state = read_json(path)
+            self._rows.restart(state["taken"])
+            self._guesses.load_state_dict(state["guesses"])

@@ -1,0 +1,48 @@
+"""What does not go with unlabelled rows, said before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_mixup.config.checks import allow_only
+from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
+from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.training.trainer_checks import overrides_loss
+
+NOT_SEVERAL = (
+    "needs one label per text (single_label_classification). With several, nearly all guesses would be that a label "
+    "is absent, and the model would learn to give none."
+)
+# What a mixed pass of labelled and unlabelled rows cannot be.
+JOINED: dict[str, tuple[Any, ...]] = {
+    "clean_weight": (0.0,),
+    "partner": tuple(name for name in PARTNERS if name not in (*OUTSIDE, "margin", "lisa", "near_label")),
+}
+# Of whom the partner is another one after the draw, nothing else may depend on it.
+APART: dict[str, tuple[Any, ...]] = {
+    "partner": ("random",),
+    "label_rule": ("lambda", "own", "larger"),
+    "interpolation": ("line", "dimensions"),
+}
+
+
+def check_unlabeled(trainer: Any) -> None:
+    """Raise `ValueError` for a trainer that cannot learn from unlabelled rows."""
+    about = model_config(trainer.model)
+    if about.num_labels == 1 or about.problem_type == "regression":
+        raise ValueError("unlabeled_dataset: needs classes to guess, and the model predicts scores (regression).")
+    if about.problem_type not in (None, "single_label_classification"):
+        raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
+    if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):
+        raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
+    if trainer.unlabeled.mask and getattr(trainer.processing_class, "mask_token_id", None) is None:
+        given = "no tokenizer" if trainer.processing_class is None else "a tokenizer without a mask token"
+        raise ValueError(f"unlabeled.mask={trainer.unlabeled.mask}: needs a mask token, and the trainer has {given}.")
+
+
+def check_joined(config: MixupConfig, unlabeled: UnlabeledConfig) -> None:
+    """Raise `ValueError` for a config by which labelled and unlabelled rows cannot be mixed in one pass."""
+    allow_only(config, JOINED, "not with unlabeled_dataset")
+    if unlabeled.partners == "apart":
+        allow_only(config, APART, "not with unlabeled.partners='apart'")
