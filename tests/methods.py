@@ -20,6 +20,8 @@ ABSTRACT = "no code of the authors was found; only the abstract was read"
 OWN = "no paper"
 # What these mix are the pixels of images; all others mix texts as well.
 OF_PIXELS = ("input_mixup", "cutmix")
+# What these need is MixupTrainer(unlabeled_dataset=...).
+OF_UNLABELED = ("few_labels", "mixtext", "ict", "softmatch", "mean_teacher")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ METHODS = {
         AUTHORS,
         "The layers, one draw a batch and max(lambda, 1 - lambda) are as in their code, alpha 2 as in the "
         "README's command. Theirs passes no attention mask, so padding is attended to and averaged in; here "
-        "both texts' masks are interpolated. MixText's unlabelled part is not here.",
+        "both texts' masks are interpolated. MixText's unlabelled part is the recipe `mixtext`.",
     ),
     "embed_mix": Method(
         "Yoon, Kim, Park 2021, the baseline EmbedMix of SSMix, Findings of ACL",
@@ -270,6 +272,65 @@ METHODS = {
         "a study of what mixed labels do",
         OTHERS,
         "As implemented by others: the label is not mixed.",
+    ),
+    "few_labels": Method(
+        "after Chen, Yang, Yang 2020, as `tmix`; Chen et al. 2023, as `softmatch`; Tarvainen and Valpola 2017, as "
+        "`mean_teacher`",
+        "as `tmix`: lambda ~ Beta(2, 2), then max(lambda, 1 - lambda); labelled and unlabelled rows are partners. The "
+        "moving average of the weights guesses p; q = p P / mean p, normalised, P the shares of the labels; the target "
+        "is q^2, normalised; a row weighs as `softmatch` weighs it; from the middle of the training on",
+        "few labels and many texts without labels",
+        OWN,
+        "The parts are those of other methods; which of them are here, and when they begin, was chosen on three sets "
+        "(see [unlabelled.md](unlabelled.md)). Guesses begin in the middle of the training because they are noise "
+        "before the labels are learned.",
+    ),
+    "mixtext": Method(
+        "Chen, Yang, Yang 2020, as `tmix`",
+        "as `tmix`, lambda ~ Beta(16, 16), then max(lambda, 1 - lambda); labelled and unlabelled rows are partners. "
+        "The model guesses p; the target is p^2, normalised; the weight of unlabelled rows rises to 1 at the end",
+        "few labels and many texts without labels",
+        AUTHORS,
+        "alpha 16, the layers, the temperature of 1/2, the ramp over the whole training and two unlabelled rows per "
+        "labelled one are those of their command. Theirs adds two back-translations of each unlabelled text, of which "
+        "none is here, and a copy of the text that is mixed with itself; guesses with dropout on, here off; passes no "
+        "attention mask. There the weight of a pair is that of its first row; here it is mixed as labels are. The "
+        "entropy term is left out: no command of theirs turns it on.",
+    ),
+    "ict": Method(
+        "Verma, Lamb, Kannala, Bengio, Lopez-Paz 2019, Interpolation Consistency Training for Semi-Supervised "
+        "Learning, IJCAI",
+        "what enters the first block; lambda ~ Beta(1, 1); unlabelled rows are partners of unlabelled ones, labelled "
+        "of labelled. The moving average of the weights guesses p; the mixture of two rows gets that of their "
+        "guesses, by the mean squared error",
+        "a study of consistency; images as much as texts",
+        AUTHORS,
+        "Decay 0.999, Beta(1, 1), mixed labelled rows, the squared error and its weight of 100 are those of their "
+        "command for CIFAR-10. Theirs mixes the logits of the average and then takes their softmax; here their "
+        "probabilities are mixed. Theirs rises as a sigmoid, here on a line; the average guesses with dropout there, "
+        "without it here. Images there, the entrance of the first block here.",
+    ),
+    "softmatch": Method(
+        "Chen, Tao, Fan, Wang, Wang, Schiele, Xie, Raj, Savvides 2023, SoftMatch: Addressing the Quantity-Quality "
+        "Trade-off in Semi-supervised Learning, ICLR",
+        "no mixing. The model guesses p; q = p / mean p, normalised; the target is the likeliest class of q; a row "
+        "weighs exp(-max(0, m - max q)^2 / (2 (s / 2)^2)), m and s being running mean and spread of max q; the model "
+        "sees the row with 15 % of its tokens masked",
+        "few labels and many texts without labels",
+        AUTHORS,
+        "The weight, n_sigma 2, the uniform alignment and hard targets are those of their code for texts. The second "
+        "view there is a back-translation, here masked tokens. Theirs takes the likeliest class of p; here that of q. "
+        "Running means reach over a tenth of the training here, over 1,000 steps there.",
+    ),
+    "mean_teacher": Method(
+        "Tarvainen and Valpola 2017, Mean Teachers Are Better Role Models: Weight-averaged Consistency Targets "
+        "Improve Semi-supervised Deep Learning Results, NeurIPS",
+        "no mixing. The moving average of the weights guesses p; the model, with its dropout, learns p by the mean "
+        "squared error",
+        "a baseline for texts without labels",
+        OTHERS,
+        "The weight of 50 and its rise over 40 % of the training are those of USB (Wang et al. 2022). There the "
+        "average guesses with dropout, here without; labelled rows have no consistency term here.",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,8 +27,9 @@ def test_the_docs_are_what_is_generated():
 def test_the_formula_names_the_distribution_of_lambda(name):
     config, formula = resolve_config(name), methods.METHODS[name].formula
     said = re.search(r"Beta\((\d[\d.]*), \1\)", formula.replace("b, b' ~ Beta(2, 5)", ""))
-    assert float(said[1]) == config.alpha if said else config.lam or config.similarity
-    assert ("max(lambda, 1 - lambda)" in formula) == (config.dominant and config.similarity is None)
+    assert float(said[1]) == config.alpha if said else config.lam or config.similarity or config.strength == 0
+    is_folded = config.dominant and config.similarity is None and config.strength != 0
+    assert ("max(lambda, 1 - lambda)" in formula) == is_folded
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,12 @@ def trainer_of(name, folder):
         rows = [row | {"group": number % 2} for number, row in enumerate(rows)]
     if name == "remix":
         config.class_counts = [3.0, 3.0, 2.0]
+    more = {}
+    if name in methods.OF_UNLABELED:
+        config.unlabeled = replace(config.unlabeled, start=0.0, ramp=0.0, mask=0.0)
+        more = {"unlabeled_dataset": examples(20)}
     args = arguments(folder, max_steps=1)
-    return MixupTrainer(model, args, data_collator=with_groups, train_dataset=rows, mixup=config)
+    return MixupTrainer(model, args, data_collator=with_groups, train_dataset=rows, mixup=config, **more)
 
 
 @pytest.mark.parametrize("name", recipe_names())

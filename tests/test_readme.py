@@ -84,7 +84,7 @@ def test_the_table_of_recipes_names_configs():
     assert len(said) == 2
     for mixup in said:
         assert resolve_config(eval(mixup)) is not None
-    assert f"{len(recipe_names()) - 2} methods" in README, "all recipes but default and fixed"
+    assert f"{len(recipe_names()) - 3} methods" in README, "all recipes but default, few_labels and fixed"
 
 
 @pytest.mark.parametrize(("library", "lines"), [("numpy", 12), ("torch", 12)])

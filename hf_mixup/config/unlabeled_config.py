@@ -12,7 +12,7 @@ from hf_mixup.config.checks import choice, nearest, number
 from hf_mixup.config.setting import check_settings, document_fields, needs, setting, takes_none
 
 SHARE, POSITIVE = number(high=1), number(open_low=True)
-LABELS, NONE = "labels", "none"
+LABELS, UNIFORM, NONE = "labels", "uniform", "none"
 
 # Each takes default, check, help and conditions of a field.
 how_many = partial(setting, "how many rows, and how much they count")
@@ -23,7 +23,7 @@ learn = partial(setting, "what is learned")
 def class_prior(name: str, value: Any) -> str | list[float]:
     """A word, or a share for each class."""
     if isinstance(value, str):
-        return choice(LABELS, NONE)(name, value)
+        return choice(LABELS, UNIFORM, NONE)(name, value)
     shares = checks.per_class(name, value)
     return [share / sum(shares) for share in shares]
 
@@ -58,8 +58,8 @@ class UnlabeledConfig:
     guesses: str = guess(
         "average",
         choice("average", "model"),
-        "Who guesses, in evaluation mode. average: the moving average of the weights (mean teacher, Tarvainen and "
-        "Valpola 2017), which is evaluated and saved as well. model: the model as it is.",
+        "Who guesses, in evaluation mode. average: the moving average of the weights (the mean teacher of Tarvainen "
+        "and Valpola), which is evaluated and saved as well. model: the model as it is.",
     )
     decay: float = guess(
         0.99,
@@ -72,7 +72,7 @@ class UnlabeledConfig:
         class_prior,
         "The class shares that the guesses are aligned to: each guess is multiplied by prior / running mean of the "
         "guesses (ReMixMatch, Berthelot et al. 2020). labels: those of the labelled rows, with one row more for each "
-        "class. none: no alignment. Or a list of shares.",
+        "class. uniform: all the same. none: no alignment. Or a list of shares.",
     )
     temperature: float = guess(
         0.5,

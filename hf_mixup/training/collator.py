@@ -228,10 +228,12 @@ def _refuse_what_needs_a_model(config: MixupConfig) -> None:
         "mult_noise": (config.mult_noise, (0.0,)),
         "layers": (config.layers if config.site == "hidden" else None, (None,)),
         "strength": (config.strength == AUTO and AUTO, (False,)),
+        "unlabeled": (config.unlabeled, (None,)),
     }
     for name, (value, allowed) in needs.items():
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}: needs a model, which a collator has not; use MixupTrainer or Mixup.")
+            other = "MixupTrainer" if name == "unlabeled" else "MixupTrainer or Mixup"
+            raise ValueError(f"{name}={value!r}: needs a model, which a collator has not; use {other}.")
     if config.warmup_batches:
         raise ValueError(
             f"warmup_batches={config.warmup_batches}: a collator cannot count them, since each worker sees a part of "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_mixup.config.unlabeled_config import NONE, UnlabeledConfig
+from hf_mixup.config.unlabeled_config import NONE, UNIFORM, UnlabeledConfig
 from hf_mixup.training.label_columns import class_counts
 
 # No variance and no share is smaller.
@@ -37,7 +37,7 @@ class Guesses:
     """
 
     def __init__(self, config: UnlabeledConfig, num_labels: int, counts: Sequence[float] | None = None) -> None:
-        given = config.class_prior
+        given = [1 / num_labels] * num_labels if config.class_prior == UNIFORM else config.class_prior
         if isinstance(given, list) and len(given) != num_labels:
             raise ValueError(f"unlabeled.class_prior: {len(given)} shares for num_labels={num_labels}.")
         self.config, self.seen, self._is_counting = config, 0, counts is None and not isinstance(given, list)

@@ -88,7 +88,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def __init__(
         self, *args: Any, mixup: MixupLike | None = "default", class_weights: Any = None, **kwargs: Any
     ) -> None:
-        config = resolve_config(mixup)
+        is_default = isinstance(mixup, str) and mixup == "default"
+        config = resolve_config("few_labels" if is_default and kwargs.get("unlabeled_dataset") is not None else mixup)
         if config is not None:
             class_weights = config.class_weights if class_weights is None else class_weights
             config.class_weights = MixupConfig(class_weights=class_weights).class_weights

@@ -226,7 +226,7 @@ def test_a_training_after_a_search_that_ended_is_trainers_own(tmp_path):
 def test_a_site_over_any_recipe_resets_only_what_does_not_apply(recipe, site):
     base = resolve_config(recipe)
     config = trial_config(base, {"site": site})
-    reset = {name for name, value in asdict(config).items() if value != getattr(base, name)} - {"site"}
+    reset = {name for name in asdict(config) if getattr(config, name) != getattr(base, name)} - {"site"}
     assert config.site == site
     assert reset <= {"layers", "interpolation", "similarity", "similarity_width", "add_noise", "mult_noise"}
     assert base == resolve_config(recipe)
