@@ -23,7 +23,7 @@ from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
 from hf_mixup.training.unlabeled import Lesson, UnlabeledTrainer
-from hf_mixup.training.unlabeled_checks import check_joined
+from hf_mixup.training.unlabeled_checks import check_joined, without_missing_mask
 
 
 class MixupTrainer(MixupMixin, UnlabeledTrainer):
@@ -232,7 +232,6 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def _use(self, config: MixupConfig | None) -> None:
         if config is not None and self.unlabeled_dataset is not None:
             # What is saved says how these rows were used, but Mixup takes no such config.
-            self.unlabeled = config.unlabeled or self.unlabeled
             check_joined(config, self.unlabeled)
             config = replace(config, unlabeled=None)
         super()._use(config)
@@ -246,6 +245,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def _use_in_trial(self, config: MixupConfig | None) -> None:
         if config is not None:
             check_trainer(self, config.class_weights is not None)
+            self.unlabeled = without_missing_mask(config.unlabeled or self.unlabeled, self.processing_class)
         super()._use_in_trial(config)
         if config is not None:
             self._check_labels()

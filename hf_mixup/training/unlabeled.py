@@ -22,7 +22,7 @@ from hf_mixup.training.guesses import SMALLEST, Guesses
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.state import read_json
 from hf_mixup.training.trainer_seams import evaluating
-from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled
+from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled, without_missing_mask
 from hf_mixup.training.unlabeled_logs import UnlabeledLogs
 from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
 
@@ -91,6 +91,7 @@ class UnlabeledTrainer(BaselineTrainer):
         self._unlabeled_logs = UnlabeledLogs()
         if unlabeled_dataset is not None:
             check_unlabeled(self)
+            self.unlabeled = without_missing_mask(self.unlabeled, self.processing_class)
 
     def _averages_guesses(self, averaging: str | None) -> bool:
         if self.unlabeled_dataset is None or self.unlabeled.guesses != "average" or not self.unlabeled.weight:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from transformers.utils import logging
 
 from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.training.trainer_checks import overrides_loss
+
+logger = logging.get_logger(__name__)
 
 NOT_SEVERAL = (
     "needs one label per text (single_label_classification). With several, nearly all guesses would be that a label "
@@ -36,9 +41,17 @@ def check_unlabeled(trainer: Any) -> None:
         raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
     if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):
         raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
-    if trainer.unlabeled.mask and getattr(trainer.processing_class, "mask_token_id", None) is None:
-        given = "no tokenizer" if trainer.processing_class is None else "a tokenizer without a mask token"
-        raise ValueError(f"unlabeled.mask={trainer.unlabeled.mask}: needs a mask token, and the trainer has {given}.")
+
+
+def without_missing_mask(unlabeled: UnlabeledConfig, tokenizer: Any) -> UnlabeledConfig:
+    """The same, with no tokens masked if there is no token for it; then a warning says so."""
+    if not unlabeled.mask or getattr(tokenizer, "mask_token_id", None) is not None:
+        return unlabeled
+    why = (
+        "there is no tokenizer; give it as processing_class" if tokenizer is None else "the tokenizer has no such token"
+    )
+    logger.warning("unlabeled.mask=%s: no tokens are masked: %s.", unlabeled.mask, why)
+    return replace(unlabeled, mask=0.0)
 
 
 def check_joined(config: MixupConfig, unlabeled: UnlabeledConfig) -> None:

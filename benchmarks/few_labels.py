@@ -1,0 +1,189 @@
+"""Few labels, with and without unlabelled texts: `python benchmarks/few_labels.py DATA OUTPUT.jsonl [options]`.
+
+Each run trains MiniLM on a few texts of each class and, if the method uses them, on other texts of the training set
+without their labels. The weights with the lowest loss on a development set as large as the labelled one are kept. One
+line of JSON per run; runs that OUTPUT has already are left out. DATA is a folder with agnews_train.csv and the like;
+the movie reviews come with the demo extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from datasets import Dataset
+from scipy.special import softmax
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_mixup import MixupTrainer
+from hf_mixup.cli import demo
+from hf_mixup.evaluation.metrics import compute_metrics_for
+
+MODEL = "demo:minilm"
+REVIEWS = {"rotten_tomatoes": "demo:rotten_tomatoes", "imdb": "demo:imdb"}
+SETS = ("ag_news", "trec", "rotten_tomatoes", "sst2", "imdb")
+# The mixup of a method, whether it uses unlabelled texts, and its number of updates, in those of the others.
+METHODS: dict[str, tuple[Any, bool, float]] = {
+    "none": (None, False, 1),
+    "tmix": ("tmix", False, 1),
+    "default": ("default", False, 1),
+    "tmix_long": ("tmix", False, 2),
+    "few_labels": ("default", True, 1),
+    "unmixed": (None, True, 1),
+    "mixtext": ("mixtext", True, 1),
+    "ict": ("ict", True, 1),
+    "softmatch": ("softmatch", True, 1),
+    "mean_teacher": ("mean_teacher", True, 1),
+}
+UNLABELED, TESTED, LENGTH, BATCH = 3000, 500, 48, 8
+# What may be done to the unlabelled texts: a share of them gives way to texts of another set, or to those of one class.
+FOREIGN, RARE = 0.2, 0.1
+
+
+def rows_of(name: str, data: Path) -> dict[str, pd.DataFrame]:
+    """The train, validation and test rows of a set, columns text and label."""
+    if name in REVIEWS:
+        return {split: rows.to_pandas() for split, rows in demo.load_dataset(REVIEWS[name]).items()}
+    stem = name.replace("_", "")
+    parts = {part: pd.read_csv(data / f"{stem}_{part}.csv") for part in ("train", "test")}
+    names = {label: number for number, label in enumerate(sorted(parts["train"]["label"].unique()))}
+    parts = {part: rows.assign(label=rows["label"].map(names)) for part, rows in parts.items()}
+    mixed = parts["train"].sample(frac=1, random_state=0)
+    return {"validation": mixed[: len(mixed) // 10], "train": mixed[len(mixed) // 10 :], "test": parts["test"]}
+
+
+def split_rows(name: str, data: Path, size: int, seed: int, changed: str) -> dict[str, pd.DataFrame]:
+    """The rows of a run: `size` labelled ones and as many for development of each class, unlabelled and tested ones."""
+    rows = rows_of(name, data)
+    labelled = rows["train"].groupby("label").sample(size, random_state=seed)
+    rest = rows["train"].drop(labelled.index).sample(frac=1, random_state=seed)
+    unlabeled = rest[:UNLABELED]
+    if changed == "foreign":
+        other = rows_of("trec" if name != "trec" else "sst2", data)["train"].sample(frac=1, random_state=seed)
+        number = int(FOREIGN * len(unlabeled))
+        unlabeled = pd.concat([unlabeled[number:], other[:number].assign(label=-100)])
+    if changed == "imbalanced":
+        first, others = rest[rest["label"] == 0], rest[rest["label"] != 0]
+        number = min(UNLABELED, int(len(first) / (1 - RARE)))
+        unlabeled = pd.concat([first[: int((1 - RARE) * number)], others[: int(RARE * number)]])
+    return {
+        "train": labelled,
+        "validation": rows["validation"].groupby("label").sample(size, random_state=seed),
+        "unlabeled": unlabeled,
+        "test": rows["test"].sample(min(TESTED, len(rows["test"])), random_state=0),
+    }
+
+
+def run(name: str, size: int, seed: int, method: str, changed: str, data: Path, steps: int) -> dict[str, Any]:
+    """Train once, and measure the kept weights on the test rows."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path(MODEL))
+    frames = split_rows(name, data, size, seed, changed)
+    splits = {part: encoded(rows, tokenizer) for part, rows in frames.items()}
+    set_seed(seed)
+    classes = frames["train"]["label"].nunique()
+    model = AutoModelForSequenceClassification.from_pretrained(demo.model_path(MODEL), num_labels=classes)
+    mixup, uses_unlabeled, longer = METHODS[method]
+    updates = int(steps * longer)
+    compute = compute_metrics_for("single_label_classification")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = MixupTrainer(
+            model=model,
+            args=arguments(folder, updates, seed),
+            mixup=mixup,
+            unlabeled_dataset=splits["unlabeled"] if uses_unlabeled else None,
+            train_dataset=splits["train"],
+            eval_dataset=splits["validation"],
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=compute,
+        )
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+        predicted = trainer.predict(splits["test"])
+    logs = [log for log in trainer.state.log_history if "unlabeled_use" in log]
+    metrics = {key.removeprefix("test_"): value for key, value in predicted.metrics.items()}
+    kept = {key: round(float(metrics[key]), 5) for key in ("accuracy", "nll", "ece", "brier")}
+    guesses = {key: value for key, value in logs[-1].items() if key.startswith("unlabeled_")} if logs else {}
+    best = int(Path(trainer.state.best_model_checkpoint or "checkpoint-0").name.rpartition("-")[2])
+    run = {"set": name, "size": size, "seed": seed, "method": method, "changed": changed, "updates": updates}
+    sure = float(softmax(predicted.predictions, axis=-1).max(-1).mean())
+    return {**run, **kept, **guesses, "confidence": round(sure, 4), "best_step": best, "seconds": round(seconds, 1)}
+
+
+def encoded(rows: pd.DataFrame, tokenizer: Any) -> Dataset:
+    """Tokens and labels."""
+    tokens = tokenizer(rows["text"].astype(str).tolist(), truncation=True, max_length=LENGTH)
+    return Dataset.from_dict({**tokens, "labels": rows["label"].tolist()})
+
+
+def arguments(folder: str, updates: int, seed: int) -> TrainingArguments:
+    """The same for all methods."""
+    part = max(1, updates // 10)
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=updates,
+        per_device_train_batch_size=BATCH,
+        per_device_eval_batch_size=64,
+        learning_rate=2e-4,
+        warmup_steps=part,
+        weight_decay=0.01,
+        seed=seed,
+        eval_strategy="steps",
+        eval_steps=part,
+        save_strategy="steps",
+        save_steps=part,
+        save_total_limit=1,
+        save_only_model=True,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        logging_steps=part,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+
+
+def main() -> None:
+    """Run what is asked for and is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[10])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--methods", nargs="+", default=["none", "tmix", "few_labels"], choices=METHODS)
+    parser.add_argument("--changed", default="", choices=["", "foreign", "imbalanced"])
+    parser.add_argument("--updates", type=int, default=150)
+    given = parser.parse_args()
+    done = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
+    asked = [
+        (name, size, seed, method)
+        for seed in given.seeds
+        for size in given.sizes
+        for name in given.sets
+        for method in given.methods
+    ]
+    known = {(row["set"], row["size"], row["seed"], row["method"], row["changed"]) for row in done}
+    for name, size, seed, method in asked:
+        if (name, size, seed, method, given.changed) in known:
+            continue
+        row = run(name, size, seed, method, given.changed, given.data, given.updates)
+        with given.output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
