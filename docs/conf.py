@@ -8,6 +8,7 @@ from sphinx.util.logging import getLogger
 import hf_mixup
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.setting import help_by_group
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
 
 ROOT = Path(__file__).parent.parent
 LOG = getLogger(__name__)
@@ -24,8 +25,12 @@ suppress_warnings = ["myst.header"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 python_maximum_signature_line_length = 100
-# The fields of `MixupConfig` stand in its docstring under five questions.
-napoleon_custom_sections = [(group.capitalize(), "params_style") for group, _ in help_by_group(MixupConfig())]
+# The fields of a config stand in its docstring under questions.
+napoleon_custom_sections = [
+    (group.capitalize(), "params_style")
+    for config in (MixupConfig(), UnlabeledConfig())
+    for group, _ in help_by_group(config)
+]
 
 html_theme = "furo"
 html_title = f"hf_mixup {release}"

@@ -15,7 +15,7 @@ SHARE, POSITIVE = number(high=1), number(open_low=True)
 LABELS, UNIFORM, NONE = "labels", "uniform", "none"
 
 # Each takes default, check, help and conditions of a field.
-how_many = partial(setting, "how many rows, and how much they count")
+how_many = partial(setting, "how many rows and how much they count")
 guess = partial(setting, "what is guessed")
 learn = partial(setting, "what is learned")
 

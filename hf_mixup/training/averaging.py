@@ -73,7 +73,7 @@ class WeightAverage(TrainerCallback):
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not all(map(is_whole, trained)):
             raise ValueError(
                 f"averaging={self.averaging!r}: not with FSDP, DeepSpeed or tensor parallelism, where each process "
-                "holds a part of the weights; train with DDP, or leave it out."
+                "holds a part of the weights; train with DDP, or leave it out (unlabeled: guesses='model')."
             )
         if trainer.args.optim.startswith("schedule_free"):
             raise ValueError(f"averaging={self.averaging!r}: optim={trainer.args.optim.value!r} averages by itself.")
