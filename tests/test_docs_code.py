@@ -14,6 +14,7 @@ from hf_mixup import Mixup, MixupTrainer
 from hf_mixup.cli.compare.options import read_comparison, read_part
 from hf_mixup.cli.main import _parser
 from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, parse
+from hf_mixup.config.recipes import resolve_config
 from tests.toy_runs import arguments, collate, examples, make_trainer, steady_bert
 from tests.toy_text import save_toy_model
 from tests.zoo import toy_model
@@ -80,12 +81,20 @@ def of_an_adapter(folder):
     return {}
 
 
+def of_few_labels(folder):
+    tokenizer = AutoTokenizer.from_pretrained(save_toy_model(folder / "toy"))
+    names = {"MixupTrainer": MixupTrainer, "TrainingArguments": TrainingArguments, "model": steady_bert()}
+    names |= {"few": examples(), "many": examples(40, seed=1), "development": examples(6), "tokenizer": tokenizer}
+    return names | {"args": arguments(folder, max_steps=4)}
+
+
 GIVEN = {
     "architectures.md": lambda folder: {"model": steady_bert()},
     "automatic_strength.md": of_a_trainer,
     "distributed.md": of_an_adapter,
     "quickstart.md": lambda folder: {},
     "training_options.md": of_a_temperature,
+    "unlabelled.md": of_few_labels,
 }
 
 
@@ -113,6 +122,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         assert names["trainer"].state.global_step == 2 and 0 <= names["strength"] <= 1
     if page == "training_options.md":
         assert torch.allclose(names["probabilities"].sum(-1), torch.ones(4)) and (tmp_path / "calibrated").is_dir()
+    if page == "unlabelled.md":
+        assert any("unlabeled_use" in log for log in names["trainer"].state.log_history)
+        assert resolve_config(names["mixup"]).unlabeled.ratio == 3
+        assert names["args"].load_best_model_at_end
     if page == "distributed.md":
         assert list((tmp_path / "outputs/lora-small/merged").glob("*.safetensors"))
 
