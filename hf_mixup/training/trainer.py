@@ -153,6 +153,11 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
 
+    def _lesson(self, model: nn.Module, inputs: dict[str, Any], count: int, weight: float) -> Lesson:
+        if count == len(inputs["labels"]):
+            self._check_models_loss(inputs)
+        return super()._lesson(model, inputs, count, weight)
+
     def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
         if self.mixup is None:
             return super()._pass(model, lesson)

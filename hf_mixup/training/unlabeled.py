@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,9 @@ class UnlabeledTrainer(BaselineTrainer):
         """As that of the other Trainer, counting the classes of the labels if the data set could not be read."""
         samples, items = super().get_batch_samples(*args, **kwargs)
         for sample in samples if self._guesses is not None else ():
-            self._guesses.count(self._with_usual_labels(sample)["labels"])  # type: ignore[union-attr]
+            labels = self._with_usual_labels(sample).get("labels") if isinstance(sample, Mapping) else None
+            if isinstance(labels, Tensor):
+                self._guesses.count(labels)  # type: ignore[union-attr]
         return samples, items
 
     @property
