@@ -131,7 +131,7 @@ class UnlabeledTrainer(BaselineTrainer):
         """As that of the other Trainer, counting the classes of the labels if the data set could not be read."""
         samples, items = super().get_batch_samples(*args, **kwargs)
         for sample in samples if self._guesses is not None else ():
-            labels = self._with_usual_labels(sample).get("labels") if isinstance(sample, Mapping) else None
+            labels = self._with_usual_labels(dict(sample)).get("labels") if isinstance(sample, Mapping) else None
             if isinstance(labels, Tensor):
                 self._guesses.count(labels)  # type: ignore[union-attr]
         return samples, items
