@@ -313,8 +313,11 @@ def effect_of(values):
     return torch.cat(seen)
 
 
-# Which rows a trainer checks is seen in tests/training/test_held_out.py.
-@pytest.mark.parametrize("name", [field.name for field in fields(MixupConfig) if field.name != "check_rows"])
+# What only a trainer uses is seen in tests/training/test_held_out.py and test_unlabeled.py.
+OF_TRAINERS = ("check_rows", "unlabeled")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(MixupConfig) if field.name not in OF_TRAINERS])
 def test_every_field_changes_something(name):
     base, one, other = PAIRS[name]
     first, second = effect_of(base | {name: one}), effect_of(base | {name: other})

@@ -11,6 +11,7 @@ from hf_mixup.cli.mixup_help import mixup_help
 from tests.plain_config import CHOICES
 
 GROUPS = ["who is mixed with whom", "how much", "where in the network", "how two become one", "what label follows"]
+GROUPS.append("what texts without labels add")
 # A value of each field with a condition that is not its default, if the condition does not name one.
 OTHER = {
     "self_pairs": False,

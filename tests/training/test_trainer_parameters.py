@@ -8,6 +8,7 @@ from transformers import Trainer
 
 from hf_mixup import Mixup, MixupCollator, MixupMixin, MixupModel, MixupTrainer
 from hf_mixup.training.baseline_trainer import BaselineTrainer
+from hf_mixup.training.unlabeled import UnlabeledTrainer
 from tests.toy_runs import arguments, collate, examples, steady_bert
 
 SHOWN = inspect.signature(MixupTrainer).parameters
@@ -22,8 +23,10 @@ def test_trainers_parameters_come_first_as_the_installed_trainer_has_them():
 
 def test_the_others_are_those_of_the_classes():
     own = {}
-    for kind in (BaselineTrainer, MixupMixin, MixupTrainer):
+    for kind in (BaselineTrainer, UnlabeledTrainer, MixupMixin, MixupTrainer):
         own |= kind.__init__.__kwdefaults__
+    # The config holds these fields.
+    own.pop("unlabeled")
     shown = {name: found.default for name, found in SHOWN.items() if found.kind is Parameter.KEYWORD_ONLY}
     assert shown == own
     assert list(SHOWN.values())[-1].kind is Parameter.VAR_KEYWORD
