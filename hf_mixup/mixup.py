@@ -13,7 +13,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.config.checks import choice
+from hf_mixup.config.checks import allow_only, choice
 from hf_mixup.config.mixup_config import OUTSIDE
 from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy import inputs
@@ -63,14 +63,14 @@ class Mixup:
     def __init__(self, model: nn.Module, config: MixupLike = "fixed", seed: int = 0, rank: int = 0) -> None:
         inputs.check_model(model)
         resolved = resolve_config(config)
-        if resolved is None or resolved.unlabeled is not None:
-            raise ValueError(f"config={config!r}: expected one without unlabeled; leave Mixup out if mixup is off.")
+        if resolved is None:
+            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
+        allow_only(resolved, {"unlabeled": (None,)}, "needs MixupTrainer(unlabeled_dataset=...)")
         self.model, self.root, self.config = model, inputs.root_of(model), resolved
         self._hooks: Hooks | None = None
         self.task = Task(inputs.model_config(model), resolved)
         self.planner = Planner(resolved, seed, rank, inputs.separators(model))
-        # The layers of the config and, as numbers, of the model.
-        self._layers: tuple[list[int | str] | None, list[int]] = [], []
+        self._layers: tuple[list[int | str] | None, list[int]] = [], []  # of the config and, as numbers, of the model
         self._checked_batch, self.mixed = False, 0
         let_compiled_models_mix()
         # A pad token may be set later, before the first batch of several texts.
