@@ -66,8 +66,8 @@ class MixupRecords(TrainerSeams):
     def _on_state_loaded(self, folder: str) -> None:
         """The plans resume with the random state."""
         super()._on_state_loaded(folder)
-        if self.mixup is not None:
-            load_state(folder, self.mixup, self.args.process_index, self.args.world_size)
+        if self.mixup is not None and self._saved_config is not None:
+            load_state(folder, self.mixup, self.args.process_index, self.args.world_size, self._saved_config)
             self._was_mixed = Path(folder, CONFIG_NAME).is_file()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

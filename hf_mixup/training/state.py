@@ -47,7 +47,7 @@ def save_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
+def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int, config: MixupConfig) -> None:
     """Continue where `save_state` left off; with a warning, anew if the checkpoint was saved without mixup or by
     another number of processes.
 
@@ -66,7 +66,7 @@ def load_state(folder: str | Path, mixup: Mixup, rank: int, ranks: int) -> None:
             # That of one process of others.
             mixup.planner.auto_strength.trained = None
         return
-    _warn_of_changes(folder, mixup.config)
+    _warn_of_changes(folder, config)
     saved_state = read_json(state_file(folder, rank))
     state = saved_state["plans"]
     if saved_state["has_memory"]:
