@@ -29,6 +29,7 @@ APART: dict[str, tuple[Any, ...]] = {
     "partner": ("random",),
     "label_rule": ("lambda", "own", "larger"),
     "interpolation": ("line", "dimensions"),
+    "self_pairs": (True,),
 }
 
 
