@@ -95,9 +95,14 @@ class Guesses:
         return (-(mean - largest).clamp_min(0).square() / (2 * variance)).exp()
 
     @property
+    def surplus(self) -> Tensor:
+        """How much larger the running mean of the guesses is than the prior: `(num_labels,)`."""
+        return self.mean - self.prior.to(self.mean.device)
+
+    @property
     def drift(self) -> Tensor:
         """How far the running mean of the guesses is from the prior, 0 to 1: half the sum of the differences."""
-        return (self.mean - self.prior.to(self.mean.device)).abs().sum() / 2
+        return self.surplus.abs().sum() / 2
 
     def state_dict(self) -> dict[str, Any]:
         """The running means, as plain numbers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.utils import logging
 
@@ -77,6 +76,6 @@ class UnlabeledLogs:
         if self._has_warned or float(guesses.drift) <= DRIFT:
             return
         self._has_warned = True
-        most = int(torch.argmax(guesses.mean - guesses.prior))
+        most = int(guesses.surplus.argmax())
         shares = 100 * float(guesses.mean[most]), about.id2label[most], 100 * float(guesses.prior[most])
         logger.warning(DRIFTED, *shares)
