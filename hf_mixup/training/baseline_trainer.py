@@ -218,6 +218,13 @@ class BaselineTrainer(TrainerSeams):
         loss = self._task.losses(logits[kept], targets, problem_type, smoothing).mean()
         return loss, with_loss(outputs, loss)
 
+    def _no_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """A loss of 0, of a batch without labels."""
+        if self.args.world_size > 1:
+            raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
+        outputs = model(**inputs)
+        return logits_of(outputs).sum() * 0, outputs
+
     def _taught(self, model: nn.Module, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
         """The labels, and what is learnt in their place: they themselves, or what a teacher makes of them."""
         if self._teacher is None or not model.training:

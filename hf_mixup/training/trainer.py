@@ -186,13 +186,6 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         self._learn(outputs, self._with_usual_labels(inputs)["labels"])
         return loss, outputs
 
-    def _no_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
-        """A loss of 0, of a batch without labels."""
-        if self.args.world_size > 1:
-            raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
-        outputs = model(**inputs)
-        return logits_of(outputs).sum() * 0, outputs
-
     def _check_users_loss(self, *args: Any) -> None:
         """Raise `ValueError` if the user's loss does not take mixed targets; at the first batch, mixed or not."""
         if not self._takes_targets:

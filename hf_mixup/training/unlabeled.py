@@ -154,13 +154,16 @@ class UnlabeledTrainer(BaselineTrainer):
     ) -> Any:
         """As that of the other Trainer, plus the weighted loss of unlabelled rows."""
         weight = self.unlabeled_weight if model.training else 0.0
-        inputs = self._with_usual_labels(inputs)
-        count = self._count(inputs["labels"]) if isinstance(inputs.get("labels"), Tensor) else 0
-        if not weight or not count:
+        if not weight:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        lesson = self._lesson(model, inputs, count, weight)
-        logits, outputs, plan = self._pass(model, lesson)
-        loss = self._share_of_step(self._losses(logits, lesson, plan).sum() / lesson.labelled, count)
+        inputs = self._with_usual_labels(inputs)
+        count = self._count(inputs["labels"])
+        if count:
+            lesson = self._lesson(model, inputs, count, weight)
+            logits, outputs, plan = self._pass(model, lesson)
+            loss = self._share_of_step(self._losses(logits, lesson, plan).sum() / lesson.labelled, count)
+        else:
+            loss, outputs = self._no_loss(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def _lesson(self, model: nn.Module, inputs: dict[str, Any], count: int, weight: float) -> Lesson:
