@@ -50,10 +50,14 @@ class Guesses:
         """The share of each class among the labels, or that was given; drift is measured against it in any case."""
         return self.counts / self.counts.sum()
 
-    def count(self, labels: Tensor) -> None:
-        """Count the labels of a batch, class indices `(rows,)` or probabilities, if nobody has counted them before."""
+    def count(self, labels: Tensor, over_processes: Callable[[Tensor], Tensor] = lambda value: value) -> None:
+        """Count the labels of a batch, class indices `(rows,)` or probabilities, if nobody has counted them before.
+
+        `over_processes` gives the sum over all processes of a small tensor.
+        """
         if self._is_counting:
-            self.counts = self.counts + torch.tensor(class_counts(labels.detach(), len(self.counts)))
+            found = torch.tensor(class_counts(labels.detach(), len(self.counts)))
+            self.counts = self.counts + over_processes(found).to(self.counts.device)
 
     def learn(
         self, guessed: Tensor, horizon: float, over_processes: Callable[[Tensor], Tensor] = lambda value: value
@@ -70,11 +74,10 @@ class Guesses:
         """
         self.seen += 1
         share = max(1 / self.seen, 1 / max(horizon, 1.0))
-        prior = over_processes(self.prior.to(guessed.device)) if self._is_counting else self.prior.to(guessed.device)
         self.mean = torch.lerp(self.mean.to(guessed.device), over_processes(guessed.mean(0)), share)
         aligned = guessed
         if self.config.class_prior != NONE:
-            aligned = guessed * (prior / self.mean.clamp_min(SMALLEST))
+            aligned = guessed * (self.prior.to(guessed.device) / self.mean.clamp_min(SMALLEST))
             aligned = aligned / aligned.sum(-1, keepdim=True)
         largest = aligned.max(-1).values
         found = torch.stack([largest.mean(), largest.square().mean()])

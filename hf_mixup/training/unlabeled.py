@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +127,14 @@ class UnlabeledTrainer(BaselineTrainer):
 
     # ---- The step ----
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """As that of the other Trainer, counting the classes of the labels if the data set could not be read."""
-        samples, items = super().get_batch_samples(*args, **kwargs)
-        for sample in samples if self._guesses is not None else ():
-            labels = self._with_usual_labels(dict(sample)).get("labels") if isinstance(sample, Mapping) else None
-            if isinstance(labels, Tensor):
-                self._guesses.count(labels)  # type: ignore[union-attr]
-        return samples, items
+        if self._guesses is not None:
+            labels = self._with_usual_labels(inputs).get("labels")
+            if self._task.problem_type(labels) != "single_label_classification":
+                raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
+            self._guesses.count(labels, partial(self._over_processes, "sum"))  # type: ignore[arg-type]
+        return super().training_step(model, inputs, *args, **kwargs)
 
     @property
     def unlabeled_weight(self) -> float:
@@ -172,15 +172,13 @@ class UnlabeledTrainer(BaselineTrainer):
         if count < len(inputs["labels"]):
             inputs, _ = without_ignored(inputs, None)
         labels = inputs.pop("labels")
-        if self._task.problem_type(labels) != "single_label_classification":
-            raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
         labels, learnt = self._taught(model, inputs, labels)
         own, size = self._task.targets(learnt, None, self.args.device), len(labels)
         number = self._rows.taken
         batch, hidden = known_labels(self._rows.take())
         batch = self._on_device(batch)
         horizon = HORIZON * max(self.state.max_steps, 1)
-        targets, weights = self._guesses.learn(self._guess(batch), horizon, self._mean_over_processes)
+        targets, weights = self._guesses.learn(self._guess(batch), horizon, partial(self._over_processes, "mean"))
         classes = targets.argmax(-1)
         self._unlabeled_logs.add_guesses(classes, weights, hidden)
         if self.unlabeled.mask:
@@ -217,8 +215,8 @@ class UnlabeledTrainer(BaselineTrainer):
         self._unlabeled_logs.add_answers(logits[lesson.labelled :].detach().argmax(-1))
         return losses * weights
 
-    def _mean_over_processes(self, value: Tensor) -> Tensor:
-        return value if self.args.world_size == 1 else self.accelerator.reduce(value, "mean")
+    def _over_processes(self, how: str, value: Tensor) -> Tensor:
+        return value if self.args.world_size == 1 else self.accelerator.reduce(value.to(self.args.device), how)
 
     # ---- Tokens ----
 
