@@ -132,7 +132,9 @@ def test_means_are_those_over_all_processes():
         aligned = [part * whole.prior / whole.mean for part in parts]
         largest = [(part / part.sum(-1, keepdim=True)).max(-1).values for part in aligned]
         for half, part, mine in zip(halves, parts, (slice(4), slice(4, 8)), strict=True):
-            of_all = iter([guessed.mean(0), torch.stack([torch.cat(largest).mean(), torch.cat(largest).square().mean()])])
+            of_all = iter(
+                [guessed.mean(0), torch.stack([torch.cat(largest).mean(), torch.cat(largest).square().mean()])]
+            )
             found = half.learn(part, HORIZON, lambda value, of_all=of_all: next(of_all))
             torch.testing.assert_close(found[0], expected[0][mine])
             torch.testing.assert_close(found[1], expected[1][mine])
