@@ -60,9 +60,9 @@ def make_trainer(folder, model=None, trainer=MixupTrainer, rows=None, mixup=None
     """A trainer of `model` on `rows`; `options` that are not the trainer's own are training arguments."""
     own = ("callbacks", "compute_loss_func", "compute_metrics", "eval_dataset", "model_init", "soft_targets")
     own += ("averaging", "ema_decay", "teacher", "teacher_weight", "teacher_temperature")
-    own += ("unlabeled_dataset", "unlabeled", "class_weights", "processing_class")
+    own += ("unlabeled_dataset", "unlabeled_views", "unlabeled", "class_weights", "processing_class")
     kwargs = {name: options.pop(name) for name in own if name in options}
-    if trainer is MixupTrainer:
+    if issubclass(trainer, MixupTrainer):
         kwargs["mixup"] = mixup
     if "model_init" not in kwargs:
         kwargs["model"] = model or steady_bert()

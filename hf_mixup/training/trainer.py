@@ -58,6 +58,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
             `unlabeled` of the config says how. Then the moving average of the weights guesses, and is what is evaluated
             and saved. Labels that these rows have are not learned; `unlabeled_accuracy` in the logs compares the
             guesses with them.
+        unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
+            such as paraphrases: what is guessed for a row is learned on its view.
 
     Raises:
         ValueError: for a config that cannot work, or a model that cannot be mixed with it; in `train()`, for labels

@@ -67,6 +67,7 @@ def trainer_parameters(
     teacher_weight: float = 1.0,
     teacher_temperature: float = 1.0,
     unlabeled_dataset: Dataset | IterableDataset | datasets.Dataset | None = None,
+    unlabeled_views: Dataset | IterableDataset | datasets.Dataset | None = None,
     **kwargs: Any,
 ) -> None:
     """Trainer's parameters, those of mixup, and what a newer Trainer takes."""

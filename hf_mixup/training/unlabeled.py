@@ -23,7 +23,7 @@ from hf_mixup.training.guesses import SMALLEST, Guesses
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.state import read_json
 from hf_mixup.training.trainer_seams import evaluating
-from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled, without_missing_mask
+from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled, check_views, without_missing_mask
 from hf_mixup.training.unlabeled_logs import UnlabeledLogs
 from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
 
@@ -68,6 +68,8 @@ class UnlabeledTrainer(BaselineTrainer):
         *args, **kwargs: those of `BaselineTrainer`.
         unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): rows like those of `train_dataset`. Labels that
             they have are not learned; the guesses are compared with them in the logs.
+        unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
+            such as paraphrases. The classes are guessed from `unlabeled_dataset`, and learned on these.
         unlabeled (`UnlabeledConfig`, *optional*): how they are used.
 
     Raises:
@@ -78,16 +80,20 @@ class UnlabeledTrainer(BaselineTrainer):
         self,
         *args: Any,
         unlabeled_dataset: Any = None,
+        unlabeled_views: Any = None,
         unlabeled: UnlabeledConfig | None = None,
         averaging: str | None = None,
         ema_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
         self.unlabeled_dataset, self.unlabeled = unlabeled_dataset, unlabeled or UnlabeledConfig()
+        self.unlabeled_views = unlabeled_views
+        check_views(unlabeled_dataset, unlabeled_views)
         if self._averages_guesses(averaging):
             averaging, ema_decay = "ema", self.unlabeled.decay if ema_decay is None else ema_decay
         super().__init__(*args, averaging=averaging, ema_decay=ema_decay, **kwargs)
         self._rows: UnlabeledRows | None = None
+        self._views: UnlabeledRows | None = None
         self._guesses: Guesses | None = None
         self._unlabeled_logs = UnlabeledLogs()
         if unlabeled_dataset is not None:
@@ -105,7 +111,7 @@ class UnlabeledTrainer(BaselineTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer. Raises `ValueError` for unlabelled rows that cannot be used."""
-        self._rows = self._guesses = None
+        self._rows = self._views = self._guesses = None
         self._unlabeled_logs = UnlabeledLogs()
         return super().train(*args, **kwargs)
 
@@ -118,12 +124,15 @@ class UnlabeledTrainer(BaselineTrainer):
             num_labels, known = self._task.about.num_labels, columns.get("train_dataset")
             counts = None if known is None else class_counts(known, num_labels)
             self._guesses = Guesses(self.unlabeled, num_labels, counts)
-            dataset, collate = self._rows_and_collator(self.unlabeled_dataset, "unlabeled")
-            self._rows = UnlabeledRows(
-                *(dataset, collate, max(1, round(self.unlabeled.ratio * self.args.per_device_train_batch_size))),
-                *(self.args.seed, self.args.process_index, self.args.world_size, self.args.dataloader_num_workers),
-            )
+            self._rows = self._read(self.unlabeled_dataset)
+            self._views = None if self.unlabeled_views is None else self._read(self.unlabeled_views)
         return columns
+
+    def _read(self, rows: Any) -> UnlabeledRows:
+        dataset, collate = self._rows_and_collator(rows, "unlabeled")
+        size = max(1, round(self.unlabeled.ratio * self.args.per_device_train_batch_size))
+        process = self.args.process_index, self.args.world_size
+        return UnlabeledRows(dataset, collate, size, self.args.seed, *process, self.args.dataloader_num_workers)
 
     # ---- The step ----
 
@@ -181,6 +190,8 @@ class UnlabeledTrainer(BaselineTrainer):
         targets, weights = self._guesses.learn(self._guess(batch), horizon, partial(self._over_processes, "mean"))
         classes = targets.argmax(-1)
         self._unlabeled_logs.add_guesses(classes, weights, hidden)
+        if self._views is not None:
+            batch = self._on_device(known_labels(self._views.take())[0])
         if self.unlabeled.mask:
             tokens, seed = self._mask_tokens, (self.args.seed, number + self.args.process_index)
             batch = with_masked_tokens(batch, self.unlabeled.mask, *tokens, seed)
@@ -261,5 +272,7 @@ class UnlabeledTrainer(BaselineTrainer):
             logger.warning("%s was saved %s unlabelled rows, and is resumed otherwise.", folder, here)
         elif self._rows is not None and self._guesses is not None:
             state = read_json(path)
-            self._rows.restart(state["taken"])
+            for rows in (self._rows, self._views):
+                if rows is not None:
+                    rows.restart(state["taken"])
             self._guesses.load_state_dict(state["guesses"])

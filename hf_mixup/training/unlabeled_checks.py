@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,16 @@ def check_unlabeled(trainer: Any) -> None:
         raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
     if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):
         raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
+
+
+def check_views(rows: Any, views: Any) -> None:
+    """Raise `ValueError` for views that cannot be of the same rows."""
+    if views is None:
+        return
+    if rows is None:
+        raise ValueError("unlabeled_views: other words for the rows of unlabeled_dataset, which is not given.")
+    if isinstance(rows, Sized) and isinstance(views, Sized) and len(rows) != len(views):
+        raise ValueError(f"unlabeled_views: {len(views)} rows for the {len(rows)} of unlabeled_dataset.")
 
 
 def without_missing_mask(unlabeled: UnlabeledConfig, tokenizer: Any) -> UnlabeledConfig:

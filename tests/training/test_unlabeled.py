@@ -442,8 +442,15 @@ def test_the_average_guesses_in_its_own_memory(tmp_path):
     trainer.model.register_forward_pre_hook(look, with_kwargs=True)
     before = [weight.data_ptr() for weight in trainer.model.parameters()]
     trainer.train()
-    assert guessed == [True] * 3
+    # The first pass in evaluation mode looks at the model's own loss.
+    assert guessed == [False] + [True] * 3
     assert [weight.data_ptr() for weight in trainer.model.parameters()] == before
+
+
+def test_without_a_mask_token_nothing_is_masked_and_it_is_said(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, **with_rows(MIXED, mask=0.2))
+    assert trainer.unlabeled.mask == 0
+    assert "unlabeled.mask=0.2: no tokens are masked: there is no tokenizer" in caplog.text
 
 
 # ---- What it guards against ----
@@ -522,7 +529,6 @@ def loss_func(outputs, labels, num_items_in_batch=None):
 REFUSED = {
     "compute_loss_func": ({"compute_loss_func": loss_func}, {}, "unlabeled_dataset: not with a compute_loss_func or a"),
     "averaging": ({"averaging": "none"}, {}, "averaging='none': the average guesses .* say guesses='model'"),
-    "mask": ({}, {"mask": 0.2}, "unlabeled.mask=0.2: needs a mask token, and the trainer has no tokenizer"),
     "class_prior": ({}, {"class_prior": [0.5, 0.5]}, "unlabeled.class_prior: 2 shares for num_labels=3"),
     "ratio": ({}, {"ratio": 0}, "unlabeled.ratio=0: expected a finite number > 0"),
     "guesses": ({}, {"guesses": "avarage"}, "unlabeled.guesses='avarage': .* Did you mean 'average'"),
