@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from hf_mixup import Mixup, MixupTrainer
 from hf_mixup.cli.compare.options import read_comparison, read_part
 from hf_mixup.cli.main import _parser
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, parse
+from hf_mixup.cli.train.arguments import parse
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.recipes import resolve_config
 from tests.toy_runs import arguments, collate, examples, make_trainer, steady_bert
 from tests.toy_text import save_toy_model

@@ -15,7 +15,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_mixup.cli.main import main
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import recipe_names
 from tests.plain_config import CHOICES

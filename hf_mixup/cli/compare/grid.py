@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hf_mixup.cli.compare.runs import DERIVED, Cell
-from hf_mixup.cli.train.arguments import DataArguments
+from hf_mixup.cli.train.run_fields import DataArguments
 from hf_mixup.cli.train.training_options import refused_in_comparison
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest

@@ -13,10 +13,10 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_mixup.cli.compare.runs import Cell
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.classification import load_data
 from hf_mixup.cli.train.data import TextData, first_rows, hold_out
 from hf_mixup.cli.train.probabilities import most_probable
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 

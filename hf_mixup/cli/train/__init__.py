@@ -7,11 +7,12 @@ from hf_mixup.config.lazy import lazy_names
 if TYPE_CHECKING:
     from hf_mixup.cli.demo import load_dataset, model_path
     from hf_mixup.cli.terminal import interruptible, one_line_errors
-    from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors, parse
+    from hf_mixup.cli.train.arguments import mixup_errors, parse
     from hf_mixup.cli.train.classification import encode, load_data, quiet_other_processes
     from hf_mixup.cli.train.data import load_splits
     from hf_mixup.cli.train.named_classifier import build_model
     from hf_mixup.cli.train.results import calibrate, report
+    from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
     from hf_mixup.config.recipes import resolve_config
     from hf_mixup.training.checkpoints import check_output_dir
 
@@ -40,11 +41,12 @@ __getattr__ = lazy_names(
     {
         "cli.demo": ["load_dataset", "model_path"],
         "cli.terminal": ["interruptible", "one_line_errors"],
-        "cli.train.arguments": ["DataArguments", "ModelArguments", "mixup_errors", "parse"],
+        "cli.train.arguments": ["mixup_errors", "parse"],
         "cli.train.classification": ["encode", "load_data", "quiet_other_processes"],
         "cli.train.data": ["load_splits"],
         "cli.train.named_classifier": ["build_model"],
         "cli.train.results": ["calibrate", "report"],
+        "cli.train.run_fields": ["DataArguments", "ModelArguments"],
         "config.recipes": ["resolve_config"],
         "training.checkpoints": ["check_output_dir"],
     },

@@ -21,11 +21,12 @@ from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import set_verbosity_error
 
 from hf_mixup.cli.terminal import writable
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments, mixup_errors
+from hf_mixup.cli.train.arguments import mixup_errors
 from hf_mixup.cli.train.data import TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
 from hf_mixup.cli.train.progress import library_bars, shown_progress, shows_bars, speaks
 from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_results, write_results
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_is_next
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config

@@ -14,11 +14,11 @@ from sklearn.model_selection import train_test_split
 
 from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
-from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
 from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
 from hf_mixup.cli.train.labels import LabelColumn, check_two_classes, encode_classes, encode_scores, is_unlabelled
 from hf_mixup.cli.train.probabilities import are_probabilities, as_classes, encode_probabilities, most_probable
+from hf_mixup.cli.train.run_fields import DataArguments
 from hf_mixup.config.checks import nearest
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from transformers import (
 
 from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
-from hf_mixup.cli.train.arguments import ModelArguments
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.prior_bias import start_at_priors
+from hf_mixup.cli.train.run_fields import ModelArguments
 from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text
 from hf_mixup.evaluation.stored_temperature import FIELD
 from hf_mixup.forward.anatomy.host import LOAD_REPORT, LOADING_LOGGER

@@ -9,9 +9,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from hf_mixup.cli.train.arguments import DataArguments, ModelArguments
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.named_classifier import gets_new_head
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.data import load_splits
+from hf_mixup.cli.train.run_fields import DataArguments
 from tests.toy_text import write_csv, write_reviews
 
 ROWS = [("a fine film", "good"), ("a dull film", "bad"), ("the plot was weak", "bad"), ("a warm film", "good")] * 5

@@ -7,9 +7,9 @@ import sys
 import pytest
 from datasets import Dataset
 
-from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.data import load_splits
 from hf_mixup.cli.train.label_task import in_order, problem_type_of
+from hf_mixup.cli.train.run_fields import DataArguments
 from tests.toy_text import write_csv
 
 

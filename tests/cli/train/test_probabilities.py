@@ -10,10 +10,11 @@ from transformers import AutoModelForSequenceClassification
 from hf_mixup.cli.compare.cell import run_cell
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.runs import Cell
-from hf_mixup.cli.train.arguments import DataArguments, parse
+from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import finish, prepare
 from hf_mixup.cli.train.data import load_splits
 from hf_mixup.cli.train.prior_bias import label_priors
+from hf_mixup.cli.train.run_fields import DataArguments
 from tests.toy_text import reviews, save_toy_model, write_csv
 
 SOFT = [[0.7, 0.2, 0.1], [0.25, 0.25, 0.5], [0, 1, 0], [0.1, 0.6, 0.3]]

@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 from datasets import disable_progress_bars
 
-from hf_mixup.cli.train.arguments import DataArguments
 from hf_mixup.cli.train.data import load_splits
+from hf_mixup.cli.train.run_fields import DataArguments
 
 LABELS = (
     *(["pos", "neg"], ["pos ", "neg", " pos"], ["0", "1"], ["1.0", "0.0"], ["007", "7", "070"], ["TRUE", "FALSE"]),

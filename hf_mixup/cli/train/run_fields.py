@@ -1,0 +1,101 @@
+"""The fields of a training run: of its model and of its data."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_mixup.cli.train.delimited import DELIMITERS
+from hf_mixup.cli.train.files import FileFormat
+from hf_mixup.config.checks import choice, count
+from hf_mixup.training.averaging import check_averaging
+from hf_mixup.training.loss_watch import POLICIES
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which model is fine-tuned, and with which mixup. The help of each field says what it means."""
+
+    model_name_or_path: str | None = _help(None, "A folder, a hub name, or demo:minilm (needs the demo extra).")
+    config_name: str | None = _help(None, "Folder or hub name of the config, if not the model's.")
+    tokenizer_name: str | None = _help(None, "Folder or hub name of the tokenizer, if not the model's.")
+    cache_dir: str | None = _help(None, "Folder for downloaded models and for the data as read.")
+    model_revision: str = _help("main", "Branch, tag or commit of a hub model.")
+    token: str | None = _help(None, "Token for private hub repositories.")
+    trust_remote_code: bool = _help(False, "Run model code that comes from the hub.")
+    ignore_mismatched_sizes: bool = _help(False, "Give a classifier whose head does not fit the labels a new one.")
+    attn_implementation: str | None = _help(None, "eager, sdpa, flex_attention or a flash kernel; by default its own.")
+    prior_bias: bool = _help(False, "Start the bias of a new head from how frequent the labels are, or their mean.")
+    nonfinite_loss: str = _help("warn", "At the first training loss that is not finite: warn, stop or ignore.")
+    averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: no average.")
+    ema_decay: float | None = _help(None, "Largest decay of that average; 0.999 by default.")
+    fit_temperature: bool = _help(False, "Fit a temperature on the validation rows after training, and keep it.")
+    baseline: bool = _help(False, "Train once more with mixup off, and show what that gives beside it.")
+    mixup: dict[str, Any] | str | None = _help(
+        "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.model_name_or_path:
+            raise ValueError("model_name_or_path is missing: a folder, a hub name, or demo:minilm.")
+        choice(*POLICIES)("nonfinite_loss", self.nonfinite_loss)
+        check_averaging(self.averaging, self.ema_decay)
+
+
+@dataclass
+class DataArguments:
+    """What is trained and evaluated on. The help of each field says what it means."""
+
+    dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes, demo:bbc_news (demo extra).")
+    dataset_config_name: str | None = _help(None, "Configuration of the dataset.")
+    train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
+    validation_file: str | None = _help(None, "File for evaluation during training; else a tenth is held out.")
+    test_file: str | None = _help(None, "File for the evaluation at the end; else the validation data serve.")
+    train_split_name: str | None = _help(None, "Split of dataset_name to train on; train by default.")
+    validation_split_name: str | None = _help(None, "Split of dataset_name; validation by default, if there is one.")
+    test_split_name: str | None = _help(None, "Split of dataset_name; test by default, if there is one.")
+    text_column_names: str | None = _help(
+        None, "Text column, or two for pairs: left,right or a YAML list; text by default."
+    )
+    label_column_name: str | None = _help(None, "Label column; label or labels by default.")
+    label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
+    csv_delimiter: str | None = _help(None, "What separates the cells of CSV files: , by default, a tab in .tsv.")
+    csv_quoting: str | None = _help(
+        None, 'minimal: cells may stand in quotation marks; none: these are text; backslash: \\" stands for one.'
+    )
+    encoding: str | None = _help(None, "Encoding of CSV and JSON files, such as cp1252 or utf-16; UTF-8 by default.")
+    do_regression: bool | None = _help(None, "Labels are numbers to predict; by default if some are decimal.")
+    max_seq_length: int = _help(128, "Longer texts are truncated to this many tokens.")
+    pad_to_max_length: bool = _help(False, "Pad to max_seq_length, not to the longest text of a batch.")
+    max_train_samples: int | None = _help(None, "Train on the first n rows only.")
+    max_eval_samples: int | None = _help(None, "Validate on the first n rows only.")
+    max_predict_samples: int | None = _help(None, "Test on the first n rows only.")
+    shuffle_train_dataset: bool = _help(False, "Shuffle the training rows before max_train_samples are taken.")
+    shuffle_seed: int = _help(42, "Seed of that shuffle, and of the rows that are held out.")
+    overwrite_cache: bool = _help(False, "Tokenise again, even if the tokenised data are cached.")
+    overwrite_output_dir: bool = _help(False, "Allow an output_dir that is not empty.")
+
+    def __post_init__(self) -> None:
+        if (self.dataset_name is None) == (self.train_file is None):
+            raise ValueError("dataset_name, train_file: give one of the two.")
+        if self.dataset_name is not None and (self.validation_file or self.test_file):
+            raise ValueError("validation_file and test_file go with train_file, not with dataset_name.")
+        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            if getattr(self, name) is not None:
+                count(1)(name, getattr(self, name))
+        self._check_file_format()
+
+    def _check_file_format(self) -> None:
+        files = [name for name in (self.train_file, self.validation_file, self.test_file) if name is not None]
+        delimited = any(Path(name).suffix.lower() in DELIMITERS for name in files)
+        for name in (name for name in asdict(self.file_format) if getattr(self, name) is not None):
+            if not files or (name != "encoding" and not delimited):
+                raise ValueError(f"{name}={getattr(self, name)!r}: there is no file that it applies to.")
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How the files are read."""
+        return FileFormat(self.csv_delimiter, self.csv_quoting, self.encoding)
