@@ -69,12 +69,13 @@ def interruptible(output_dir: str | None = None, advice: str = "") -> Iterator[N
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """The metrics of `results`, a line each, beside those before training and with mixup off if they are there.
+    """The metrics of `results`, a line each, beside those before training and of the baseline if they are there.
 
     A dash stands for what is not finite or was not measured.
     """
-    columns = {"before": results.get("before"), "after": results["metrics"], "mixup off": results.get("baseline")}
-    columns["mixup off"] = columns["mixup off"] and columns["mixup off"]["metrics"]
+    other = "baseline" if "unlabeled" in results["rows"] else "mixup off"
+    columns = {"before": results.get("before"), "after": results["metrics"], other: results.get("baseline")}
+    columns[other] = columns[other] and columns[other]["metrics"]
     shown = {name: metrics for name, metrics in columns.items() if metrics is not None}
     names = [name for name in results["metrics"] if name not in TIMING and "mem_" not in name]
     title = f"{results['split']}, {results['rows'][results['split']]} rows"

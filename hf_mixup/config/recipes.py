@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -56,6 +56,14 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
+def changed_config(config: MixupConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config with `changes`; those of `unlabeled` one by one."""
+    values, own = {**config.to_dict(), **changes}, changes.get("unlabeled")
+    if config.unlabeled is not None and isinstance(own, Mapping):
+        values["unlabeled"] = {**asdict(config.unlabeled), **own}
+    return values
+
+
 def resolve_config(spec: MixupLike | bool | None) -> MixupConfig | None:
     """The config that `mixup=` means.
 
@@ -81,7 +89,7 @@ def resolve_config(spec: MixupLike | bool | None) -> MixupConfig | None:
         recipe = resolve_config(spec.get("recipe", "fixed"))
         if recipe is None:
             raise ValueError(f"recipe={spec['recipe']!r}: mixup is off; name a recipe whose fields are changed.")
-        return MixupConfig.from_dict({**recipe.to_dict(), **changed})
+        return MixupConfig.from_dict(changed_config(recipe, changed))
     if not isinstance(spec, (str, Path)):
         raise ValueError(f"mixup={spec!r}: expected a MixupConfig, a dict, a recipe name, a YAML path or None.")
     if isinstance(spec, Path) or spec.endswith((".yaml", ".yml", ".json")):

@@ -20,6 +20,7 @@ NOT_SEVERAL = (
     "needs one label per text (single_label_classification). With several, nearly all guesses would be that a label "
     "is absent, and the model would learn to give none."
 )
+NOT_SCORES = "needs classes to guess, and the model predicts scores (regression)."
 # What a mixed pass of labelled and unlabelled rows cannot be.
 JOINED: dict[str, tuple[Any, ...]] = {
     "clean_weight": (0.0,),
@@ -38,7 +39,7 @@ def check_unlabeled(trainer: Any) -> None:
     """Raise `ValueError` for a trainer that cannot learn from unlabelled rows."""
     about = model_config(trainer.model)
     if about.num_labels == 1 or about.problem_type == "regression":
-        raise ValueError("unlabeled_dataset: needs classes to guess, and the model predicts scores (regression).")
+        raise ValueError(f"unlabeled_dataset: {NOT_SCORES}")
     if about.problem_type not in (None, "single_label_classification"):
         raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
     if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):

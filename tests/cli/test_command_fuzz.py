@@ -18,6 +18,7 @@ from hf_mixup.cli.main import main
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import recipe_names
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from tests.plain_config import CHOICES
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
@@ -46,12 +47,14 @@ WORDS = (
 )
 ODD = (None, True, False, [], {}, [1, 2], ["a", None], {"a": 1}, {"num_cycles": 2}, [0.5], -(10**30), 10**30)
 MIXUP = [field.name for field in fields(MixupConfig)]
+UNLABELED = [field.name for field in fields(UnlabeledConfig)]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A run of two steps, and files that some YAML files name."""
+    """A run of two steps, files that some YAML files name, and one of texts without labels."""
     folder = tmp_path_factory.mktemp("fuzz")
+    texts = write_csv(folder / "texts.csv", ["text"], [[f"a film {n}"] for n in range(9)])
     pairs = write_csv(folder / "scores.csv", ["text", "label"], [(f"a film {n}", n / 7) for n in range(24)])
     return {
         "model_name_or_path": save_toy_model(folder / "toy"),
@@ -65,7 +68,7 @@ def base(tmp_path_factory):
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
-    }, {"train_file": pairs}
+    }, ({"train_file": pairs}, texts)
 
 
 def value_of(draw, field):
@@ -88,13 +91,24 @@ def mixup_of(draw):
     return {name: draw.choice([*CHOICES.get(name, ()), *values]) for name in names}
 
 
-def random_run(seed, base, other):
-    draw = random.Random(seed)
+def unlabeled_of(draw):
+    names = draw.sample(UNLABELED, draw.randint(0, 2))
+    plain = ("none", "labels", "average", "model", "apart", "squared_error", [1, 3], 0.2, 1)
+    return {name: draw.choice([*NUMBERS, *ODD, *plain, *plain]) for name in names}
+
+
+def random_run(seed, base, others):
+    draw, (other, texts) = random.Random(seed), others
     known = [field for group in (ModelArguments, DataArguments, TrainingArguments) for field in fields(group)]
     known = [field for field in known if field.init and field.name not in (*OURS, "mixup")]
     values = base | (other if draw.random() < 0.3 else {})
     values |= {field.name: value_of(draw, field) for field in draw.sample(known, draw.choice((0, 1, 1, 2, 3)))}
-    return values | ({"mixup": mixup_of(draw)} if draw.random() < 0.3 else {"mixup": {"site": "embeddings"}})
+    values |= {"mixup": mixup_of(draw)} if draw.random() < 0.3 else {"mixup": {"site": "embeddings"}}
+    if draw.random() < 0.2:
+        values["unlabeled_file"] = texts
+        if draw.random() < 0.5 and isinstance(values["mixup"], dict):
+            values["mixup"] |= {"unlabeled": unlabeled_of(draw)}
+    return values
 
 
 @contextlib.contextmanager

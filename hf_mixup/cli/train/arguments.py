@@ -21,14 +21,16 @@ from hf_mixup.cli.train.training_options import check_options, field_name
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.files import load_yaml, read_mapping
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import changed_config, resolve_config
 
 # How Python writes that there is no value.
 NONE = "None"
+# How the fields of the field `unlabeled` begin.
+UNLABELED = "unlabeled."
 # Fields that may be a path, in which ~ is the home folder.
 PATHS = (
     *("model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "dataset_name", "train_file"),
-    *("validation_file", "test_file", "output_dir", "resume_from_checkpoint"),
+    *("validation_file", "test_file", "unlabeled_file", "output_dir", "resume_from_checkpoint"),
 )
 
 
@@ -196,7 +198,10 @@ def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
         config = resolve_config(spec)
     if config is None:
         raise ValueError(f"mixup.{next(iter(changes))}: mixup is none; choose one with --mixup, for example default.")
-    return {**config.to_dict(), **changes}
+    unlabeled = {name.partition(".")[2]: changes.pop(name) for name in list(changes) if name.startswith(UNLABELED)}
+    if unlabeled:
+        changes["unlabeled"] = {**(changes.get("unlabeled") or {}), **unlabeled}
+    return changed_config(config, changes)
 
 
 def _yaml_value(name: str, text: str) -> Any:

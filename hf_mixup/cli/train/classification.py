@@ -22,7 +22,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from hf_mixup.cli.terminal import writable
 from hf_mixup.cli.train.arguments import mixup_errors
-from hf_mixup.cli.train.data import TextData, load_splits
+from hf_mixup.cli.train.data import UNLABELED, TextData, load_splits
 from hf_mixup.cli.train.named_classifier import build_model, head_labels
 from hf_mixup.cli.train.progress import library_bars, shown_progress, shows_bars, speaks
 from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_results, write_results
@@ -30,6 +30,7 @@ from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_is_next
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
 from hf_mixup.forward.anatomy.unsupported import refuse_kernel, refuse_without_accelerator
 from hf_mixup.training.checkpoints import check_output_dir
@@ -77,6 +78,10 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     quiet_other_processes(args)
     with mixup_errors():
         mixup = resolve_config(model_args.mixup)
+    if mixup is not None and data_args.unlabeled_source:
+        mixup.unlabeled = mixup.unlabeled or UnlabeledConfig()
+    elif mixup is not None and mixup.unlabeled is not None:
+        raise ValueError("mixup.unlabeled: needs texts without labels; give unlabeled_file or unlabeled_split_name.")
     refuse_without_accelerator(model_args.attn_implementation)
     if mixup is not None and model_args.attn_implementation is not None:
         refuse_kernel(model_args.attn_implementation)
@@ -91,8 +96,9 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
         splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
     with mixup_errors():
         trainer = build_trainer(model, tokenizer, splits, args, mixup, data.problem_type, model_args)
-    if model_args.baseline and (trainer.mixup is None or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        why = "mixup is off already" if trainer.mixup is None else "not with FSDP or DeepSpeed"
+    is_plain = trainer.mixup is None and trainer.unlabeled_dataset is None
+    if model_args.baseline and (is_plain or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        why = "mixup is off already" if is_plain else "not with FSDP or DeepSpeed"
         raise ValueError(f"baseline=True: {why}; leave it out.")
     return Run(trainer, data, splits, mixup, checkpoint, model_args, data_args)
 
@@ -118,6 +124,7 @@ def build_trainer(
         ema_decay=model_args.ema_decay,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
+        unlabeled_dataset=splits.get(UNLABELED),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics_for(problem_type),
@@ -157,7 +164,9 @@ def finish(run: Run) -> dict[str, Any]:
 
 
 def train_without_mixup(run: Run) -> dict[str, Any]:
-    """The same training with mixup off, after that of the run: same seed, rows and updates; its model is not kept.
+    """The same training with mixup off, after that of the run: same seed, rows with a label, and updates.
+
+    Its model is not kept.
 
     Returns:
         `dict[str, Any]`: its `metrics` and `train`, as in the results of the run.
@@ -170,14 +179,16 @@ def train_without_mixup(run: Run) -> dict[str, Any]:
     args.output_dir, args.report_to, args.push_to_hub = str(Path(args.output_dir, WITHOUT)), [], False
     if not args.load_best_model_at_end:
         args.save_strategy = SaveStrategy.NO
-    rows, group = trainer.trained_rows, trainer.mixup.config.group_column
+    rows, config = trainer.trained_rows, None if trainer.mixup is None else trainer.mixup.config
+    group = None if config is None else config.group_column
     splits = run.splits | {"train": rows if group is None else rows.remove_columns(group)}
+    name = WITHOUT.replace("_", " ") if splits.pop(UNLABELED, None) is None else "baseline"
     set_seed(args.seed)
     with library_bars(False):
         model, tokenizer = build_model(run.model_args, run.data)
-    weights = trainer.mixup.config.class_weights
+    weights = None if config is None else config.class_weights
     other = build_trainer(model, tokenizer, splits, args, None, run.data.problem_type, run.model_args, weights)
-    with shown_progress(other, "mixup off"):
+    with shown_progress(other, name):
         other.train()
         if run.model_args.fit_temperature:
             calibrate(other, splits["validation"], run.data.problem_type)

@@ -16,14 +16,24 @@ from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
 from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
-from hf_mixup.cli.train.labels import LabelColumn, check_two_classes, encode_classes, encode_scores, is_unlabelled
+from hf_mixup.cli.train.labels import (
+    LabelColumn,
+    check_two_classes,
+    encode_classes,
+    encode_scores,
+    hidden_labels,
+    is_unlabelled,
+)
 from hf_mixup.cli.train.probabilities import are_probabilities, as_classes, encode_probabilities, most_probable
 from hf_mixup.cli.train.run_fields import DataArguments
 from hf_mixup.config.checks import nearest
+from hf_mixup.training.unlabeled_checks import NOT_SCORES, NOT_SEVERAL
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT = 0.1
+# The split of the texts without labels.
+UNLABELED = "unlabeled"
 # What is taken if no column is named, the first that is there.
 TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
 
@@ -33,9 +43,10 @@ class TextData:
     """Splits that are ready to be tokenised.
 
     Args:
-        splits (`dict[str, Dataset]`): `"train"`, and `"validation"` and `"test"` if there are any; text columns and
-            `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression); of class probabilities
-            lists of floats to train on, and class indices elsewhere.
+        splits (`dict[str, Dataset]`): `"train"`, and `"validation"`, `"test"` and `"unlabeled"` if there are any; text
+            columns and `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression); of class
+            probabilities lists of floats to train on, and class indices elsewhere. Unlabelled rows have a class index,
+            which is not learned, or -100.
         text_columns (`list[str]`): one column, or the two of a text pair.
         problem_type (`str`): as in a transformers config.
         label_names (`list[str]`): the classes in the order of their indices; empty for regression.
@@ -72,14 +83,17 @@ def load_splits(
         ValueError: for data that cannot be trained on; the message names the field, the value and what is allowed.
         FileNotFoundError: for a missing file or dataset.
     """
-    raw = _read_files(data_args, cache_dir) if data_args.train_file else _read_dataset(data_args, cache_dir, token)
+    raw = _read_files(data_args, cache_dir)
+    if not data_args.train_file:
+        raw |= _read_dataset(data_args, cache_dir, token)
     texts, label = _columns(raw["train"], data_args)
     if "test" in raw and label in raw["train"].column_names and is_unlabelled(raw["test"], label, raw["train"]):
         logger.warning("test: no row has a label, so the test data are left out.")
         del raw["test"]
     for name, split in raw.items():
-        _check_columns(split, name, [*texts, label])
+        _check_columns(split, name, texts, [label] * (name != UNLABELED))
     kept, dropped = _drop_missing_texts(raw, texts)
+    unlabeled = kept.pop(UNLABELED, None)
     delimiter = data_args.label_delimiter
     problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter, dropped["train"])
     columns = {name: LabelColumn(label, name, split, dropped[name]) for name, split in kept.items()}
@@ -92,13 +106,17 @@ def load_splits(
     else:
         multi_label = problem_type == "multi_label_classification"
         encoded, names = encode_classes(columns, delimiter, multi_label, known_labels)
+    if unlabeled is not None:
+        if problem_type != "single_label_classification":
+            raise ValueError(f"{data_args.unlabeled_source}: {NOT_SEVERAL if names else NOT_SCORES}")
+        encoded[UNLABELED] = hidden_labels(LabelColumn(label, UNLABELED, unlabeled), names)
     labels = task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression)
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
     if data_args.shuffle_train_dataset:
         encoded = {**encoded, "train": encoded["train"].shuffle(seed=data_args.shuffle_seed)}
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
-    limits["test"] = data_args.max_predict_samples
+    limits |= {"test": data_args.max_predict_samples, UNLABELED: data_args.max_unlabeled_samples}
     splits = {name: first_rows(split, limits[name]) for name, split in encoded.items()}
     if problem_type != "regression":
         check_two_classes(splits["train"], label, names)
@@ -106,14 +124,15 @@ def load_splits(
 
 
 def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
-    fields = {"train": "train_file", "validation": "validation_file", "test": "test_file"}
+    fields = {split: f"{split}_file" for split in ("train", "validation", "test", UNLABELED)}
     paths = {split: (field, getattr(data_args, field)) for split, field in fields.items()}
     named = [name.strip() for name in (data_args.text_column_names or "").split(",")]
     texts = named if data_args.text_column_names else [name for guess in TEXT_COLUMNS for name in guess]
     labels = [data_args.label_column_name] if data_args.label_column_name else ["label", "labels"]
-    given, needed = data_args.file_format, [*texts, *labels]
+    needed = {split: [*texts, *(labels * (split != UNLABELED))] for split in paths}
+    given = data_args.file_format
     return DatasetDict(
-        {split: read_file(field, path, given, cache_dir, needed) for split, (field, path) in paths.items() if path}
+        {split: read_file(name, path, given, cache_dir, needed[split]) for split, (name, path) in paths.items() if path}
     )
 
 
@@ -144,8 +163,10 @@ def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | 
         except Exception as error:
             raise ValueError(f"dataset_name={source!r}: cannot be loaded: {in_one_line(error)}") from error
     chosen = DatasetDict()
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation", "test", UNLABELED):
         given = getattr(data_args, f"{name}_split_name")
+        if name == UNLABELED and not given:
+            continue
         if (given or name) in splits:
             chosen[name] = splits[given or name]
         elif given or name == "train":
@@ -173,10 +194,9 @@ def _columns(train: Dataset, data_args: DataArguments) -> tuple[list[str], str]:
     return texts, label
 
 
-def _check_columns(split: Dataset, name: str, columns: Sequence[str]) -> None:
-    *texts, label = columns
-    for column in columns:
-        field = "label_column_name" if column == label else "text_column_names"
+def _check_columns(split: Dataset, name: str, texts: Sequence[str], labels: Sequence[str]) -> None:
+    for column in (*texts, *labels):
+        field = "label_column_name" if column in labels else "text_column_names"
         if column not in split.column_names:
             raise ValueError(
                 f"{field}={column!r}: no such column in the {name} data.{nearest(column, split.column_names)} "

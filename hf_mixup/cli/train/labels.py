@@ -23,6 +23,7 @@ from hf_mixup.cli.train.label_task import (
     spelled_as,
 )
 from hf_mixup.config.checks import nearest
+from hf_mixup.loss import IGNORED
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,15 @@ def encode_classes(
     if known is not None:
         names = _in_model_order(train.label, names, known)
     return {name: _encode(columns[name], rows[name], names, multi_label) for name in columns}, list(names)
+
+
+def hidden_labels(column: LabelColumn, names: Sequence[str]) -> Dataset:
+    """Unlabelled rows with `labels`: the class if a cell names one, else -100. They may have no such column."""
+    inner, index = column.split.features.get(column.label), {item: number for number, item in enumerate(names)}
+    cells = [[]] * column.split.num_rows if inner is None else _cells(column, None)
+    rows = [[inner.int2str(n) if isinstance(inner, ClassLabel) else _plain(n) for n in row] for row in cells]
+    classes = [index.get(row[0], IGNORED) if len(row) == 1 else IGNORED for row in spelled_as(names, rows)]
+    return column.replaced(classes, Value("int64"))
 
 
 def _named(cells: dict[str, list[list[Any]]]) -> tuple[dict[str, list[list[str]]], list[str]]:

@@ -24,6 +24,8 @@ from hf_mixup.training.trainer_seams import without_rows
 PATIENCE = 3.0
 # Of an evaluation on the way, for a line of less than 100 characters.
 MOST_METRICS = 5
+# What a line shows beside the loss, if it is logged.
+SHOWN = {"mixup_strength": "mixup strength", "unlabeled_accuracy": "guesses right"}
 
 
 def speaks(args: TrainingArguments) -> bool:
@@ -101,8 +103,8 @@ class Progress(TrainerCallback):
         if "loss" not in logs:
             return
         said = f"loss {logs['loss']:.4f}"
-        if "mixup_strength" in logs:
-            said += f", mixup strength {logs['mixup_strength']:.2f}"
+        for name, words in SHOWN.items():
+            said += f", {words} {logs[name]:.2f}" if name in logs else ""
         if self.bar is not None:
             self.bar.set_postfix_str(said)
         else:

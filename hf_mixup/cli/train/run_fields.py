@@ -10,6 +10,8 @@ from hf_mixup.config.checks import choice, count
 from hf_mixup.training.averaging import check_averaging
 from hf_mixup.training.loss_watch import POLICIES
 
+COUNTS = (*("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples", "max_unlabeled_samples"),)
+
 
 def _help(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -33,7 +35,7 @@ class ModelArguments:
     averaging: str | None = _help(None, "ema: evaluate and save the moving average of the weights. none: no average.")
     ema_decay: float | None = _help(None, "Largest decay of that average; 0.999 by default.")
     fit_temperature: bool = _help(False, "Fit a temperature on the validation rows after training, and keep it.")
-    baseline: bool = _help(False, "Train once more with mixup off, and show what that gives beside it.")
+    baseline: bool = _help(False, "Train once more, with mixup off and labelled rows only, and show both.")
     mixup: dict[str, Any] | str | None = _help(
         "default", "A recipe, a YAML path or none; in a YAML file also a mapping of MixupConfig fields."
     )
@@ -54,9 +56,11 @@ class DataArguments:
     train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
     validation_file: str | None = _help(None, "File for evaluation during training; else a tenth is held out.")
     test_file: str | None = _help(None, "File for the evaluation at the end; else the validation data serve.")
+    unlabeled_file: str | None = _help(None, "File of texts without labels, whose classes are guessed and learned.")
     train_split_name: str | None = _help(None, "Split of dataset_name to train on; train by default.")
     validation_split_name: str | None = _help(None, "Split of dataset_name; validation by default, if there is one.")
     test_split_name: str | None = _help(None, "Split of dataset_name; test by default, if there is one.")
+    unlabeled_split_name: str | None = _help(None, "Split of dataset_name with texts without labels; none by default.")
     text_column_names: str | None = _help(
         None, "Text column, or two for pairs: left,right or a YAML list; text by default."
     )
@@ -73,6 +77,7 @@ class DataArguments:
     max_train_samples: int | None = _help(None, "Train on the first n rows only.")
     max_eval_samples: int | None = _help(None, "Validate on the first n rows only.")
     max_predict_samples: int | None = _help(None, "Test on the first n rows only.")
+    max_unlabeled_samples: int | None = _help(None, "Guess the classes of the first n rows without labels only.")
     shuffle_train_dataset: bool = _help(False, "Shuffle the training rows before max_train_samples are taken.")
     shuffle_seed: int = _help(42, "Seed of that shuffle, and of the rows that are held out.")
     overwrite_cache: bool = _help(False, "Tokenise again, even if the tokenised data are cached.")
@@ -83,13 +88,33 @@ class DataArguments:
             raise ValueError("dataset_name, train_file: give one of the two.")
         if self.dataset_name is not None and (self.validation_file or self.test_file):
             raise ValueError("validation_file and test_file go with train_file, not with dataset_name.")
-        for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+        for name in COUNTS:
             if getattr(self, name) is not None:
                 count(1)(name, getattr(self, name))
+        self._check_unlabeled()
         self._check_file_format()
 
+    def _check_unlabeled(self) -> None:
+        if self.unlabeled_file and self.unlabeled_split_name:
+            raise ValueError("unlabeled_file, unlabeled_split_name: give one of the two.")
+        if self.unlabeled_split_name and self.dataset_name is None:
+            raise ValueError(
+                f"unlabeled_split_name={self.unlabeled_split_name!r}: goes with dataset_name; give unlabeled_file."
+            )
+        if self.max_unlabeled_samples is not None and not self.unlabeled_source:
+            raise ValueError(
+                f"max_unlabeled_samples={self.max_unlabeled_samples}: needs unlabeled_file or unlabeled_split_name."
+            )
+
+    @property
+    def unlabeled_source(self) -> str:
+        """What says where the texts without labels are, as `field='value'`; empty if there are none."""
+        given = {name: getattr(self, name) for name in ("unlabeled_file", "unlabeled_split_name")}
+        return next((f"{name}={value!r}" for name, value in given.items() if value), "")
+
     def _check_file_format(self) -> None:
-        files = [name for name in (self.train_file, self.validation_file, self.test_file) if name is not None]
+        files = [getattr(self, f"{split}_file") for split in ("train", "validation", "test", "unlabeled")]
+        files = [name for name in files if name is not None]
         delimited = any(Path(name).suffix.lower() in DELIMITERS for name in files)
         for name in (name for name in asdict(self.file_format) if getattr(self, name) is not None):
             if not files or (name != "encoding" and not delimited):

@@ -7,14 +7,16 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
-from hf_mixup.cli.train.data import TextData
+from hf_mixup.cli.train.data import UNLABELED, TextData
 from hf_mixup.cli.train.named_classifier import gets_new_head
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields
+from hf_mixup.loss import IGNORED
 from hf_mixup.training.trainer_checks import has_partners
 
 WIDTH, INDENT = 100, 8
@@ -40,7 +42,7 @@ SITES = {
 def model_and_data(
     trainer: Any, data: TextData, splits: Mapping[str, Dataset], given: ModelArguments, of: DataArguments
 ) -> str:
-    """Two lines: which model, and on what it is trained and measured.
+    """Two lines: which model, and on what it is trained and measured; and a third, what is done without labels.
 
     Args:
         trainer (`Trainer`): before training.
@@ -51,14 +53,16 @@ def model_and_data(
     count = sum(weight.numel() for weight in model.parameters())
     size = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
     head = "a new head" if gets_new_head(given, model.config.num_labels) else "the head that it has"
-    rows = ", ".join(f"{split.num_rows:,} {name}" for name, split in splits.items())
+    rows = ", ".join(f"{split.num_rows:,} {name}" for name, split in splits.items() if name != UNLABELED) + " rows"
+    rows += f", {splits[UNLABELED].num_rows:,} without labels" if UNLABELED in splits else ""
     source = of.dataset_name or of.train_file
-    return "\n".join(
-        [
-            _line("Model", f"{given.model_name_or_path}, {type(model).__name__} with {size} parameters, {head}"),
-            _line("Data", f"{source}, {rows} rows; {data.labels}"),
-        ]
-    )
+    lines = {
+        "Model": f"{given.model_name_or_path}, {type(model).__name__} with {size} parameters, {head}",
+        "Data": f"{source}, {rows}; {data.labels}",
+    }
+    if UNLABELED in splits:
+        lines["Guesses"] = _guess_words(trainer, np.asarray(splits[UNLABELED]["labels"]))
+    return "\n".join(_line(name, text) for name, text in lines.items())
 
 
 def length_and_mixup(trainer: Any, spec: Any, mixup: MixupConfig | None) -> str:
@@ -85,7 +89,9 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
     folder = str(trainer.args.output_dir)
     text = '{"text": "...", "text_pair": "..."}' if len(data.text_columns) == 2 else '"..."'
     following = "hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"
-    if _mixes(trainer) and not shows_baseline:
+    if trainer.unlabeled_dataset is not None and not shows_baseline:
+        following = f"--baseline true trains once more, with mixup off and labelled rows only; {following}"
+    elif _mixes(trainer) and not shows_baseline:
         following = f"--baseline true trains once more with mixup off, to see what mixup did; {following}"
     return "\n".join(
         [
@@ -96,6 +102,17 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
             _line("Next", following),
         ]
     )
+
+
+def _guess_words(trainer: Any, labels: np.ndarray) -> str:
+    """Who guesses the classes of rows without labels, of how many, and when; and what is done with labels, if any."""
+    config, known = trainer.unlabeled, int((labels != IGNORED).sum())
+    if not config.weight:
+        return "none: mixup.unlabeled.weight is 0"
+    who = "the moving average of the weights" if config.guesses == "average" else "the model itself"
+    when = f"after {config.start:.0%} of the training" if config.start else "from the start"
+    compared = f"; {known:,} have a label, which is compared with the guess and not learned" if known else ""
+    return f"{config.ratio:g} per labelled row, of the classes of texts without labels, by {who}, {when}{compared}"
 
 
 def _mixes(trainer: Any) -> bool:
@@ -132,7 +149,7 @@ def _recipe(config: MixupConfig) -> str:
     """The recipe that a config is the nearest to, and what is different."""
     changes = {name: changed_fields(resolve_config(name), config) for name in recipe_names()}
     name = min(changes, key=lambda name: len(changes[name]))
-    own = ", ".join(f"{field} {getattr(config, field)}" for field in changes[name])
+    own = ", ".join(f"{field} {getattr(config, field)}" for field in changes[name] if field != "unlabeled")
     return f"{name} with {own}" if own else name
 
 
