@@ -64,7 +64,16 @@ def _single_label(method, size, noise, seed):
             metrics[f"flips_{kind}_{strength:g}"] = 0.8 * slope * strength
     if noise:
         metrics["memorised"] = 0.5 * left + 0.1 * shared
-    return metrics, _curves(left, ece, nll, own)
+    curves = _curves(left, ece, nll, own)
+    if method == "tmix":
+        use = (0.7 + 0.05 * own.normal(size=3)).tolist()
+        curves["unlabeled"] = {
+            "step": [54, 72, 90],
+            "use": use,
+            "drift": [0.1, 0.1, 0.2],
+            "disagreement": [0.3, 0.2, 0.2],
+        }
+    return metrics, curves
 
 
 def _curves(left, ece, nll, own):

@@ -25,7 +25,9 @@ def class_prior(name: str, value: Any) -> str | list[float]:
     if isinstance(value, str):
         return choice(LABELS, UNIFORM, NONE)(name, value)
     shares = checks.per_class(name, value)
-    return [share / sum(shares) for share in shares]
+    total = sum(shares)
+    # What was normalised once stays as it is, so that a config that was saved is the same again.
+    return shares if abs(total - 1) < 1e-9 else [share / total for share in shares]
 
 
 @document_fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class BaselineTrainer(TrainerSeams):
         """As Trainer's, with the averaged weights if there are any; a loss that is not finite counts."""
         with changed(self.args, logging_nan_inf_filter=False), self._average.applied():
             return super().evaluation_loop(*args, **kwargs)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """A block in which the model has the averaged weights, if there are any."""
+        return self._average.applied()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As Trainer's, with every row, and of the data set that is given, not of one that workers still hold."""

@@ -17,13 +17,18 @@ from hf_mixup.config.files import write_whole
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
 from hf_mixup.plan.mixup_plan import MixupPlan
-from hf_mixup.training.averaging import NONE
 from hf_mixup.training.baseline_trainer import BaselineTrainer
 from hf_mixup.training.guesses import SMALLEST, Guesses
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.state import read_json
 from hf_mixup.training.trainer_seams import evaluating
-from hf_mixup.training.unlabeled_checks import NOT_SEVERAL, check_unlabeled, check_views, without_missing_mask
+from hf_mixup.training.unlabeled_checks import (
+    NOT_SEVERAL,
+    average_guesses,
+    check_unlabeled,
+    check_views,
+    without_missing_mask,
+)
 from hf_mixup.training.unlabeled_logs import UnlabeledLogs
 from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
 
@@ -89,7 +94,7 @@ class UnlabeledTrainer(BaselineTrainer):
         self.unlabeled_dataset, self.unlabeled = unlabeled_dataset, unlabeled or UnlabeledConfig()
         self.unlabeled_views = unlabeled_views
         check_views(unlabeled_dataset, unlabeled_views)
-        if self._averages_guesses(averaging):
+        if unlabeled_dataset is not None and average_guesses(self.unlabeled, averaging):
             averaging, ema_decay = "ema", self.unlabeled.decay if ema_decay is None else ema_decay
         super().__init__(*args, averaging=averaging, ema_decay=ema_decay, **kwargs)
         self._rows: UnlabeledRows | None = None
@@ -99,13 +104,6 @@ class UnlabeledTrainer(BaselineTrainer):
         if unlabeled_dataset is not None:
             check_unlabeled(self)
             self.unlabeled = without_missing_mask(self.unlabeled, self.processing_class)
-
-    def _averages_guesses(self, averaging: str | None) -> bool:
-        if self.unlabeled_dataset is None or self.unlabeled.guesses != "average" or not self.unlabeled.weight:
-            return False
-        if averaging == NONE:
-            raise ValueError("averaging='none': the average guesses (guesses='average'); say guesses='model' as well.")
-        return True
 
     # ---- Start ----
 

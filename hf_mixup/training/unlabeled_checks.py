@@ -12,6 +12,7 @@ from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.training.averaging import NONE
 from hf_mixup.training.trainer_checks import overrides_loss
 
 logger = logging.get_logger(__name__)
@@ -65,6 +66,15 @@ def without_missing_mask(unlabeled: UnlabeledConfig, tokenizer: Any) -> Unlabele
     )
     logger.warning("unlabeled.mask=%s: no tokens are masked: %s.", unlabeled.mask, why)
     return replace(unlabeled, mask=0.0)
+
+
+def average_guesses(unlabeled: UnlabeledConfig, averaging: str | None) -> bool:
+    """Whether the moving average of the weights guesses. Raises `ValueError` if there is to be none."""
+    if unlabeled.guesses != "average" or not unlabeled.weight:
+        return False
+    if averaging == NONE:
+        raise ValueError("averaging='none': the average guesses (guesses='average'); say guesses='model' as well.")
+    return True
 
 
 def check_joined(config: MixupConfig, unlabeled: UnlabeledConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -13,17 +14,19 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
-from hf_mixup.cli.compare.grid import EARLY_STOPPING, RESEED, Comparison, of_the_run
+from hf_mixup.cli.compare.grid import EARLY_STOPPING, RESEED, STEPS_FACTOR, Comparison, of_the_run
 from hf_mixup.cli.compare.measures import further_metrics, predict
-from hf_mixup.cli.compare.moments import BestWeights, LearningCurve, loss_of
+from hf_mixup.cli.compare.moments import STOPS, BestWeights, LearningCurve, loss_of, ranked, unlabeled_curve
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer, encode
-from hf_mixup.cli.train.data import TextData, texts_of
+from hf_mixup.cli.train.data import UNLABELED, TextData, texts_of
 from hf_mixup.cli.train.results import known_to_json
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import resolve_config
@@ -32,8 +35,11 @@ from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.groups import number_groups
-from hf_mixup.training.metric_names import check_metric_name, higher_is_better
+from hf_mixup.training.metric_names import check_metric_name
 from hf_mixup.training.trainer import MixupTrainer
+from hf_mixup.training.unlabeled_checks import NOT_SCORES, NOT_SEVERAL, average_guesses, check_joined
+
+logger = logging.getLogger(__name__)
 
 # The model arguments by which its trainings differ, not the model.
 NOT_OF_THE_MODEL = ("mixup", "nonfinite_loss", "averaging", "ema_decay")
@@ -52,6 +58,7 @@ class Trained:
         dev_logits (`np.ndarray`): of the development split.
         fields (`dict`): what makes the variant.
         mixup (`MixupConfig`, *optional*): what was asked for.
+        seconds (`float`): of the training, with what is measured on the way.
     """
 
     trainer: MixupTrainer
@@ -62,6 +69,7 @@ class Trained:
     dev_logits: np.ndarray
     fields: dict[str, Any]
     mixup: MixupConfig | None
+    seconds: float = 0.0
 
 
 def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     shared = parse_fields(comparison.run | {"output_dir": str(folder)})
-    data, flipped = training_data(read_data(*shared), cell, comparison.balanced)
+    data, flipped = training_data(read_data(*shared), cell, *drawn_by(comparison))
     best = None
     for fields in comparison.methods[cell.method]:
         best = better(best, train_variant(comparison, cell, fields, data, folder), comparison.select_by)
@@ -80,11 +88,17 @@ def run_cell(comparison: Comparison, cell: Cell, folder: Path) -> dict[str, Any]
     more, more_curves = further_metrics(comparison, best.trainer, data, shared[1], cell.seed)
     curves = {"learning": best.learning} | curves | more_curves
     result |= {"metrics": known_to_json(metrics | more), "curves": known_to_json(curves)}
-    result["train"] = {"steps": best.trainer.state.global_step, "seconds": round(time.perf_counter() - start, 1)}
+    result["train"] = {"steps": best.trainer.state.global_step, "train_seconds": best.seconds}
+    result["train"] |= {"seconds": round(time.perf_counter() - start, 1)}
     np.savez_compressed(folder / PREDICTIONS, **predictions)  # type: ignore[arg-type]
     with write_whole(folder / RESULT) as part:
         part.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
+
+
+def drawn_by(comparison: Comparison) -> tuple[bool, int | None, bool]:
+    """What of a comparison says which rows `training_data` draws."""
+    return comparison.balanced, comparison.unlabeled, comparison.small_validation
 
 
 def run_fields(comparison: Comparison, cell: Cell, variant: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -107,6 +121,13 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     if mixup is not None and mixup.strength == AUTO and mixup.check_rows is None:
         # Every method has the development split, for its temperature.
         mixup.check_rows = data.splits["validation"].num_rows
+    factor = variant.get(STEPS_FACTOR, 1)
+    args.max_steps = max(1, round(factor * args.max_steps)) if args.max_steps > 0 else args.max_steps
+    args.num_train_epochs *= factor
+    if mixup is None or mixup.unlabeled is None:
+        data = replace(data, splits={name: rows for name, rows in data.splits.items() if name != UNLABELED})
+    else:
+        args.logging_strategy, args.logging_steps = IntervalStrategy.STEPS, 1 / STOPS
     set_seed(args.seed)
     model, tokenizer = build_model(model_args, data)
     splits = encode(data, tokenizer, data_args, None if mixup is None else mixup.group_column)
@@ -116,22 +137,21 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
     if variant.get(EARLY_STOPPING):
-        trainer.add_callback(BestWeights(trainer, splits["validation"], data.problem_type))
-    trainer.train()
+        trainer.add_callback(BestWeights(trainer, splits["validation"], data.problem_type, comparison.select_by))
+    seconds = trainer.train().metrics["train_runtime"]
     logits, labels = predict(trainer, splits["validation"])
     metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
-    asked = mixup if trainer.mixup is None else trainer.mixup.config
-    return Trained(trainer, splits, curve.learning, curve.loss("train_loss"), metrics, logits, variant, asked)
+    asked = mixup
+    if mixup is not None and trainer.mixup is not None:
+        asked = replace(trainer.mixup.config, unlabeled=mixup.unlabeled)
+    return Trained(trainer, splits, curve.learning, curve.loss("train_loss"), metrics, logits, variant, asked, seconds)
 
 
 def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
     """The variant that does better on the development split; one that has diverged is the worst."""
-    name = (metric or "loss").removeprefix("eval_")
-    sign = 1 if higher_is_better(name) else -1
 
     def rank(one: Trained) -> tuple[bool, float]:
-        value = one.dev_metrics[name]
-        return math.isfinite(one.dev_metrics["loss"]), sign * value if math.isfinite(value) else -math.inf
+        return math.isfinite(one.dev_metrics["loss"]), ranked(one.dev_metrics, metric)
 
     return other if best is None or rank(other) > rank(best) else best
 
@@ -144,7 +164,10 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     metrics = METRICS[kind](logits, labels) | {f"dev_{name}": value for name, value in best.dev_metrics.items()}
     metrics |= {"train_loss": best.train_loss, "test_loss": loss_of(kind, logits, labels)}
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
-    curves: dict[str, Any] = {}
+    guessed = unlabeled_curve(trainer)
+    curves: dict[str, Any] = {"unlabeled": guessed} if guessed else {}
+    if "accuracy" in guessed:
+        metrics["unlabeled_accuracy"] = guessed["accuracy"][-1] if math.isfinite(metrics["test_loss"]) else math.nan
     auto = None if trainer.mixup is None else trainer.mixup.planner.auto_strength
     if auto is not None:
         metrics["mixup_strength"], curves["strength"] = auto.value, [check._asdict() for check in auto.checks]
@@ -170,8 +193,9 @@ def check_runs(comparison: Comparison) -> TextData:
     folder = Path(comparison.output_dir)
     model_args, data_args, args = parse_fields(comparison.run | {"output_dir": comparison.output_dir})
     data = read_data(model_args, data_args, args)
+    check_unlabeled(comparison, data, data_args.unlabeled_source)
     for size, noise in itertools.product(comparison.train_sizes, comparison.label_noise):
-        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]), comparison.balanced)
+        training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]), *drawn_by(comparison))
     if comparison.select_by:
         check_metric_name(data.problem_type, comparison.select_by, "select_by")
     if comparison.outliers is not None:
@@ -180,22 +204,59 @@ def check_runs(comparison: Comparison) -> TextData:
                 f"outliers={comparison.outliers!r}: needs classes, not {data.problem_type.replace('_', ' ')}."
             )
         texts_of(comparison.outliers)
-    shared_model, _ = build_model(model_args, data)
+    shared = build_model(model_args, data)
     for method, variants in comparison.methods.items():
         for variant in variants:
             try:
                 given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
-                shared = {name: getattr(model_args, name) for name in NOT_OF_THE_MODEL}
-                own = replace(given[0], **shared) != model_args
-                model = build_model(given[0], data)[0] if own else shared_model
-                if given[2].label_smoothing_factor and data.problem_type != "single_label_classification":
-                    raise ValueError(f"label_smoothing_factor={given[2].label_smoothing_factor} needs single classes.")
-                with mixup_errors():
-                    mixup = resolve_config(given[0].mixup)
-                    if mixup is not None and mixup.group_column is not None:
-                        number_groups(data.splits["train"], mixup.group_column, data.text_columns)
-                    if mixup is not None:
-                        Mixup(model, mixup)
+                same = {name: getattr(model_args, name) for name in NOT_OF_THE_MODEL}
+                own = replace(given[0], **same) != model_args
+                check_variant(comparison, data, *given, *(build_model(given[0], data) if own else shared))
             except ValueError as error:
                 raise ValueError(f"methods: {method}: {error}") from error
     return data
+
+
+def check_unlabeled(comparison: Comparison, data: TextData, source: str) -> None:
+    """Raise `ValueError` for rows without labels that cannot be; warn if no method uses them."""
+    if comparison.unlabeled is not None:
+        if source:
+            raise ValueError(
+                f"unlabeled={comparison.unlabeled}: not with {source}; max_unlabeled_samples limits these."
+            )
+        if data.problem_type != "single_label_classification":
+            raise ValueError(f"unlabeled={comparison.unlabeled}: {NOT_SEVERAL if data.label_names else NOT_SCORES}")
+        source = f"unlabeled={comparison.unlabeled}"
+    variants = itertools.chain(*comparison.methods.values())
+    mixups = (resolve_config(parse_fields(comparison.run | of_the_run(one))[0].mixup) for one in variants)
+    if source and all(mixup is None or mixup.unlabeled is None for mixup in mixups):
+        logger.warning("%s: no method uses them; one whose mixup has a field unlabeled does.", source)
+
+
+def check_variant(
+    comparison: Comparison,
+    data: TextData,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: TrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Raise `ValueError` for a variant that cannot be trained."""
+    if args.label_smoothing_factor and data.problem_type != "single_label_classification":
+        raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} needs single classes.")
+    with mixup_errors():
+        mixup = resolve_config(model_args.mixup)
+        if mixup is None:
+            return
+        if mixup.group_column is not None:
+            number_groups(data.splits["train"], mixup.group_column, data.text_columns)
+        if mixup.unlabeled is not None:
+            if comparison.unlabeled is None and not data_args.unlabeled_source:
+                raise ValueError(
+                    "unlabeled: needs texts without labels; give unlabeled: 1000 beside methods, unlabeled_file or "
+                    "unlabeled_split_name."
+                )
+            average_guesses(mixup.unlabeled, model_args.averaging)
+            check_joined(mixup, mixup.unlabeled)
+        Mixup(model, replace(mixup, unlabeled=None))

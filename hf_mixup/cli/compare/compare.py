@@ -119,7 +119,7 @@ def read_before(folder: Path) -> dict[str, Any] | None:
 def widened(before: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Both comparisons in one. Raises `ValueError` if they differ in more than their size."""
     # A field that is newer than the folder had its default.
-    before = {"balanced": True} | before
+    before = {"balanced": True, "small_validation": False} | before
     changed = [name for name in now if name not in (*MAY_GROW, "run") and now[name] != before.get(name)]
     names = {**before["run"], **now["run"]}
     changed += [f"run: {name}" for name in names if now["run"].get(name) != before["run"].get(name)]

@@ -20,6 +20,9 @@ MEASURES = ("boundary", "perturbation")
 RESEED = "reseed"
 # Another: the weights of the tenth of the training that does best on the development split.
 EARLY_STOPPING = "early_stopping"
+# Another: how many times as many updates, for a method without unlabelled rows that is given as much time as one with.
+STEPS_FACTOR = "steps_factor"
+OF_METHODS = (RESEED, EARLY_STOPPING, STEPS_FACTOR)
 # The baseline once more: what is marked for it is chance.
 AGAIN = "again"
 # Methods that are no recipe: fields of a run.
@@ -49,13 +52,18 @@ class Comparison:
         output_dir (`str`): where everything is written.
         methods (`dict`): name to the fields of a run that make it, or to a list of such, of which each run picks one
             by its development split. The first is the baseline. `reseed`, a whole number, is added to the seed of the
-            training alone. `early_stopping: true` takes the weights of the tenth of the training with the lowest loss
-            on the development split. In a YAML file also a list of names: recipes, `none`, `label_smoothing`,
+            training alone. `early_stopping: true` takes the weights of the tenth of the training that does best on the
+            development split by `select_by`; among the fields of every run it is that of every method. `steps_factor`,
+            a number, multiplies the updates. In a YAML file also a list of names: recipes, `none`, `label_smoothing`,
             `early_stopping` (without mixup), `again` (the baseline, reseeded).
         seeds (`list[int]`, defaults to 0 to 4): the runs of one seed have the same training rows in every method.
         train_sizes (`list[int]`): training rows of each class, or training rows in all without single classes.
         balanced (`bool`, defaults to `True`): `False` makes `train_sizes` training rows in all, of whatever class.
         label_noise (`list[float]`, defaults to [0]): shares of the training labels that are replaced by another one.
+        unlabeled (`int`, *optional*): so many training rows, other than those of a run, are without labels in it, for
+            methods whose mixup has `unlabeled`. Files or splits of such rows do the same.
+        small_validation (`bool`, defaults to `False`): `True` leaves each run as many rows of the development split as
+            it has training rows, drawn as these are.
         select_by (`str`, *optional*): metric of the development split that picks a variant; defaults to the loss.
         measures (`list[str]`, defaults to both): what else is measured: `"boundary"`, `"perturbation"`.
         measured_samples (`int`, defaults to 128): test texts for these.
@@ -73,6 +81,8 @@ class Comparison:
     balanced: bool = True
     seeds: list[int] = field(default_factory=lambda: list(range(5)))
     label_noise: list[float] = field(default_factory=lambda: [0.0])
+    unlabeled: int | None = None
+    small_validation: bool = False
     select_by: str | None = None
     measures: list[str] = field(default_factory=lambda: list(MEASURES))
     measured_samples: int = 128
@@ -81,7 +91,10 @@ class Comparison:
     run: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.methods = _methods(self.methods)
+        self.methods, self.run = _methods(self.methods), dict(self.run)
+        for variant in itertools.chain(*self.methods.values()) if EARLY_STOPPING in self.run else ():
+            variant.setdefault(EARLY_STOPPING, self.run[EARLY_STOPPING])
+        self.run.pop(EARLY_STOPPING, None)
         self.output_dir = os.path.expanduser(str(self.output_dir))
         self.outliers = None if self.outliers is None else os.path.expanduser(str(self.outliers))
         for name, low in (("seeds", 0), ("train_sizes", 1)):
@@ -95,10 +108,15 @@ class Comparison:
         self.label_noise = shares
         for measure in _list("measures", self.measures, may_be_empty=True):
             checks.choice(*MEASURES)("measures", measure)
-        checks.boolean("balanced", self.balanced)
+        for name in ("balanced", "small_validation"):
+            checks.boolean(name, getattr(self, name))
         checks.count(2)("measured_samples", self.measured_samples)
-        if self.workers is not None:
-            checks.count(1)("workers", self.workers)
+        for name in ("workers", "unlabeled"):
+            checks.optional(checks.count(1))(name, getattr(self, name))
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Raise `ValueError` for a field of all runs or of a method that is not theirs to say."""
         _refuse(self.run, (*DECIDED, "mixup"), "the comparison sets it; see methods, seeds, train_sizes")
         _refuse(self.run, UNUSED, SCALED_ANYWAY)
         refused_in_comparison(self.run)
@@ -110,10 +128,8 @@ class Comparison:
                 refused_in_comparison(variant, where)
                 _refuse(variant, SHARED, f"methods share it: put it beside methods{where}")
                 checks.count(0)(RESEED, variant.get(RESEED, 0))
-                stops = checks.boolean(EARLY_STOPPING, variant.get(EARLY_STOPPING, False))
-                averages = (self.run | variant).get("averaging")
-                if stops and averages not in (None, "none"):
-                    raise ValueError(f"averaging={averages!r}{where}: not together with {EARLY_STOPPING}.")
+                checks.boolean(EARLY_STOPPING, variant.get(EARLY_STOPPING, False))
+                checks.number(open_low=True)(STEPS_FACTOR, variant.get(STEPS_FACTOR, 1))
 
     @property
     def baseline(self) -> str:
@@ -148,7 +164,7 @@ class Comparison:
 
 def of_the_run(variant: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a method that `hf-mixup train` knows, too."""
-    return {name: value for name, value in variant.items() if name not in (RESEED, EARLY_STOPPING)}
+    return {name: value for name, value in variant.items() if name not in OF_METHODS}
 
 
 def _methods(given: Any) -> dict[str, list[dict[str, Any]]]:

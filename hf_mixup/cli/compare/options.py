@@ -16,10 +16,12 @@ OWN = {item.name for item in fields(Comparison)}
 TEXTS = ("outliers", "output_dir", "select_by")
 LISTS = ("methods", "seeds", "train_sizes", "label_noise", "measures")
 # What a field takes the place of: data of the other kind, and what was said of the dataset that was named.
-OF_DATASET = ("dataset_config_name", "train_split_name", "validation_split_name", "test_split_name")
+OF_DATASET = (
+    *("dataset_config_name", "train_split_name", "validation_split_name", "test_split_name", "unlabeled_split_name"),
+)
 REPLACED = {
     "train_file": ("dataset_name", *OF_DATASET),
-    "dataset_name": ("train_file", "validation_file", "test_file", *OF_DATASET),
+    "dataset_name": ("train_file", "validation_file", "test_file", "unlabeled_file", *OF_DATASET),
 }
 
 

@@ -154,6 +154,16 @@ def learning(pictured: Pictured) -> Figure | None:
     return _curve_figure(pictured, "learning", "step", "step", labels, pictured.title("test_loss"), sharey=True)
 
 
+def unlabeled(pictured: Pictured) -> Figure | None:
+    """What became of rows without labels over the steps."""
+    labels = {
+        "use": "mean weight of a guessed row",
+        "drift": "drift of the guesses from the prior",
+        "disagreement": "answers that are not the guess (share)",
+    }
+    return _curve_figure(pictured, "unlabeled", "step", "step", labels, "What became of the texts without labels")
+
+
 def _curve_figure(
     pictured: Pictured, curve: str, x: str, along: str, labels: dict[str, str], title: str, sharey: bool = False
 ) -> Figure | None:
@@ -265,6 +275,7 @@ PICTURES: dict[str, Callable[[Pictured], Figure | None]] = {
     "noise": noise,
     "outliers": outliers,
     "learning": learning,
+    "unlabeled": unlabeled,
     "sizes": sizes,
     "memorised": memorised,
 }

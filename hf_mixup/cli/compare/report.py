@@ -52,6 +52,8 @@ CAPTIONS = {
     + DIFFERENCES,
     "learning": "Losses on clean texts during the training. Lines: means over seeds; bands: 95 % t intervals. At most "
     "{lines} methods.",
+    "unlabeled": "Of the methods that use them. Drift: half the sum of the differences between the shares of the "
+    "guesses and of the labels. Lines: means over seeds; bands: 95 % t intervals. At most {lines} methods.",
     "sizes": "Means over seeds; bars: 95 % t intervals. The methods are drawn a little apart. At most {lines} methods.",
     "memorised": "Of the training rows with a wrong label: the share that the model predicts with that wrong label. "
     "Means over seeds; bars: 95 % t intervals.",

@@ -14,14 +14,16 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.train.classification import load_data
-from hf_mixup.cli.train.data import TextData, first_rows, hold_out
-from hf_mixup.cli.train.probabilities import most_probable
+from hf_mixup.cli.train.data import UNLABELED, TextData, first_rows, hold_out
+from hf_mixup.cli.train.probabilities import as_classes, most_probable
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 
 # A correlation needs two.
 FEWEST = 2
+# Seeds go with a number for what is drawn beside the training rows.
+OTHERS, VALIDATION = 1, 2
 
 
 def read_data(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> TextData:
@@ -35,17 +37,21 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
+    whole.max_unlabeled_samples = None
     data = load_data(model_args, whole, args)
     if "test" not in data.splits:
         data = with_test_split(data, data_args)
-    limits = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
-    held_out = {name: first_rows(data.splits[name].shuffle(seed=0), limit) for name, limit in limits.items()}
+    measured = {"validation": data_args.max_eval_samples, "test": data_args.max_predict_samples}
+    held_out = {name: first_rows(data.splits[name].shuffle(seed=0), limit) for name, limit in measured.items()}
+    kept = {name: without(data, held_out.values(), name) for name in ("train", UNLABELED) if name in data.splits}
+    if UNLABELED in kept:
+        kept[UNLABELED] = first_rows(kept[UNLABELED].shuffle(seed=0), data_args.max_unlabeled_samples)
     for name, rows in held_out.items():
         if rows.num_rows < FEWEST:
             raise ValueError(
                 f"{name}_file: {rows.num_rows} row to measure on; there must be {FEWEST}, and should be many."
             )
-    return replace(data, splits={"train": without(data, held_out.values())} | held_out)
+    return replace(data, splits=kept | held_out)
 
 
 def with_test_split(data: TextData, data_args: DataArguments) -> TextData:
@@ -67,14 +73,14 @@ def digest(data: TextData) -> str:
     return found.hexdigest()
 
 
-def without(data: TextData, held_out: Iterable[Dataset]) -> Dataset:
-    """The training rows whose text is in none of the splits that are held out."""
-    train = data.splits["train"]
+def without(data: TextData, held_out: Iterable[Dataset], name: str = "train") -> Dataset:
+    """The rows of a split whose text is in none of the splits that are held out."""
+    rows, word = data.splits[name], "training" if name == "train" else name
     known = {text for split in held_out for text in spelled(split, data.text_columns)}
-    kept = [index for index, text in enumerate(spelled(train, data.text_columns)) if text not in known]
-    if len(kept) < train.num_rows:
-        logger.warning("%d training rows are left out: their texts are held out as well.", train.num_rows - len(kept))
-    return train.select(kept)
+    kept = [index for index, text in enumerate(spelled(rows, data.text_columns)) if text not in known]
+    if len(kept) < rows.num_rows:
+        logger.warning("%d %s rows are left out: their texts are held out as well.", rows.num_rows - len(kept), word)
+    return rows.select(kept)
 
 
 def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -83,8 +89,15 @@ def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*texts, strict=True))
 
 
-def training_data(data: TextData, cell: Cell, balanced: bool = True) -> tuple[TextData, np.ndarray]:
+def training_data(
+    data: TextData, cell: Cell, balanced: bool = True, unlabeled: int | None = None, small_validation: bool = False
+) -> tuple[TextData, np.ndarray]:
     """The data with the training rows of the cell's seed and size; and which of their labels were replaced.
+
+    Args:
+        data (`TextData`): of `read_data`.
+        cell (`Cell`): whose method makes no difference.
+        balanced (`bool`), unlabeled (`int`, *optional*), small_validation (`bool`): see `Comparison`.
 
     Raises:
         ValueError: if there are not as many rows.
@@ -92,21 +105,52 @@ def training_data(data: TextData, cell: Cell, balanced: bool = True) -> tuple[Te
     generator = np.random.default_rng([cell.seed, cell.train_size])
     rows = draw_rows(data, cell.train_size, generator, balanced)
     train, flipped = flip_labels(data.splits["train"].select(rows), data, cell.label_noise, generator)
-    return replace(data, splits=data.splits | {"train": train}), flipped
+    splits = data.splits | {"train": train}
+    if unlabeled is not None:
+        splits[UNLABELED] = other_rows(data, rows, unlabeled, cell)
+    if small_validation:
+        generator = np.random.default_rng([cell.seed, cell.train_size, VALIDATION])
+        few = draw_rows(data, cell.train_size, generator, balanced, "validation")
+        if len(few) < FEWEST:
+            raise ValueError(
+                f"small_validation=True: train_sizes={cell.train_size} leaves {len(few)} row to measure on."
+            )
+        splits["validation"] = data.splits["validation"].select(few)
+    return replace(data, splits=splits), flipped
 
 
-def draw_rows(data: TextData, size: int, generator: np.random.Generator, balanced: bool = True) -> np.ndarray:
-    """Which training rows: `size` of each class, or `size` in all if not balanced or if rows have no single class."""
+def other_rows(data: TextData, rows: np.ndarray, count: int, cell: Cell) -> Dataset:
+    """Training rows that are not among `rows`, drawn by the seed, with their classes for comparison."""
     train = data.splits["train"]
+    drawn = np.random.default_rng([cell.seed, OTHERS]).permutation(train.num_rows)
+    left = drawn[~np.isin(drawn, rows)]
+    if len(left) < count:
+        raise ValueError(
+            f"unlabeled={count}: beside train_sizes={cell.train_size} there are {len(left)} training rows, so at most "
+            "that."
+        )
+    return as_classes(train.select(left[:count]), data.problem_type)
+
+
+def draw_rows(
+    data: TextData, size: int, generator: np.random.Generator, balanced: bool = True, name: str = "train"
+) -> np.ndarray:
+    """Which training rows: `size` of each class, or `size` in all if not balanced or if rows have no single class.
+
+    Of another split as many, or what there is of a class.
+    """
+    split = data.splits[name]
     if not balanced or data.problem_type != "single_label_classification":
-        if size > train.num_rows:
-            raise ValueError(f"train_sizes={size}: there are {train.num_rows} training rows.")
-        return generator.permutation(train.num_rows)[:size]
-    labels, drawn = most_probable(train), []
-    for number, name in enumerate(data.label_names):
+        if size > split.num_rows and name == "train":
+            raise ValueError(f"train_sizes={size}: there are {split.num_rows} training rows.")
+        return generator.permutation(split.num_rows)[:size]
+    labels, drawn = most_probable(split), []
+    for number, name_of_class in enumerate(data.label_names):
         own = np.flatnonzero(labels == number)
-        if len(own) < size:
-            raise ValueError(f"train_sizes={size}: class {name!r} has {len(own)} training rows, so at most that.")
+        if len(own) < size and name == "train":
+            raise ValueError(
+                f"train_sizes={size}: class {name_of_class!r} has {len(own)} training rows, so at most that."
+            )
         drawn.append(generator.permutation(own)[:size])
     return np.concatenate(drawn)
 

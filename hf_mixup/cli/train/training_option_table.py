@@ -102,7 +102,7 @@ _NO_EVALUATION = "a comparison evaluates at moments of its own; leave it out"
 _NO_CHECKPOINTS = "a comparison keeps no checkpoints and no models; leave it out"
 _ONE_PROCESS = "each run of a comparison is one process"
 _NO_METRIC = "a comparison has no evaluations that it could follow"
-_LAST = "the last weights are measured, and select_by picks variants; leave it out"
+_LAST = "select_by picks variants, and weights with early_stopping: true; leave it out"
 _IN_ORDER = "a comparison draws its batches at random and measures rows in their order"
 
 _WARMUP = Option(
@@ -211,7 +211,7 @@ OPTIONS: dict[str, Option] = {
             compare=_NO_CHECKPOINTS,
         ),
     ),
-    "load_best_model_at_end": Option(compare=_LAST),
+    "load_best_model_at_end": Option(compare="say early_stopping: true, beside methods for all of them"),
     "metric_for_best_model": Option("a metric of the table at the end", compare=_LAST),
     "greater_is_better": Option(
         "used with metric_for_best_model only, whose direction is known: refused if it contradicts",

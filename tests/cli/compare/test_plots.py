@@ -128,6 +128,12 @@ def test_missing_runs_and_curves(tmp_path):
     assert set(figures(pictured(folder))) == set(PICTURES) - {"memorised"}
 
 
+def test_only_methods_with_rows_without_labels_have_lines_of_them(tmp_path):
+    figure = figures(pictured(write_comparison(tmp_path, sizes=[20])))["unlabeled"]
+    assert [axis.get_ylabel().partition(" ")[0] for axis in figure.axes] == ["mean", "drift", "answers"]
+    assert [[line.get_label() for line in axis.lines] for axis in figure.axes] == [["tmix"]] * 3
+
+
 def test_differences_of_what_was_measured(tmp_path):
     drawn = figures(pictured(write_comparison(tmp_path, sizes=[20])))
     labels = {name: [axis.get_xlabel() for axis in drawn[name].axes] for name in ("boundary_numbers", "outliers")}
