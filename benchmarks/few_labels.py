@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 from transformers import (
@@ -94,10 +95,16 @@ def split_rows(name: str, data: Path, size: int, seed: int, changed: str) -> dic
         unlabeled = pd.concat([first[: int((1 - RARE) * number)], others[: int(RARE * number)]])
     return {
         "train": labelled,
-        "validation": rows["validation"].groupby("label").sample(size, random_state=seed),
+        "validation": of_each_class(rows["validation"], size, seed),
         "unlabeled": unlabeled,
         "test": rows["test"].sample(min(TESTED, len(rows["test"])), random_state=0),
     }
+
+
+def of_each_class(rows: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
+    """`size` rows of each class, or all if there are fewer."""
+    state = np.random.RandomState(seed)
+    return pd.concat([own.sample(min(size, len(own)), random_state=state) for _, own in rows.groupby("label")])
 
 
 def run(name: str, size: int, seed: int, method: str, changed: str, data: Path, steps: int) -> dict[str, Any]:

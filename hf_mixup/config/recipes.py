@@ -56,6 +56,11 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
 
 
+def beside_unlabeled(spec: Any) -> Any:
+    """What `mixup=` means if there are texts without labels: the default is another one then."""
+    return "few_labels" if spec is True or (isinstance(spec, str) and spec == "default") else spec
+
+
 def changed_config(config: MixupConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config with `changes`; those of `unlabeled` one by one."""
     values, own = {**config.to_dict(), **changes}, changes.get("unlabeled")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
-from hf_mixup.config.recipes import MixupLike, resolve_config
+from hf_mixup.config.recipes import MixupLike, beside_unlabeled, resolve_config
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.loss import mixed_accuracy
 from hf_mixup.mixup import Mixup
@@ -90,8 +90,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def __init__(
         self, *args: Any, mixup: MixupLike | None = "default", class_weights: Any = None, **kwargs: Any
     ) -> None:
-        is_default = isinstance(mixup, str) and mixup == "default"
-        config = resolve_config("few_labels" if is_default and kwargs.get("unlabeled_dataset") is not None else mixup)
+        config = resolve_config(mixup if kwargs.get("unlabeled_dataset") is None else beside_unlabeled(mixup))
         if config is not None:
             class_weights = config.class_weights if class_weights is None else class_weights
             config.class_weights = MixupConfig(class_weights=class_weights).class_weights

@@ -15,6 +15,7 @@ from hf_mixup.cli.main import main
 from hf_mixup.cli.train.arguments import parse
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from tests.toy_text import save_toy_model, write_csv
 
 
@@ -235,7 +236,7 @@ def test_short_help_has_mixup_fields_and_recipes(capsys):
     printed = capsys.readouterr().out
     for name in (*MixupConfig().to_dict(), *recipe_names()):
         assert re.search(rf"^  {name} +\S.{{20}}", printed, re.MULTILINE), name
-    assert " ".join(printed.split()).count("Default: ") == len(fields(MixupConfig))
+    assert " ".join(printed.split()).count("Default: ") == len([*fields(MixupConfig), *fields(UnlabeledConfig)])
 
 
 def test_version_and_usage(capsys):

@@ -21,7 +21,7 @@ from hf_mixup.cli.train.training_options import check_options, field_name
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.files import load_yaml, read_mapping
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import changed_config, resolve_config
+from hf_mixup.config.recipes import beside_unlabeled, changed_config, resolve_config
 
 # How Python writes that there is no value.
 NONE = "None"
@@ -195,13 +195,17 @@ def _merge_mixup(spec: Any, options: Sequence[tuple[str, str]]) -> Any:
     if not changes:
         return spec
     with mixup_errors():
-        config = resolve_config(spec)
+        config = resolve_config(beside_unlabeled(spec) if any(map(_is_of_unlabeled, changes)) else spec)
     if config is None:
         raise ValueError(f"mixup.{next(iter(changes))}: mixup is none; choose one with --mixup, for example default.")
     unlabeled = {name.partition(".")[2]: changes.pop(name) for name in list(changes) if name.startswith(UNLABELED)}
     if unlabeled:
         changes["unlabeled"] = {**(changes.get("unlabeled") or {}), **unlabeled}
     return changed_config(config, changes)
+
+
+def _is_of_unlabeled(name: str) -> bool:
+    return name == "unlabeled" or name.startswith(UNLABELED)
 
 
 def _yaml_value(name: str, text: str) -> Any:

@@ -29,7 +29,7 @@ from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_r
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.cli.train.run_text import length_and_mixup, model_and_data, what_is_next
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import beside_unlabeled, resolve_config
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
 from hf_mixup.forward.anatomy.unsupported import refuse_kernel, refuse_without_accelerator
@@ -77,7 +77,8 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     """
     quiet_other_processes(args)
     with mixup_errors():
-        mixup = resolve_config(model_args.mixup)
+        given = model_args.mixup
+        mixup = resolve_config(beside_unlabeled(given) if data_args.unlabeled_source else given)
     if mixup is not None and data_args.unlabeled_source:
         mixup.unlabeled = mixup.unlabeled or UnlabeledConfig()
     elif mixup is not None and mixup.unlabeled is not None:
