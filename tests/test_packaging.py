@@ -41,7 +41,10 @@ for name in recipe_names():
     options = {"max_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
     args = TrainingArguments(tempfile.mkdtemp(), label_names=["labels"], **options)
     mixup = {"recipe": "remix", "class_counts": [3, 3, 2]} if name == "remix" else name
-    trainer = MixupTrainer(model=vit() if is_image else toy_model("bert"), args=args, train_dataset=rows, mixup=mixup)
+    model = vit() if is_image else toy_model("bert")
+    needs_more = name in ("few_labels", "ict", "mean_teacher", "mixtext", "softmatch")
+    more = {"unlabeled_dataset": rows} if needs_more else {}
+    trainer = MixupTrainer(model=model, args=args, train_dataset=rows, mixup=mixup, **more)
     trainer.train()
     print(name)
 """

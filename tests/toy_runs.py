@@ -62,7 +62,7 @@ def make_trainer(folder, model=None, trainer=MixupTrainer, rows=None, mixup=None
     own += ("averaging", "ema_decay", "teacher", "teacher_weight", "teacher_temperature")
     own += ("unlabeled_dataset", "unlabeled_views", "unlabeled", "class_weights", "processing_class")
     kwargs = {name: options.pop(name) for name in own if name in options}
-    if issubclass(trainer, MixupTrainer):
+    if isinstance(trainer, type) and issubclass(trainer, MixupTrainer):
         kwargs["mixup"] = mixup
     if "model_init" not in kwargs:
         kwargs["model"] = model or steady_bert()

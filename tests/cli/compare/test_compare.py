@@ -77,6 +77,7 @@ def verdicts(folder, method):
     return dict(zip(rows["metric"], rows["verdict"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_method_is_not_different_from_itself_and_random_targets_are_worse(toy_comparison, tmp_path, capsys):
     methods = {"none": None, "same": {"mixup": "none"}, "again": None, "broken": BROKEN}
     assert main(["compare", toy_comparison(methods=methods)]) == 0
@@ -271,6 +272,7 @@ def test_other_data_are_not_mixed_with_runs_of_the_old_ones(toy_comparison, quic
     assert "holds a comparison of other data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_parts_at_once_give_the_table_of_one_run(toy_comparison, tmp_path):
     few = {"methods": ["none", "label_smoothing"], "seeds": [0, 1], "max_steps": 2, "workers": 1}
     path = toy_comparison(**few)

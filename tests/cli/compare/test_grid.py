@@ -110,7 +110,7 @@ def test_a_comparison_comes_back_from_its_own_dict():
         ({"label_noise": [0, 0.0]}, "label_noise=.*each share once"),
         ({"label_noise": []}, r"label_noise=\[\]: expected a list"),
         ({"measures": None}, "measures=None: expected a list"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end=True: .* select_by picks variants"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end=True: say early_stopping: true"),
         ({"methods": {"none": None, "a": {"mixup": "tmix", "seed": 9}}}, "seed=9: .*in the method 'a'"),
         ({"methods": {"none": None, "a": {"mixup": "tmix", "max_steps": 9}}}, "max_steps=9: methods share it.*'a'"),
         (
