@@ -205,7 +205,8 @@ class UnlabeledTrainer(BaselineTrainer):
             if teacher is None and self.unlabeled.guesses == "average":
                 stack.enter_context(self._average.applied())
             stack.enter_context(evaluating(teacher or self._module))
-            return logits_of((teacher or self._module)(**batch)).float().softmax(-1)
+            logits = logits_of((teacher or self._module)(**batch)).float()
+        return (logits / (1.0 if self._teacher is None else self._teacher.temperature)).softmax(-1)
 
     def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
         """The logits and outputs of a forward pass, and the plan by which it was mixed, if it was."""

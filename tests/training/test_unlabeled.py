@@ -226,6 +226,12 @@ def test_a_teacher_guesses_and_blends(tmp_path):
     assert_same_step((trainer.state.log_history[0]["loss"], seen.first), expected)
 
 
+def test_the_logits_of_a_teacher_are_divided_by_its_temperature(tmp_path):
+    teacher, batch = toy_model("bert"), collate(UNLABELED[:4])
+    trainer = make_trainer(tmp_path, teacher=teacher, teacher_temperature=2.0, **with_rows(MIXED))
+    assert torch.allclose(trainer._guess(batch), (clean_logits(teacher, batch) / 2).softmax(-1))
+
+
 @pytest.mark.parametrize("mixup", [None, MIXED], ids=["clean", "mixed"])
 def test_accumulated_batches_are_one_step(tmp_path, mixup):
     how = {"class_prior": "none", "confidence": None}
