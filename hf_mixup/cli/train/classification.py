@@ -140,10 +140,11 @@ def finish(run: Run) -> dict[str, Any]:
         `dict[str, Any]`: what `results.json` holds: see `report`; `before`, the metrics of the untrained model, if
             they are cheap; and `baseline`, what `train_without_mixup` found, if it was asked for.
     """
-    trainer, args, parts = run.trainer, run.trainer.args, (run.data, run.splits)
+    trainer, args, parts, spec = run.trainer, run.trainer.args, (run.data, run.splits), run.model_args.mixup
+    spec = spec if trainer.unlabeled_dataset is None else beside_unlabeled(spec)
     if speaks(args):
         print(writable(model_and_data(trainer, *parts, run.model_args, run.data_args)), flush=True)
-    with shown_progress(trainer, announce=lambda: length_and_mixup(trainer, run.model_args.mixup, run.mixup)):
+    with shown_progress(trainer, announce=lambda: length_and_mixup(trainer, spec, run.mixup)):
         before = MeasureBefore(trainer, run.splits)
         trainer.add_callback(before)
         trainer.train(resume_from_checkpoint=run.checkpoint)

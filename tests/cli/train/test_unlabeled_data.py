@@ -189,3 +189,8 @@ def test_guesses_without_mixing_are_those_of_a_strength_of_0(words, tmp_path):
         found.append(finish(run)["metrics"]["nll"])
         assert any("unlabeled_use" in entry for entry in run.trainer.state.log_history)
     assert found[0] == found[1]
+
+
+def test_the_default_beside_such_rows_is_named(words, capsys):
+    assert main(["train", *words(max_steps=2)]) == 0
+    assert "Mixup few_labels - with" in re.sub(r"\s+", " ", capsys.readouterr().out)
