@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from hf_mixup import Mixup, MixupConfig, MixupTrainer
+from hf_mixup import Mixup, MixupCollator, MixupConfig, MixupTrainer
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.training.averaging import STATE_NAME as AVERAGE
 from hf_mixup.training.state import CONFIG_NAME
@@ -321,6 +321,13 @@ def test_before_they_begin_the_run_is_the_one_without(tmp_path, mixup, accumulat
     assert same == [True] * 4 + [False] * 3
 
 
+def test_without_mixup_and_without_settings_they_are_used_as_the_defaults_say(tmp_path):
+    trainer = make_trainer(tmp_path, mixup=None, unlabeled_dataset=UNLABELED, max_steps=6)
+    trainer.train()
+    assert trainer.mixup is None and trainer.unlabeled == UnlabeledConfig()
+    assert any("unlabeled_weight" in entry for entry in trainer.state.log_history)
+
+
 def test_the_weight_rises_from_the_start_on(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=10, **with_rows(MIXED, weight=3.0, start=0.4, ramp=0.3))
     assert trainer.unlabeled_weight == 0
@@ -625,6 +632,8 @@ def test_a_config_of_unlabelled_rows_needs_some(tmp_path):
         make_trainer(tmp_path, mixup=MIXED | {"unlabeled": {"ratio": 2.0}})
     with pytest.raises(ValueError, match=r"unlabeled=.*: needs MixupTrainer\(unlabeled_dataset=\.\.\.\)"):
         Mixup(steady_bert(), plain_config(unlabeled={"ratio": 2.0}))
+    with pytest.raises(ValueError, match=r"unlabeled=.*: needs a model, which a collator has not"):
+        MixupCollator(collate, PLAIN | {"unlabeled": {"ratio": 2.0}}, CLASSES)
 
 
 # ---- What is evaluated and saved ----
