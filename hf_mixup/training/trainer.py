@@ -56,8 +56,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): texts without labels, like those of
             `train_dataset`, whose classes are guessed in the second half of the training, and learned. The field
             `unlabeled` of the config says how. Then the moving average of the weights guesses, and is what is evaluated
-            and saved. Labels that these rows have are not learned; `unlabeled_accuracy` in the logs compares the
-            guesses with them.
+            and saved; a `teacher`, if there is one, guesses in its place. Labels that these rows have are not learned;
+            `unlabeled_accuracy` in the logs compares the guesses with them.
         unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
             such as paraphrases: what is guessed for a row is learned on its view.
 

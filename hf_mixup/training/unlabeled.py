@@ -187,7 +187,7 @@ class UnlabeledTrainer(BaselineTrainer):
         horizon = HORIZON * max(self.state.max_steps, 1)
         targets, weights = self._guesses.learn(self._guess(batch), horizon, partial(self._over_processes, "mean"))
         classes = targets.argmax(-1)
-        self._unlabeled_logs.add_guesses(classes, weights, hidden)
+        self._unlabeled_logs.add_guesses(classes, weights, hidden, weight)
         if self._views is not None:
             batch = self._on_device(known_labels(self._views.take())[0])
         if self.unlabeled.mask:
@@ -251,7 +251,7 @@ class UnlabeledTrainer(BaselineTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what became of the unlabelled rows since the last log to the training logs."""
         if "loss" in logs and self._guesses is not None:
-            logs.update(self._unlabeled_logs.drain(self._guesses, self.unlabeled_weight))
+            logs.update(self._unlabeled_logs.drain(self._guesses))
             if self.is_world_process_zero() and self._guesses.seen >= HORIZON * self.state.max_steps:
                 self._unlabeled_logs.warn_of_drift(self._guesses, model_config(self._module))
         super().log(logs, *args, **kwargs)

@@ -29,21 +29,22 @@ class UnlabeledLogs:
         self._clear()
 
     def _clear(self) -> None:
-        self.batches = 0
+        self.batches, self.weight = 0, 0.0
         self.use: Tensor | float = 0.0
         self.disagreement: Tensor | float = 0.0
         self.right: Tensor | float = 0.0
         self.known: Tensor | float = 0.0
         self._classes: Tensor | None = None
 
-    def add_guesses(self, classes: Tensor, weights: Tensor, hidden: Tensor | None) -> None:
+    def add_guesses(self, classes: Tensor, weights: Tensor, hidden: Tensor | None, weight: float) -> None:
         """Count the guesses of a batch.
 
         Args:
             classes, weights (`torch.Tensor` of shape `(rows,)`): the likeliest class of each row, and its weight.
             hidden (`torch.Tensor` of shape `(rows,)`, *optional*): the labels, if they are known; -100 for none.
+            weight (`float`): of all of them in the loss of the step.
         """
-        self.batches, self._classes = self.batches + 1, classes
+        self.batches, self._classes, self.weight = self.batches + 1, classes, weight
         self.use = self.use + weights.mean()
         if hidden is not None:
             hidden = hidden.to(classes.device)
@@ -55,13 +56,13 @@ class UnlabeledLogs:
         assert self._classes is not None
         self.disagreement = self.disagreement + (answers != self._classes).float().mean()
 
-    def drain(self, guesses: Guesses, weight: float) -> dict[str, Any]:
+    def drain(self, guesses: Guesses) -> dict[str, Any]:
         """The logs since the last call: `unlabeled_weight`, `_use`, `_drift`, `_disagreement`, and `_accuracy` if the
         labels are known."""
         if not self.batches:
             return {}
         logs = {
-            "unlabeled_weight": weight,
+            "unlabeled_weight": self.weight,
             "unlabeled_use": float(self.use) / self.batches,
             "unlabeled_drift": float(guesses.drift),
             "unlabeled_disagreement": float(self.disagreement) / self.batches,
