@@ -171,6 +171,7 @@ def test_many_random_runs(base, tmp_path, part):
 
 METHODS = (
     *(["none", "tmix"], ["none"], ["none", "tmx"], ["none", "none"], {"none": None, "a": {"mixup": {"alpha": 0.3}}}),
+    *({"none": None, "a": {"mixup": {"unlabeled": {}}}}, {"none": None, "a": {"mixup": "none", "steps_factor": 0.5}}),
     *({"none": None, "a": {"max_steps": 3}}, {"none": None, "tmix": [{"learning_rate": 1e25}]}, "none", 3, None),
 )
 OWN = {
@@ -183,6 +184,9 @@ OWN = {
     "measured_samples": (4, 1, "x", 10**9),
     "outliers": (None, "absent.csv", "~/absent.csv", 3),
     "workers": (1, 0, "x", None),
+    "unlabeled": (4, 0, 500, "x", None, {"ratio": 2}),
+    "small_validation": (True, None, "x"),
+    "early_stopping": (True, False, None, 3),
     "mixup": ("tmix",),
     "seed": (1,),
 }

@@ -214,11 +214,12 @@ def check_runs(comparison: Comparison) -> TextData:
                 check_variant(comparison, data, *given, *(build_model(given[0], data) if own else shared))
             except ValueError as error:
                 raise ValueError(f"methods: {method}: {error}") from error
+    warn_of_unused(comparison, data_args.unlabeled_source)
     return data
 
 
 def check_unlabeled(comparison: Comparison, data: TextData, source: str) -> None:
-    """Raise `ValueError` for rows without labels that cannot be; warn if no method uses them."""
+    """Raise `ValueError` for rows without labels that cannot be."""
     if comparison.unlabeled is not None:
         if source:
             raise ValueError(
@@ -226,7 +227,11 @@ def check_unlabeled(comparison: Comparison, data: TextData, source: str) -> None
             )
         if data.problem_type != "single_label_classification":
             raise ValueError(f"unlabeled={comparison.unlabeled}: {NOT_SEVERAL if data.label_names else NOT_SCORES}")
-        source = f"unlabeled={comparison.unlabeled}"
+
+
+def warn_of_unused(comparison: Comparison, source: str) -> None:
+    """Say that there are rows without labels, and no method that uses them. All variants have passed their checks."""
+    source = source if comparison.unlabeled is None else f"unlabeled={comparison.unlabeled}"
     variants = itertools.chain(*comparison.methods.values())
     mixups = (resolve_config(parse_fields(comparison.run | of_the_run(one))[0].mixup) for one in variants)
     if source and all(mixup is None or mixup.unlabeled is None for mixup in mixups):

@@ -69,8 +69,6 @@ def test_only_a_method_with_the_field_uses_them_and_says_what_became_of_them(toy
     assert found["guessing"]["mixup"]["unlabeled"]["start"] == 0.2
     assert found["guessing"]["train"]["train_seconds"] > 0
     assert "unlabeled" not in found["none"]["curves"] and "unlabeled_accuracy" not in found["none"]["metrics"]
-    alone = run_cell(toy(methods=METHODS, measures=[]), Cell("none", 12, 0.0, 0), tmp_path / "alone")
-    assert found["none"]["metrics"] == alone["metrics"]
 
 
 def test_rows_of_a_file_and_none_that_are_held_out(toy, tmp_path, caplog):
@@ -105,6 +103,10 @@ def test_a_finished_run_is_known_again(toy, tmp_path):
         ({"unlabeled": None}, "methods: guessing: mixup.unlabeled: needs texts without labels; give unlabeled: 1000"),
         ({"unlabeled": 60}, "unlabeled=60: beside train_sizes=12 there are"),
         ({"unlabeled_file": "more.csv"}, "unlabeled=20: not with unlabeled_file='.*more.csv'"),
+        (
+            {"methods": {"none": None, "a": {"mixup": "tmix", "mixup.unlabeled": 3}}},
+            "methods: a: mixup.unlabeled=3: exp",
+        ),
         ({"averaging": "none"}, "methods: guessing: averaging='none': the average guesses"),
         (
             {"methods": {"none": None, "a": GUESSING | {"mixup.clean_weight": 0.5}}},
