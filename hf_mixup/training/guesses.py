@@ -74,14 +74,14 @@ class Guesses:
         """
         self.seen += 1
         share = max(1 / self.seen, 1 / max(horizon, 1.0))
-        self.mean = torch.lerp(self.mean.to(guessed.device), over_processes(guessed.mean(0)), share)
+        self.mean = _moved(self.mean, over_processes(guessed.mean(0)), share)
         aligned = guessed
         if self.config.class_prior != NONE:
             aligned = guessed * (self.prior.to(guessed.device) / self.mean.clamp_min(SMALLEST))
             aligned = aligned / aligned.sum(-1, keepdim=True)
         largest = aligned.max(-1).values
         found = torch.stack([largest.mean(), largest.square().mean()])
-        self.confidence = torch.lerp(self.confidence.to(found.device), over_processes(found), share)
+        self.confidence = _moved(self.confidence, over_processes(found), share)
         return self._sharpened(aligned), self._weights(largest)
 
     def _sharpened(self, probabilities: Tensor) -> Tensor:
@@ -115,5 +115,12 @@ class Guesses:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.seen = state["seen"]
-        for name in ("counts", "mean", "confidence"):
-            setattr(self, name, torch.tensor(state[name]))
+        self.mean, self.confidence = torch.tensor(state["mean"]), torch.tensor(state["confidence"])
+        if self._is_counting:
+            self.counts = torch.tensor(state["counts"])
+
+
+def _moved(mean: Tensor, found: Tensor, share: float) -> Tensor:
+    """A running mean with one value more, unless that is not finite, as after an overflow in half precision."""
+    mean = mean.to(found.device)
+    return torch.where(found.isfinite(), torch.lerp(mean, found, share), mean)

@@ -13,7 +13,7 @@ from transformers.trainer_utils import HPSearchBackend, number_of_arguments
 
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import changed_config, resolve_config
 from hf_mixup.training.search_objective import check_best, choose_objective
 from hf_mixup.training.trainer_checks import metric_name
 from hf_mixup.training.trainer_seams import changed
@@ -89,6 +89,8 @@ def trial_config(base: MixupConfig | None, chosen: Mapping[str, Any], class_weig
     if base is None:
         return None
     values, defaults = base.to_dict(), MixupConfig().to_dict()
+    if "unlabeled" in chosen:
+        chosen["unlabeled"] = changed_config(base, chosen)["unlabeled"]
     values["class_weights"] = values["class_weights"] or class_weights
     while True:
         try:
@@ -183,7 +185,7 @@ def _next_search(trainer: Any) -> Search:
     """A new search of a trainer, which starts as its first one did."""
     if trainer._search is not None:
         return Search(trainer._search.base, trainer._search.class_weights)
-    base = None if trainer.mixup is None else replace(trainer.mixup.config)
+    base = None if trainer._saved_config is None else replace(trainer._saved_config)
     return Search(base, trainer._class_weights)
 
 

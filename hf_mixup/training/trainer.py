@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import MixupLike, beside_unlabeled, resolve_config
+from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.loss import mixed_accuracy
 from hf_mixup.mixup import Mixup
@@ -23,7 +24,7 @@ from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
 from hf_mixup.training.unlabeled import Lesson, UnlabeledTrainer
-from hf_mixup.training.unlabeled_checks import check_joined, without_missing_mask
+from hf_mixup.training.unlabeled_checks import check_joined
 
 
 class MixupTrainer(MixupMixin, UnlabeledTrainer):
@@ -244,7 +245,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def _use_in_trial(self, config: MixupConfig | None) -> None:
         if config is not None:
             check_trainer(self, config.class_weights is not None)
-            self.unlabeled = without_missing_mask(config.unlabeled or self.unlabeled, self.processing_class)
+            self._use_rows(config.unlabeled or UnlabeledConfig())
         super()._use_in_trial(config)
         if config is not None:
             self._check_labels()

@@ -113,6 +113,17 @@ class UnlabeledTrainer(BaselineTrainer):
         self._unlabeled_logs = UnlabeledLogs()
         return super().train(*args, **kwargs)
 
+    def _use_rows(self, config: UnlabeledConfig) -> None:
+        """Use unlabelled rows by `config`, in a trial of a search. Raises `ValueError` for another way to guess."""
+        ways = [(one.guesses, one.decay) for one in (config, self.unlabeled)]
+        if self.unlabeled_dataset is not None and ways[0] != ways[1]:
+            raise ValueError(
+                f"unlabeled.guesses={config.guesses!r}, unlabeled.decay={config.decay}: a search keeps those of the "
+                f"trainer, {self.unlabeled.guesses!r} and {self.unlabeled.decay}."
+            )
+        self.unlabeled = without_missing_mask(config, self.processing_class)
+        self._rows = self._views = self._guesses = None
+
     def _check_labels(self) -> dict[str, Tensor]:
         columns = super()._check_labels()
         if self.unlabeled_dataset is None or not self.unlabeled.weight:
@@ -142,6 +153,11 @@ class UnlabeledTrainer(BaselineTrainer):
                 raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
             self._guesses.count(labels, partial(self._over_processes, "sum"))  # type: ignore[arg-type]
         return super().training_step(model, inputs, *args, **kwargs)
+
+    @property
+    def _horizon(self) -> float:
+        """Over how many batches running means reach; several are one step if they are accumulated."""
+        return HORIZON * max(self.state.max_steps, 1) * self.args.gradient_accumulation_steps
 
     @property
     def unlabeled_weight(self) -> float:
@@ -184,8 +200,7 @@ class UnlabeledTrainer(BaselineTrainer):
         number = self._rows.taken
         batch, hidden = known_labels(self._rows.take())
         batch = self._on_device(batch)
-        horizon = HORIZON * max(self.state.max_steps, 1)
-        targets, weights = self._guesses.learn(self._guess(batch), horizon, partial(self._over_processes, "mean"))
+        targets, weights = self._guesses.learn(self._guess(batch), self._horizon, partial(self._over_processes, "mean"))
         classes = targets.argmax(-1)
         self._unlabeled_logs.add_guesses(classes, weights, hidden, weight)
         if self._views is not None:
@@ -252,7 +267,7 @@ class UnlabeledTrainer(BaselineTrainer):
         """Add what became of the unlabelled rows since the last log to the training logs."""
         if "loss" in logs and self._guesses is not None:
             logs.update(self._unlabeled_logs.drain(self._guesses))
-            if self.is_world_process_zero() and self._guesses.seen >= HORIZON * self.state.max_steps:
+            if self.is_world_process_zero() and self._guesses.seen >= self._horizon:
                 self._unlabeled_logs.warn_of_drift(self._guesses, model_config(self._module))
         super().log(logs, *args, **kwargs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +13,7 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.training.averaging import NONE
 from hf_mixup.training.trainer_checks import overrides_loss
+from hf_mixup.training.unlabeled_rows import is_stream
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +45,8 @@ def check_unlabeled(trainer: Any) -> None:
         raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
     if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):
         raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
+    if trainer.args.auto_find_batch_size:
+        raise ValueError("unlabeled_dataset: not with auto_find_batch_size, which leaves the size of their batches.")
 
 
 def check_views(rows: Any, views: Any) -> None:
@@ -53,7 +55,11 @@ def check_views(rows: Any, views: Any) -> None:
         return
     if rows is None:
         raise ValueError("unlabeled_views: other words for the rows of unlabeled_dataset, which is not given.")
-    if isinstance(rows, Sized) and isinstance(views, Sized) and len(rows) != len(views):
+    if is_stream(rows) != is_stream(views):
+        raise ValueError(
+            "unlabeled_views: one of unlabeled_dataset and unlabeled_views is a stream; expected both or none."
+        )
+    if not is_stream(rows) and len(rows) != len(views):
         raise ValueError(f"unlabeled_views: {len(views)} rows for the {len(rows)} of unlabeled_dataset.")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_mixup.loss import IGNORED
 from hf_mixup.training.guesses import Guesses
 
 logger = logging.get_logger(__name__)
@@ -41,7 +40,7 @@ class UnlabeledLogs:
 
         Args:
             classes, weights (`torch.Tensor` of shape `(rows,)`): the likeliest class of each row, and its weight.
-            hidden (`torch.Tensor` of shape `(rows,)`, *optional*): the labels, if they are known; -100 for none.
+            hidden (`torch.Tensor` of shape `(rows,)`, *optional*): the labels, if they are known; negative for none.
             weight (`float`): of all of them in the loss of the step.
         """
         self.batches, self._classes, self.weight = self.batches + 1, classes, weight
@@ -49,7 +48,7 @@ class UnlabeledLogs:
         if hidden is not None:
             hidden = hidden.to(classes.device)
             self.right = self.right + (classes == hidden).sum()
-            self.known = self.known + (hidden != IGNORED).sum()
+            self.known = self.known + (hidden >= 0).sum()
 
     def add_answers(self, answers: Tensor) -> None:
         """Compare the likeliest classes of the mixed pass, `(rows,)`, with the guesses of the same rows."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from hf_mixup.loss import IGNORED
-
 # Seeds of this package go with a number for what they are for; 1 is that of held-out rows.
 ORDER, MASK = 2, 3
 
@@ -72,11 +70,15 @@ class UnlabeledRows:
         common: dict[str, Any] = {"collate_fn": self.collate, "generator": torch.Generator().manual_seed(self.seed)}
         start = self.taken // self.world * self.size
         dataset = self.dataset
-        is_sized = isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset)
-        if not is_sized:
+        if is_stream(dataset):
             return DataLoader(_Stream(dataset, self.rank, self.world, start), self.size, **common)
         order = _Batches(len(dataset), self.size, self.seed, self.rank, self.world, start)
         return DataLoader(dataset, batch_sampler=order, num_workers=self.workers, **common)
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether rows are read as they come, and not by their number."""
+    return isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized)
 
 
 class _Batches:
@@ -182,5 +184,5 @@ def known_labels(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
     found: list[Any] = [batch.pop(name, None) for name in ("labels", "label")]
     for labels in found:
         if isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dim() == 1:
-            return batch, labels if bool((labels != IGNORED).any()) else None
+            return batch, labels if bool((labels >= 0).any()) else None
     return batch, None

@@ -159,3 +159,19 @@ def test_what_is_read_back_continues_to_the_bit(counts):
 def test_another_number_of_shares_is_refused():
     with pytest.raises(ValueError, match=r"unlabeled.class_prior: 2 shares for num_labels=3"):
         Guesses(config(class_prior=[0.5, 0.5]), CLASSES)
+
+
+def test_a_guess_that_is_not_finite_leaves_the_means():
+    guesses = Guesses(UnlabeledConfig(), 2, [3.0, 5.0])
+    guesses.learn(torch.tensor([[0.9, 0.1], [0.4, 0.6]]), 10)
+    before = guesses.state_dict()
+    guesses.learn(torch.tensor([[torch.nan, torch.nan], [0.4, 0.6]]), 10)
+    after = guesses.state_dict()
+    assert (after["mean"], after["confidence"]) == (before["mean"], before["confidence"])
+
+
+def test_a_prior_that_is_given_is_not_that_of_a_checkpoint():
+    saved = Guesses(UnlabeledConfig(class_prior=[0.5, 0.5]), 2).state_dict()
+    guesses = Guesses(UnlabeledConfig(class_prior=[0.9, 0.1]), 2)
+    guesses.load_state_dict(saved)
+    assert guesses.prior.tolist() == pytest.approx([0.9, 0.1])

@@ -690,3 +690,23 @@ def test_an_adapter_is_trained_and_averaged_alone(tmp_path):
     assert not torch.equal(seen.weights[-1][min(names)], seen.weights[0][min(names)])
     trainer.save_model(str(tmp_path / "final"))
     assert same_weights(PeftModel.from_pretrained(steady_bert(), tmp_path / "final"), trainer.model)
+
+
+# ---- In a search ----
+
+
+def test_a_trial_uses_the_rows_as_it_says(tmp_path):
+    trainer = make_trainer(tmp_path, **with_rows(MIXED, ratio=1.0))
+    trainer.train()
+    for ratio, temperature in ((2.0, 0.0), (3.0, 1.0)):
+        config = MixupConfig(
+            **PLAIN | {"unlabeled": UnlabeledConfig(**USED | {"ratio": ratio, "temperature": temperature})}
+        )
+        trainer._use_in_trial(config)
+        assert trainer._rows.size == ratio * 8 and trainer._guesses.config.temperature == temperature
+    trainer._use_in_trial(MixupConfig(**PLAIN))
+    assert trainer.unlabeled == UnlabeledConfig()
+    with pytest.raises(
+        ValueError, match="unlabeled.guesses='model', .*: a search keeps those of the trainer, 'average'"
+    ):
+        trainer._use_in_trial(MixupConfig(**PLAIN | {"unlabeled": {"guesses": "model"}}))

@@ -232,3 +232,8 @@ def test_labels_of_unlabelled_rows_are_taken_away():
 def test_the_batches_never_end():
     rows = unlabeled_rows(ROWS)
     assert len(list(islice(iter(rows.take, None), 50))) == 50
+
+
+def test_a_negative_label_is_none():
+    for labels, known in (([-1, -1], False), ([-100, -1], False), ([0, -1], True)):
+        assert (known_labels({"labels": torch.tensor(labels)})[1] is not None) == known

@@ -72,6 +72,8 @@ def test_views_are_resumed_with_their_rows(tmp_path):
     [
         ({"unlabeled_views": VIEWS}, "unlabeled_views: other words for the rows of unlabeled_dataset"),
         ({"unlabeled_dataset": ROWS, "unlabeled_views": VIEWS[:3]}, "unlabeled_views: 3 rows for the 20 of"),
+        ({"unlabeled_dataset": ROWS, "unlabeled_views": iter(VIEWS)}, "unlabeled_views: one of .* is a stream"),
+        ({"unlabeled_dataset": ROWS, "auto_find_batch_size": True}, "not with auto_find_batch_size"),
     ],
 )
 def test_views_of_other_rows_are_refused(tmp_path, options, error):
