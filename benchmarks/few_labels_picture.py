@@ -1,10 +1,13 @@
-"""docs/unlabelled.png and the table of docs/unlabelled.md: `python benchmarks/few_labels_picture.py`.
+"""docs/unlabelled.png and the table of docs/unlabelled.md: `python benchmarks/few_labels_picture.py [OUTPUT.jsonl ...]`.
 
-Both are of benchmarks/results/few_labels.csv, the lines that few_labels.py wrote, as a table.
+Both are of benchmarks/results/few_labels.csv. With the files that few_labels.py wrote it is written first: the runs of
+each set, size and seed for which every method was run.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,13 +26,23 @@ SETS = {"ag_news": "AG News", "trec": "TREC-6", "rotten_tomatoes": "Rotten Tomat
 METRICS = ("accuracy", "nll", "ece")
 
 
-def main() -> None:
-    """Draw the picture, and write the table into the page."""
+def main(*outputs: str) -> None:
+    """Keep the runs of new outputs, draw the picture, and write the table into the page."""
+    if outputs:
+        keep([json.loads(line) for output in outputs for line in Path(output).read_text(encoding="utf-8").splitlines()])
     runs = pd.read_csv(KEPT, keep_default_na=False)
     draw(runs)
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.split(BEGIN)[0], page.split(END)[1]
     PAGE.write_text(f"{before}{BEGIN}\n{table(runs)}\n{END}{after}", encoding="utf-8")
+
+
+def keep(lines: list[dict[str, object]]) -> None:
+    """Write benchmarks/results/few_labels.csv: the settings of these lines for which every method was run."""
+    runs = pd.DataFrame(lines)
+    runs = runs[runs["method"].isin(METHODS) & (runs["changed"] == "")]
+    methods = runs.groupby(["set", "size", "seed"])["method"].transform("nunique")
+    runs[methods == len(METHODS)].to_csv(KEPT, index=False)
 
 
 def draw(runs: pd.DataFrame) -> None:
@@ -65,4 +78,4 @@ def table(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -56,7 +56,7 @@ class Guesses:
         `over_processes` gives the sum over all processes of a small tensor.
         """
         if self._is_counting:
-            found = torch.tensor(class_counts(labels.detach(), len(self.counts)))
+            found = torch.tensor(class_counts(labels.detach(), len(self.counts))[: len(self.counts)])
             self.counts = self.counts + over_processes(found).to(self.counts.device)
 
     def learn(

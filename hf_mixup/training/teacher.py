@@ -87,6 +87,19 @@ class Teacher:
                 "in the same order."
             )
 
+    def logits(self, inputs: Mapping[str, Any], num_labels: int) -> Tensor:
+        """What it says of the rows, divided by its temperature: `(batch, num_labels)`.
+
+        Raises:
+            ValueError: for another number of logits.
+        """
+        if self.model.training:
+            self.model.eval()
+        with torch.no_grad():
+            logits = logits_of(self.model(**inputs)).float() / self.temperature
+        self._check_number(logits.shape[-1], num_labels)
+        return logits
+
     def teach(self, inputs: Mapping[str, Any], labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         """The labels of a batch, and what is learnt in their place.
 
@@ -103,11 +116,7 @@ class Teacher:
         Raises:
             ValueError: for another number of logits, and labels that are out of range.
         """
-        if self.model.training:
-            self.model.eval()
-        with torch.no_grad():
-            logits = logits_of(self.model(**inputs)).float() / self.temperature
-        self._check_number(logits.shape[-1], task.about.num_labels)
+        logits = self.logits(inputs, task.about.num_labels)
         is_single = task.problem_type(labels) == "single_label_classification"
         guesses = logits.softmax(-1) if is_single else logits.sigmoid()
         weight = torch.full_like(guesses[:, :1], self.weight)

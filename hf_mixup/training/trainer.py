@@ -18,12 +18,13 @@ from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import partners_apart
 from hf_mixup.training.label_columns import class_counts, without_ignored
+from hf_mixup.training.lesson import Lesson
 from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
-from hf_mixup.training.unlabeled import Lesson, UnlabeledTrainer
+from hf_mixup.training.unlabeled import UnlabeledTrainer
 from hf_mixup.training.unlabeled_checks import check_joined
 
 
@@ -57,8 +58,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): texts without labels, like those of
             `train_dataset`, whose classes are guessed in the second half of the training, and learned. The field
             `unlabeled` of the config says how. Then the moving average of the weights guesses, and is what is evaluated
-            and saved; a `teacher`, if there is one, guesses in its place. Labels that these rows have are not learned;
-            `unlabeled_accuracy` in the logs compares the guesses with them.
+            and saved; if there is a `teacher`, that guesses, and nothing is averaged. Labels that these rows have are
+            not learned; `unlabeled_accuracy` in the logs compares the guesses with them.
         unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
             such as paraphrases: what is guessed for a row is learned on its view.
 
@@ -95,7 +96,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         if config is not None:
             class_weights = config.class_weights if class_weights is None else class_weights
             config.class_weights = MixupConfig(class_weights=class_weights).class_weights
-            kwargs["unlabeled"] = config.unlabeled
+            kwargs["unlabeled"] = kwargs.get("unlabeled") or config.unlabeled
         super().__init__(*args, mixup=config, class_weights=class_weights, **kwargs)
 
     # Whether the loss of the user's was seen to take mixed targets.
@@ -155,10 +156,12 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         self._logs.add(plan.resolved, mixup.task.accuracy(logits.detach(), mixed, problem_type))
         return (loss, outputs) if return_outputs else loss
 
-    def _lesson(self, model: nn.Module, inputs: dict[str, Any], count: int, weight: float) -> Lesson:
-        if count == len(inputs["labels"]):
+    def _check_first_batch(self, inputs: dict[str, Any]) -> None:
+        super()._check_first_batch(inputs)
+        if 0 < self._count(inputs["labels"]) < len(inputs["labels"]):
+            inputs, _ = without_ignored(inputs, None)
+        if self._count(inputs["labels"]):
             self._check_models_loss(inputs)
-        return super()._lesson(model, inputs, count, weight)
 
     def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
         if self.mixup is None:
@@ -245,7 +248,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
     def _use_in_trial(self, config: MixupConfig | None) -> None:
         if config is not None:
             check_trainer(self, config.class_weights is not None)
-            self._use_rows(config.unlabeled or UnlabeledConfig())
+            own = UnlabeledConfig(guesses=self.unlabeled.guesses, decay=self.unlabeled.decay)
+            self._use_rows(config.unlabeled or own)
         super()._use_in_trial(config)
         if config is not None:
             self._check_labels()

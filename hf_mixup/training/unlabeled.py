@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.baseline_trainer import BaselineTrainer
-from hf_mixup.training.guesses import SMALLEST, Guesses
+from hf_mixup.training.guesses import Guesses
 from hf_mixup.training.label_columns import class_counts, without_ignored
+from hf_mixup.training.lesson import Lesson
 from hf_mixup.training.state import read_json
 from hf_mixup.training.trainer_seams import evaluating
 from hf_mixup.training.unlabeled_checks import (
@@ -37,33 +37,6 @@ logger = logging.get_logger(__name__)
 # The running means of the guesses reach over this share of the training.
 HORIZON = 0.1
 STATE_NAME = "unlabeled_state.json"
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned of a batch: labelled rows first, then the unlabelled ones.
-
-    Args:
-        inputs (`dict[str, Any]`): what the model is given.
-        labels (`torch.Tensor`): class indices `(rows,)`, guessed ones included, or targets, if labels are.
-        targets (`torch.Tensor` of shape `(rows, num_labels)`): not mixed.
-        weights (`torch.Tensor` of shape `(rows,)`): of each row in the loss; 1 for a labelled one.
-        labelled (`int`): how many rows those are.
-    """
-
-    inputs: dict[str, Any]
-    labels: Tensor
-    targets: Tensor
-    weights: Tensor
-    labelled: int
-
-    def mixed(self, plan: MixupPlan | None) -> tuple[Tensor, Tensor]:
-        """Targets and weights under a plan: w = lam w_i + (1 - lam) w_j and (lam w_i y_i + (1 - lam) w_j y_j) / w."""
-        if plan is None or not plan.active:
-            return self.targets, self.weights
-        weights = plan.mix(self.weights)
-        targets = plan.mix(self.targets * self.weights.unsqueeze(1))
-        return targets / weights.clamp_min(SMALLEST).unsqueeze(1), weights
 
 
 class UnlabeledTrainer(BaselineTrainer):
@@ -94,14 +67,15 @@ class UnlabeledTrainer(BaselineTrainer):
         self.unlabeled_dataset, self.unlabeled = unlabeled_dataset, unlabeled or UnlabeledConfig()
         self.unlabeled_views = unlabeled_views
         check_views(unlabeled_dataset, unlabeled_views)
-        if unlabeled_dataset is not None and average_guesses(self.unlabeled, averaging):
+        has_rows, has_teacher = unlabeled_dataset is not None, kwargs.get("teacher") is not None
+        if has_rows and not has_teacher and average_guesses(self.unlabeled, averaging):
             averaging, ema_decay = "ema", self.unlabeled.decay if ema_decay is None else ema_decay
         super().__init__(*args, averaging=averaging, ema_decay=ema_decay, **kwargs)
         self._rows: UnlabeledRows | None = None
         self._views: UnlabeledRows | None = None
         self._guesses: Guesses | None = None
-        self._unlabeled_logs = UnlabeledLogs()
-        if unlabeled_dataset is not None:
+        self._unlabeled_logs, self._has_checked_rows = UnlabeledLogs(), False
+        if has_rows:
             check_unlabeled(self)
             self.unlabeled = without_missing_mask(self.unlabeled, self.processing_class)
 
@@ -110,7 +84,7 @@ class UnlabeledTrainer(BaselineTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer. Raises `ValueError` for unlabelled rows that cannot be used."""
         self._rows = self._views = self._guesses = None
-        self._unlabeled_logs = UnlabeledLogs()
+        self._unlabeled_logs, self._has_checked_rows = UnlabeledLogs(), False
         return super().train(*args, **kwargs)
 
     def _use_rows(self, config: UnlabeledConfig) -> None:
@@ -152,7 +126,20 @@ class UnlabeledTrainer(BaselineTrainer):
             if self._task.problem_type(labels) != "single_label_classification":
                 raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
             self._guesses.count(labels, partial(self._over_processes, "sum"))  # type: ignore[arg-type]
+            if not self._has_checked_rows:
+                self._check_first_batch(self._with_usual_labels(self._on_device(inputs)))
+                self._has_checked_rows = True
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _check_first_batch(self, inputs: dict[str, Any]) -> None:
+        """Raise `ValueError` if unlabelled rows cannot be joined to a labelled batch; before they are used."""
+        for rows in (self._rows, self._views):
+            batch = None if rows is None else rows.look()
+            if batch is not None:
+                self._joined({name: value for name, value in inputs.items() if name != "labels"}, batch)
+
+    def _joined(self, labelled: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        return join_rows(labelled, batch, {"input_ids": self._pad_token}, self._pads_on_left(labelled, batch))
 
     @property
     def _horizon(self) -> float:
@@ -210,18 +197,15 @@ class UnlabeledTrainer(BaselineTrainer):
             batch = with_masked_tokens(batch, self.unlabeled.mask, *tokens, seed)
         weights = torch.cat([torch.ones(size, device=weights.device), weights * (weight * size / len(weights))])
         labels = torch.cat([own, targets] if labels.is_floating_point() else [labels.reshape(-1), classes])
-        joined = join_rows(inputs, batch, {"input_ids": self._pad_token}, self._pads_on_left(inputs, batch))
-        return Lesson(joined, labels, torch.cat([own, targets]), weights, size)
+        return Lesson(self._joined(inputs, batch), labels, torch.cat([own, targets]), weights, size)
 
     def _guess(self, batch: dict[str, Any]) -> Tensor:
         """The probabilities of unlabelled rows: by the average, the model as it is, or the teacher that was given."""
-        with torch.no_grad(), ExitStack() as stack:
-            teacher = None if self._teacher is None else self._teacher.model
-            if teacher is None and self.unlabeled.guesses == "average":
-                stack.enter_context(self._average.applied())
-            stack.enter_context(evaluating(teacher or self._module))
-            logits = logits_of((teacher or self._module)(**batch)).float()
-        return (logits / (1.0 if self._teacher is None else self._teacher.temperature)).softmax(-1)
+        if self._teacher is not None:
+            return self._teacher.logits(batch, self._task.about.num_labels).softmax(-1)
+        guesser = self._average.applied() if self.unlabeled.guesses == "average" else nullcontext()
+        with torch.no_grad(), guesser, evaluating(self._module):
+            return logits_of(self._module(**batch)).float().softmax(-1)
 
     def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
         """The logits and outputs of a forward pass, and the plan by which it was mixed, if it was."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
+from hf_mixup.training.trainer_seams import same_random_state
+
 # Seeds of this package go with a number for what they are for; 1 is that of held-out rows.
 ORDER, MASK = 2, 3
 
@@ -56,10 +58,15 @@ class UnlabeledRows:
         if self._batches is None:
             self._batches = iter(self._loader())
         self.taken += self.world
-        batch = next(self._batches)
-        if not isinstance(batch, Mapping):
-            raise ValueError(f"unlabeled_dataset: its batches are {type(batch).__name__}, expected mappings.")
-        return dict(batch)
+        return _as_mapping(next(self._batches))
+
+    def look(self) -> dict[str, Any] | None:
+        """A batch of the first rows, without labels, that takes none of them; `None` of a stream."""
+        if is_stream(self.dataset):
+            return None
+        with same_random_state(torch.device("cpu")):
+            rows = [self.dataset[number] for number in range(min(self.size, len(self.dataset)))]
+            return known_labels(_as_mapping(self.collate(rows)))[0]
 
     def restart(self, taken: int = 0) -> None:
         """Begin again, after `taken` batches of all processes."""
@@ -74,6 +81,12 @@ class UnlabeledRows:
             return DataLoader(_Stream(dataset, self.rank, self.world, start), self.size, **common)
         order = _Batches(len(dataset), self.size, self.seed, self.rank, self.world, start)
         return DataLoader(dataset, batch_sampler=order, num_workers=self.workers, **common)
+
+
+def _as_mapping(batch: Any) -> dict[str, Any]:
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"unlabeled_dataset: its batches are {type(batch).__name__}, expected mappings.")
+    return dict(batch)
 
 
 def is_stream(dataset: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_mixup.cli.compare.grid import EARLY_STOPPING, RESEED, STEPS_FACTOR, Comparison, of_the_run
@@ -204,14 +204,14 @@ def check_runs(comparison: Comparison) -> TextData:
                 f"outliers={comparison.outliers!r}: needs classes, not {data.problem_type.replace('_', ' ')}."
             )
         texts_of(comparison.outliers)
-    shared = build_model(model_args, data)
+    shared = build_model(model_args, data)[0]
     for method, variants in comparison.methods.items():
         for variant in variants:
             try:
                 given = parse_fields(run_fields(comparison, comparison.cells()[0], variant, folder))
                 same = {name: getattr(model_args, name) for name in NOT_OF_THE_MODEL}
                 own = replace(given[0], **same) != model_args
-                check_variant(comparison, data, *given, *(build_model(given[0], data) if own else shared))
+                check_variant(comparison, data, *given, build_model(given[0], data)[0] if own else shared)
             except ValueError as error:
                 raise ValueError(f"methods: {method}: {error}") from error
     warn_of_unused(comparison, data_args.unlabeled_source)
@@ -245,7 +245,6 @@ def check_variant(
     data_args: DataArguments,
     args: TrainingArguments,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     """Raise `ValueError` for a variant that cannot be trained."""
     if args.label_smoothing_factor and data.problem_type != "single_label_classification":
