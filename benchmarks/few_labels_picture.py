@@ -1,4 +1,4 @@
-"""docs/unlabelled.png and the table of docs/unlabelled.md: `python benchmarks/few_labels_picture.py [OUTPUT.jsonl ...]`.
+"""docs/unlabelled.png and the table of docs/unlabelled.md: `few_labels_picture.py [OUTPUT.jsonl ...]`.
 
 Both are of benchmarks/results/few_labels.csv. With the files that few_labels.py wrote it is written first: the runs of
 each set, size and seed for which every method was run.

@@ -13,23 +13,24 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.config.checks import allow_only, choice
+from hf_mixup.config.checks import choice
 from hf_mixup.config.mixup_config import OUTSIDE
-from hf_mixup.config.recipes import MixupLike, resolve_config
+from hf_mixup.config.recipes import MixupLike, config_to_mix
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
-from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole, waits_for_accelerator
+from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole, labels_tokens, waits_for_accelerator
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
+from hf_mixup.forward.anatomy.readout import EVERY_TOKEN
 from hf_mixup.forward.endpoints import check_endpoints, check_site
 from hf_mixup.forward.hooks import Hooks, let_compiled_models_mix
 from hf_mixup.forward.saliency import saliency
 from hf_mixup.forward.state import Mixing, begin
-from hf_mixup.loss import REDUCTIONS, Task, Term
+from hf_mixup.loss.task import REDUCTIONS, Term
+from hf_mixup.loss.token_task import task_of
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner
-from hf_mixup.plan.strength import surplus_of
 
 # Models with a plan applied to them right now.
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -50,7 +51,7 @@ class Mixup:
     The model, its class, its config and its state dict stay as they are. `mixed` counts its mixed forward passes.
 
     Args:
-        model (`nn.Module`): any module that returns logits, also wrapped (DDP, torch.compile, PEFT).
+        model (`nn.Module`): any module that returns logits, of texts or of each token, also wrapped (DDP, PEFT, ...).
         config (`MixupConfig`, mapping, recipe name or path, defaults to `"fixed"`): what is mixed.
         seed (`int`, defaults to 0): seed of the plans.
         rank (`int`, defaults to 0): index of this process; processes draw different plans.
@@ -62,14 +63,11 @@ class Mixup:
 
     def __init__(self, model: nn.Module, config: MixupLike = "fixed", seed: int = 0, rank: int = 0) -> None:
         inputs.check_model(model)
-        resolved = resolve_config(config)
-        if resolved is None:
-            raise ValueError(f"config={config!r}: Mixup needs a config; leave mixup out if it is off.")
-        allow_only(resolved, {"unlabeled": (None,)}, "needs MixupTrainer(unlabeled_dataset=...)")
-        self.model, self.root, self.config = model, inputs.root_of(model), resolved
+        self.model, self.root = model, inputs.root_of(model)
+        self.config = config_to_mix(config, labels_tokens(self.root))
         self._hooks: Hooks | None = None
-        self.task = Task(inputs.model_config(model), resolved)
-        self.planner = Planner(resolved, seed, rank, inputs.separators(model))
+        self.task = task_of(inputs.model_config(model), self.config, labels_tokens(self.root))
+        self.planner = Planner(self.config, seed, rank, inputs.separators(model))
         self._layers: tuple[list[int | str] | None, list[int]] = [], []  # of the config and, as numbers, of the model
         self._checked_batch, self.mixed = False, 0
         let_compiled_models_mix()
@@ -91,6 +89,8 @@ class Mixup:
         """
         if self._hooks is None or not self._hooks.fit(self.model):
             anatomy = trace(self.model, tuple(self.config.blocks or ()))
+            if anatomy.readout == EVERY_TOKEN and not labels_tokens(self.root):
+                self.task = task_of(self.task.about, self.config, True)
             check_site(anatomy, self.config)
             self.config.resolve_layers(anatomy.depth)
             self._layers = [], []
@@ -225,10 +225,10 @@ class Mixup:
         """The mixed loss, by transformers' rules for the problem type; the model's config is only read.
 
         Args:
-            logits (`torch.Tensor` of shape `(batch, num_labels)`): from the mixed forward pass.
+            logits (`torch.Tensor` of shape `(batch, num_labels)` or `(batch, length, num_labels)`): of the mixed pass.
             labels (`torch.Tensor`): as the user gave them: class indices `(batch,)`, class probabilities
-                `(batch, num_labels)` under `problem_type="single_label_classification"`, multi-hot vectors
-                `(batch, num_labels)`, or scores `(batch,)` or `(batch, num_labels)`.
+                `(batch, num_labels)` under `problem_type="single_label_classification"`, multi-hot vectors or scores
+                `(batch, num_labels)`, scores `(batch,)`, or classes of tokens `(batch, length)`, -100 without one.
             plan (`MixupPlan`, *optional*): `None` for a clean batch.
             label_smoothing (`float`, defaults to 0.0): as `TrainingArguments.label_smoothing_factor`.
             clean_logits (`torch.Tensor`, *optional*): as `logits`, not mixed; needed if `needs_clean_pass(plan)`.
@@ -237,11 +237,11 @@ class Mixup:
             clean_targets (`torch.Tensor`, *optional*): those of `clean_logits`, if they are not those of the labels.
 
         Returns:
-            `torch.Tensor`: in float32, a scalar or of shape `(batch,)`.
+            `torch.Tensor`: in float32, a scalar or of shape `(batch,)`, which for tokens is a part each of the mean.
 
         Raises:
-            ValueError: for labels that are missing or outside the model's range (on an accelerator, checked in the
-                first batch only), or another reduction.
+            ValueError: for labels that are missing or out of range (on an accelerator, checked in the first batch
+                only), or another reduction.
         """
         _ = reduction in REDUCTIONS or choice(*REDUCTIONS)("reduction", reduction)
         if plan is not None and plan.active and not plan.record.is_applied:
@@ -264,15 +264,14 @@ class Mixup:
         return [replace(mixed, weight=1 - weight), Term(weight, clean_logits, clean)]
 
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
-        """The mixed targets: `(batch, num_labels)`, float32. Raises `ValueError` as `loss` does."""
+        """The mixed targets, float32, of the shape of the logits. Raises `ValueError` as `loss` does."""
         return self.task.targets(labels, plan, device)
 
     def observe(self, logits: Tensor, labels: Tensor) -> float:
         """Let `strength="auto"` follow the predictions of held-out examples, and return it, 0 to 1.
 
         Args:
-            logits (`torch.Tensor` or array of shape `(examples, num_labels)`): of all, from the model in `eval()`.
-            labels (`torch.Tensor` or array): theirs, as `loss` takes them.
+            logits, labels (`torch.Tensor` or array): of all, as `loss` takes them, from the model in `eval()`.
 
         Raises:
             ValueError: for another strength, or labels that `loss` would not take.
@@ -280,11 +279,12 @@ class Mixup:
         return self.planner.observe(self._surplus(torch.as_tensor(logits), torch.as_tensor(labels)))
 
     def _surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return surplus_of(logits.detach(), self.targets(labels, None, logits.device), self.task.problem_type(labels))
+        self.targets(labels)  # Refuses what does not fit.
+        return self.task.surplus(logits.detach(), labels)
 
     def _saliency(self, batch: Mapping[str, Any], labels: Any) -> Tensor:
-        targets, kind = self.task.targets(labels), self.task.problem_type(labels)
-        return saliency(self.prepare(), batch, lambda logits: self.task.losses(logits, targets.to(logits.device), kind))
+        targets, kind, losses = self.task.targets(labels), self.task.problem_type(labels), self.task.losses
+        return saliency(self.prepare(), batch, lambda logits: losses(logits, targets.to(logits.device), kind))
 
     def restart(self, seed: int, rank: int) -> None:
         """Draw plans anew from `seed`, as for a new training."""

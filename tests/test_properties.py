@@ -9,7 +9,7 @@ from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
 from hf_mixup.forward.anatomy.masks import mix_rows, position_weights
-from hf_mixup.loss import Task
+from hf_mixup.loss.task import Task
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.margins import Margins
 from hf_mixup.plan.planner import Planner

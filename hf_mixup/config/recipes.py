@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from hf_mixup.config.checks import nearest
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.checks import allow_only, nearest
+from hf_mixup.config.mixup_config import AUTO, MixupConfig
 
 # Where the YAML files of configs/recipes are installed.
 RECIPE_FILES = "hf_mixup.config.recipe_files"
@@ -59,6 +59,20 @@ def recipe_names() -> list[str]:
 def beside_unlabeled(spec: Any) -> Any:
     """What `mixup=` means if there are texts without labels: the default is another one then."""
     return "few_labels" if spec is True or (isinstance(spec, str) and spec == "default") else spec
+
+
+def config_to_mix(spec: MixupLike, labels_tokens: bool) -> MixupConfig:
+    """The config of a `Mixup`. If the model labels tokens, the default has random partners, as texts have no class.
+
+    Raises:
+        ValueError: if mixup is off, or for texts without labels.
+    """
+    config = resolve_config(spec)
+    if config is None:
+        raise ValueError(f"config={spec!r}: Mixup needs a config; leave mixup out if it is off.")
+    allow_only(config, {"unlabeled": (None,)}, "needs MixupTrainer(unlabeled_dataset=...)")
+    is_default = config.strength == AUTO and config.partner == "other_class"
+    return replace(config, partner="random") if labels_tokens and is_default else config
 
 
 def changed_config(config: MixupConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

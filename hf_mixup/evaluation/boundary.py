@@ -16,7 +16,7 @@ from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config
 from hf_mixup.forward.anatomy.probe_batch import undisturbed
 from hf_mixup.forward.saliency import by_text, changed_entry, entry_gradient
-from hf_mixup.loss import problem_type_of
+from hf_mixup.loss.task import problem_type_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 

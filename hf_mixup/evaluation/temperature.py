@@ -18,7 +18,7 @@ from hf_mixup.evaluation.predictions import CHECKS, diverged
 from hf_mixup.evaluation.stored_temperature import FIELD
 from hf_mixup.forward.anatomy.host import is_adapter
 from hf_mixup.forward.anatomy.inputs import model_config
-from hf_mixup.loss import problem_type_of
+from hf_mixup.loss.task import problem_type_of
 from hf_mixup.training.metric_names import METRIC_NAMES
 
 LOWEST, HIGHEST = 0.05, 20.0

@@ -18,8 +18,9 @@ from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.calling import probe_batch
 from hf_mixup.forward.anatomy.inputs import MASKS
-from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
+from hf_mixup.forward.anatomy.readout import EVERY_TOKEN
 from hf_mixup.forward.anatomy.unsupported import refuse_layerdrop
 from hf_mixup.forward.outside import padding_of, stack_inputs
 from hf_mixup.forward.state import check_similarity
@@ -127,14 +128,23 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
-        clean = anatomy.float_logits(batch)
+        clean, texts = anatomy.float_logits(batch), _texts(anatomy, batch)
         # Partners that stay as they are, and partners that are replaced in their turn.
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam, torch.zeros(size))):
             plan = _plan(anatomy, config, layer, partner, ends)
             with apply(plan, batch):
                 mixed = anatomy.float_logits(batch)
-            expected = torch.where(ends.bool().unsqueeze(1), clean, clean[partner])
-            _compare(mixed, expected, (clean - clean[partner]).abs().max(), plan, anatomy, config)
+            is_own = ends.bool().reshape(-1, *[1] * (clean.dim() - 1))
+            expected, read = torch.where(is_own, clean, clean[partner]), torch.where(is_own, texts, texts[partner])
+            spread = ((clean - clean[partner]) * texts * texts[partner]).abs().max()
+            _compare(mixed * read, expected * read, spread, plan, anatomy, config)
+
+
+def _texts(anatomy: Anatomy, batch: dict[str, Tensor]) -> Tensor:
+    """1 for the logits that somebody looks at, of the shape of the logits or of a dimension of 1: not of padding."""
+    if anatomy.readout != EVERY_TOKEN:
+        return torch.ones(PROBE_BATCH, 1)
+    return batch["attention_mask"].float().unsqueeze(-1).cpu()
 
 
 def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:

@@ -110,8 +110,8 @@ class PooledStates(HookGroup):
         yield self.anatomy.root.register_forward_hook(self.after_model)
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        self.mixing.reached, plan = True, self.mixing.plan
-        return with_logits(output, mix_rows(logits_of(output), plan.partner, plan.lam))
+        self.mixing.reached, (weights,) = True, self.mixing.weights
+        return with_logits(output, mix_rows(logits_of(output), self.mixing.plan.partner, weights))
 
 
 # ---- Heads ----

@@ -15,7 +15,7 @@ from hf_mixup.forward import interpolation
 from hf_mixup.forward.anatomy.anatomy import Anatomy, Argument
 from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, INPUTS, MASKS, text_config
 from hf_mixup.forward.anatomy.masks import mix_rows, position_weights, reads_padding, spread
-from hf_mixup.forward.anatomy.readout import FIXED_READ
+from hf_mixup.forward.anatomy.readout import EVERY_TOKEN, FIXED_READ
 from hf_mixup.forward.outside import OutsideRows, with_outside_rows
 from hf_mixup.plan.mixup_plan import MixupPlan
 
@@ -168,12 +168,14 @@ def _begin(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str, Any]) -> Mixin
     _check_other_inputs(plan, batch)
     if plan.similarity is not None:
         check_similarity(anatomy)
-    start = _first_mixed_call(anatomy, plan)
-    length = tokens.shape[1]
-    if plan.site in ("input", "pooled"):
-        return Mixing(plan, lambda plan: [], None, None, None, start)
-    fixed = FIXED_READ.get(anatomy.readout)
+    start, length = _first_mixed_call(anatomy, plan), tokens.shape[1]
     text = None if anatomy.reads_padding else mask
+    if plan.site in ("input", "pooled"):
+        # Mixed is what is read, which tokens without a text have no part in.
+        is_by_token = anatomy.readout == EVERY_TOKEN and plan.site == "pooled"
+        weights = [position_weights(plan.lam, plan.partner, text, length, None) if is_by_token else plan.lam]
+        return Mixing(plan, lambda plan: weights, None, None, None, start)
+    fixed = FIXED_READ.get(anatomy.readout)
     padded = None if mask is None or fixed is None else reads_padding(mask, plan.partner, fixed)
     if mask is not None and anatomy.reads_padding:
         # Such as a mean over all positions.
@@ -220,7 +222,8 @@ def _begin_without_tokens(anatomy: Anatomy, plan: MixupPlan, batch: Mapping[str,
                 f"{name}: site='input' mixes inputs of one length; leave the mask out if they are padded with zeros, "
                 "or mix at 'embeddings' or 'hidden'."
             )
-    return Mixing(plan, lambda plan: [plan.lam.unsqueeze(1)], None, None, None, _first_mixed_call(anatomy, plan))
+    weights = plan.lam if plan.site == "pooled" else plan.lam.unsqueeze(1)
+    return Mixing(plan, lambda plan: [weights], None, None, None, _first_mixed_call(anatomy, plan))
 
 
 def _read_position(anatomy: Anatomy, ids: Tensor | None) -> Tensor | None:

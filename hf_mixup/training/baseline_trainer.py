@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import find_batch_size
 from torch import Tensor, nn
 
 from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.forward.anatomy.host import labels_tokens
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, with_loss
-from hf_mixup.loss import IGNORED, Task
+from hf_mixup.loss.task import IGNORED, check_finite
+from hf_mixup.loss.token_task import task_of
 from hf_mixup.training import label_columns
 from hf_mixup.training.averaging import WeightAverage
 from hf_mixup.training.loss_watch import LossWatch
+from hf_mixup.training.step_counts import StepCounts
 from hf_mixup.training.teacher import Teacher
 from hf_mixup.training.trainer_checks import check_metric, check_trainer
-from hf_mixup.training.trainer_seams import TrainerSeams, changed
+from hf_mixup.training.trainer_seams import changed
 
 
-class BaselineTrainer(TrainerSeams):
+class BaselineTrainer(StepCounts):
     """Trainer whose losses are means over labelled examples and whose evaluations hold every row.
 
     Args:
@@ -56,15 +58,13 @@ class BaselineTrainer(TrainerSeams):
         self._loss_watch, self._average = LossWatch(nonfinite_loss), WeightAverage(averaging, ema_decay)
         super().__init__(*args, **kwargs)
         self._average.attach(self)
-        self._step_examples: int | None = None
         self._args_before: dict[str, Any] = {}
-        # Whether some rows of the data have no label; None as long as nobody knows.
-        self._has_ignored: bool | None = None
         config, self._has_weights = MixupConfig(class_weights=class_weights), class_weights is not None
         self._class_weights = config.class_weights
         check_trainer(self, self._has_weights)
-        self._task = Task(model_config(self._module), config)
-        self._teacher = None
+        self._task = task_of(model_config(self._module), config, labels_tokens(self._module))
+        if teacher is not None and self._labels_tokens:
+            raise ValueError("teacher: not with labels per token.")
         if teacher is not None:
             self._teacher = Teacher(teacher, teacher_weight, teacher_temperature).attach(self)
         elif (teacher_weight, teacher_temperature) != (1.0, 1.0):
@@ -154,10 +154,11 @@ class BaselineTrainer(TrainerSeams):
             return {}
         evaluated = {} if self.args.eval_strategy == "no" else label_columns.by_name(self.eval_dataset, "eval_dataset")
         datasets, config = label_columns.by_name(self.train_dataset, "train_dataset") | evaluated, self._task.about
-        columns = dict(label_columns.check_label_columns(datasets, config, self.data_collator, not self._makes_targets))
+        check = check_finite if not self._makes_targets else self._task.check_column
+        columns = dict(label_columns.check_label_columns(datasets, check, self.data_collator, self._labels_tokens))
         if "train_dataset" in columns and self.is_world_process_zero():
             label_columns.warn_of_probabilities(columns["train_dataset"], config)
-        found = any(label_columns.has_ignored(labels, config) for labels in columns.values())
+        found = any(map(self._has_ignored_rows, columns.values()))
         is_empty = "train_dataset" in columns and found and bool((columns["train_dataset"] == IGNORED).all())
         if is_empty and self._teacher is None:
             raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
@@ -212,9 +213,7 @@ class BaselineTrainer(TrainerSeams):
         labels, learnt = self._taught(model, given, inputs["labels"])
         outputs = model(**given)
         logits = logits_of(outputs)
-        is_lacking = (
-            self._count(labels) < len(labels) if model.training else label_columns.has_ignored(labels, self._task.about)
-        )
+        is_lacking = self._lacks_labels(labels) if model.training else self._has_ignored_rows(labels)
         kept = labels.reshape(-1) != IGNORED if is_lacking else slice(None)
         targets = self._task.targets(learnt[kept], None, logits.device)
         self._task.epoch = self.state.epoch or 0.0
@@ -224,7 +223,7 @@ class BaselineTrainer(TrainerSeams):
 
     def _no_loss(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """A loss of 0, of a batch without labels."""
-        if self.args.world_size > 1:
+        if self.args.world_size > 1 and not self._labels_tokens:
             raise ValueError("labels: -100 in every row of a batch; with several processes each needs a label.")
         outputs = model(**inputs)
         return logits_of(outputs).sum() * 0, outputs
@@ -263,30 +262,3 @@ class BaselineTrainer(TrainerSeams):
         if not isinstance(labels, Tensor) or is_users:
             return dict(inputs)
         return {**inputs, "labels": label_columns.as_loss_takes_them(labels, model_config(self._module))}
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's, counting the examples that one optimiser step averages over."""
-        samples, items = super().get_batch_samples(*args, **kwargs)
-        found = [sample.get("labels") if isinstance(sample, Mapping) else None for sample in samples]
-        labels = [label for label in found if isinstance(label, Tensor)]
-        if self._has_ignored is None and any(label.device.type != "cpu" for label in labels):
-            # An accelerator is waited for in the first step only.
-            self._has_ignored = any(label_columns.has_ignored(label, model_config(self._module)) for label in labels)
-        self._step_examples = sum(
-            self._count(label) if isinstance(label, Tensor) else find_batch_size(sample) or 0
-            for sample, label in zip(samples, found, strict=True)
-        )
-        return samples, items
-
-    def _count(self, labels: Tensor) -> int:
-        """The examples of a batch that have a label, which all have from a teacher."""
-        is_unknown = self._has_ignored is None and labels.device.type != "cpu"
-        if self._teacher is not None or self._has_ignored is False or is_unknown or labels.numel() != len(labels):
-            return len(labels)
-        ignored = label_columns.has_ignored(labels, model_config(self._module))
-        return int((labels != IGNORED).sum()) if ignored else len(labels)
-
-    def _share_of_step(self, loss: Tensor, count: int) -> Tensor:
-        """The part of the mean loss of `count` examples in the mean over all examples of the optimiser step."""
-        self.loss_is_scaled_for_ga = bool(self._step_examples)
-        return loss * (count / self._step_examples) if self._step_examples else loss

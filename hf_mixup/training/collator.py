@@ -18,7 +18,7 @@ from hf_mixup.config.mixup_config import AUTO, OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.recipes import MixupLike, resolve_config
 from hf_mixup.forward.anatomy.inputs import FLOAT_INPUTS, MASKS, logits_of
 from hf_mixup.forward.sites import mix_input
-from hf_mixup.loss import PROBLEM_TYPES, Task
+from hf_mixup.loss.task import PROBLEM_TYPES, Task
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import Planner

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.loss import Task
+from hf_mixup.loss.task import Task
 from hf_mixup.training.trainer_seams import add_default_callback
 
 # Wrappers inside wrappers that are looked into for a collator.

@@ -12,8 +12,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_mixup.forward.anatomy.inputs import logits_of
-from hf_mixup.loss import to_targets
-from hf_mixup.plan.strength import AutoStrength, surplus_of
+from hf_mixup.plan.strength import AutoStrength
 from hf_mixup.training.check_rows import CheckRows, choose_rows
 from hf_mixup.training.records import MixupRecords
 from hf_mixup.training.trainer_seams import changed, same_random_state
@@ -104,15 +103,10 @@ class HeldOutChecks(MixupRecords):
         """How much surer than right the model is of each row, nan without a label; `None` for what are no classes."""
         assert self.mixup is not None
         task = self.mixup.task
-        is_known = isinstance(logits, Tensor) and isinstance(labels, Tensor) and len(labels) == len(logits)
-        if not is_known or logits.shape != (len(labels), task.about.num_labels):
+        is_known = isinstance(logits, Tensor) and isinstance(labels, Tensor) and labels.dim() > 0
+        if not is_known or logits.shape != task.logits_shape(labels):
             return None
-        # Not checked, as a loss of the user's may leave out what it likes; and an accelerator is not waited for.
-        is_class = not labels.is_floating_point() and labels.numel() == len(labels)
-        values, most = labels.to(logits.device).reshape(len(labels), -1), task.about.num_labels - 1 if is_class else 1
-        known = ((values >= 0) & (values <= most)).all(-1)
-        targets = to_targets(values.clamp(0, most), task.problem_type(labels), task.about.num_labels)
-        return surplus_of(logits, targets, task.problem_type(labels)).where(known, math.nan)
+        return task.surplus(logits, labels)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As that of the other Trainer. Evaluations of other rows than those of `self.eval_dataset` say nothing."""

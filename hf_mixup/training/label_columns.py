@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_mixup.loss import IGNORED, PROBABILITY_TOLERANCE, check_finite, check_labels, problem_type_of
+from hf_mixup.loss.task import IGNORED, PROBABILITY_TOLERANCE, problem_type_of
 
 logger = logging.get_logger(__name__)
 
@@ -20,7 +20,7 @@ NAMES = ("labels", "label")
 
 
 def check_label_columns(
-    datasets: Mapping[str, Any], config: Any, collator: Any, only_finite: bool
+    datasets: Mapping[str, Any], check: Callable[[Tensor], None], collator: Any, are_of_tokens: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Check the labels of data sets that can be read as a whole, and give those of each.
 
@@ -28,22 +28,20 @@ def check_label_columns(
         datasets (`Mapping[str, Any]`): by a name for messages. Read are `datasets.Dataset` without a transform of the
             user's own, and lists of mappings under a collator of transformers, as other collators may change labels.
             What is left out here is checked batch by batch.
-        config (`PretrainedConfig`): of the model, `num_labels` and `problem_type`.
+        check (`Callable`): raises `ValueError` for labels that cannot be used.
         collator: the data collator.
-        only_finite (`bool`): whether the labels are the model's own business, unless they are not finite.
+        are_of_tokens (`bool`, defaults to `False`): whether a row has as many labels as tokens; they are given with
+            -100 after the end of a text.
 
     Raises:
         ValueError: for labels that cannot be trained on or evaluated; the message names the data set and the row.
     """
     for name, dataset in datasets.items():
-        labels = _label_column(dataset, collator)
+        labels = _label_column(dataset, collator, are_of_tokens)
         if labels is None:
             continue
         try:
-            if only_finite:
-                check_finite(labels)
-            else:
-                check_labels(labels, problem_type_of(config, labels), config.num_labels, rows=True)
+            check(labels)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         yield name, labels
@@ -68,7 +66,7 @@ def by_name(dataset: Any, name: str) -> dict[str, Any]:
     return {} if dataset is None else {name: dataset}
 
 
-def _label_column(dataset: Any, collator: Any) -> Tensor | None:
+def _label_column(dataset: Any, collator: Any, are_of_tokens: bool) -> Tensor | None:
     if isinstance(dataset, Dataset) and dataset.format["type"] != "custom":
         name = next((name for name in NAMES if name in dataset.column_names), None)
         values = None if name is None else dataset.with_format(None)[name][:]
@@ -81,10 +79,18 @@ def _label_column(dataset: Any, collator: Any) -> Tensor | None:
     if values is None or any(value is None or isinstance(value, str) for value in values):
         return None
     try:
-        array = np.stack([np.asarray(value) for value in values])
+        array = _padded(values) if are_of_tokens else np.stack([np.asarray(value) for value in values])
         return torch.from_numpy(array) if array.dtype != object else None
     except (TypeError, ValueError):
         return None
+
+
+def _padded(values: list[Any]) -> np.ndarray:
+    rows = [np.asarray(value, dtype=np.int32) for value in values]
+    labels = np.full((len(rows), max(map(len, rows))), IGNORED, dtype=np.int32)
+    for row, own in zip(labels, rows, strict=True):
+        row[: len(own)] = own
+    return labels
 
 
 def is_of_transformers(collator: Any) -> bool:

@@ -14,7 +14,7 @@ from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.forward.anatomy.host import is_whole
 from hf_mixup.forward.anatomy.inputs import bind, logits_of, model_config, with_loss
-from hf_mixup.loss import Task
+from hf_mixup.loss.task import IGNORED, Task
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.planner import WITH_ONE_LAMBDA
@@ -242,4 +242,4 @@ def _is_same(own: Tensor, logits: Tensor, expected: Tensor, known: Tensor) -> bo
 
 def share_of_items(losses: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
     """The mean of a batch, or its share of an accumulated batch of which Trainer counted the label entries."""
-    return losses.mean() if items is None else losses.sum() * (labels.numel() // labels.shape[0]) / items
+    return losses.mean() if items is None else losses.sum() * ((labels != IGNORED).sum() / labels.shape[0]) / items

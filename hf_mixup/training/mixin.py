@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import MixupLike, resolve_config
-from hf_mixup.loss import to_targets
+from hf_mixup.loss.task import to_targets
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.checkpoints import checkpoint_to_resume

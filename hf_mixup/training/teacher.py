@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_mixup.config.checks import number
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
-from hf_mixup.loss import IGNORED, Task
+from hf_mixup.loss.task import IGNORED, Task
 from hf_mixup.training.trainer_checks import overrides_loss
 
 

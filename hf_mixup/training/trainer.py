@@ -13,7 +13,7 @@ from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
 from hf_mixup.config.recipes import MixupLike, beside_unlabeled, resolve_config
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of
-from hf_mixup.loss import mixed_accuracy
+from hf_mixup.loss.task import mixed_accuracy
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import partners_apart
@@ -21,6 +21,7 @@ from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.lesson import Lesson
 from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
+from hf_mixup.training.step_counts import is_none
 from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
@@ -128,13 +129,13 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         # Refuses labels that are no tensor.
         problem_type = mixup.task.problem_type(inputs["labels"])
         count = self._count(inputs["labels"])
-        if 0 < count < len(inputs["labels"]):
+        if self._lacks_labels(inputs["labels"]):
             inputs, groups = without_ignored(inputs, groups)
-        if count:
+        if not is_none(count):
             self._check_models_loss(inputs)
         labels = inputs.pop("labels")
-        if not count or self._rests:
-            found = self._clean_loss(model, given, num_items_in_batch) if count else self._no_loss(model, inputs)
+        if is_none(count) or self._rests:
+            found = self._unmixed(model, inputs if is_none(count) else given, is_none(count), num_items_in_batch)
             return found if return_outputs else found[0]
         labels, learnt = self._taught(model, inputs, labels)
         plan = self._plan_of(mixup, inputs, labels, learnt, groups)
@@ -158,9 +159,9 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
 
     def _check_first_batch(self, inputs: dict[str, Any]) -> None:
         super()._check_first_batch(inputs)
-        if 0 < self._count(inputs["labels"]) < len(inputs["labels"]):
+        if self._lacks_labels(inputs["labels"]):
             inputs, _ = without_ignored(inputs, None)
-        if self._count(inputs["labels"]):
+        if not is_none(self._count(inputs["labels"])):
             self._check_models_loss(inputs)
 
     def _pass(self, model: nn.Module, lesson: Lesson) -> tuple[Tensor, Any, MixupPlan | None]:
@@ -185,8 +186,12 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         drawn = learnt if mixup.config.partner in OUTSIDE else labels
         return mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=drawn, groups=groups)
 
-    def _clean_loss(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> tuple[Tensor, Any]:
-        """The loss with mixup off, of a batch that the strength has to know of."""
+    def _unmixed(
+        self, model: nn.Module, inputs: dict[str, Any], is_empty: bool, items: Tensor | int | None
+    ) -> tuple[Tensor, Any]:
+        """The loss with mixup off, of a batch that the strength has to know of, if it has labels."""
+        if is_empty:
+            return self._no_loss(model, inputs)
         loss, outputs = super().compute_loss(model, inputs, True, items)
         self._learn(outputs, self._with_usual_labels(inputs)["labels"])
         return loss, outputs

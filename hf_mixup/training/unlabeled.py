@@ -21,6 +21,7 @@ from hf_mixup.training.guesses import Guesses
 from hf_mixup.training.label_columns import class_counts, without_ignored
 from hf_mixup.training.lesson import Lesson
 from hf_mixup.training.state import read_json
+from hf_mixup.training.step_counts import is_none
 from hf_mixup.training.trainer_seams import evaluating
 from hf_mixup.training.unlabeled_checks import (
     NOT_SEVERAL,
@@ -168,18 +169,18 @@ class UnlabeledTrainer(BaselineTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = self._with_usual_labels(inputs)
         count = self._count(inputs["labels"])
-        if count:
-            lesson = self._lesson(model, inputs, count, weight)
+        if not is_none(count):
+            lesson = self._lesson(model, inputs, weight)
             logits, outputs, plan = self._pass(model, lesson)
             loss = self._share_of_step(self._losses(logits, lesson, plan).sum() / lesson.labelled, count)
         else:
             loss, outputs = self._no_loss(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _lesson(self, model: nn.Module, inputs: dict[str, Any], count: int, weight: float) -> Lesson:
+    def _lesson(self, model: nn.Module, inputs: dict[str, Any], weight: float) -> Lesson:
         """The labelled rows of a batch, and as many unlabelled ones as `ratio` says."""
         assert self._rows is not None and self._guesses is not None
-        if count < len(inputs["labels"]):
+        if self._lacks_labels(inputs["labels"]):
             inputs, _ = without_ignored(inputs, None)
         labels = inputs.pop("labels")
         labels, learnt = self._taught(model, inputs, labels)

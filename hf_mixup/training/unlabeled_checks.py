@@ -10,7 +10,8 @@ from transformers.utils import logging
 from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import OUTSIDE, PARTNERS, MixupConfig
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
-from hf_mixup.forward.anatomy.inputs import model_config
+from hf_mixup.forward.anatomy.host import labels_tokens
+from hf_mixup.forward.anatomy.inputs import model_config, root_of
 from hf_mixup.training.averaging import NONE
 from hf_mixup.training.trainer_checks import overrides_loss
 from hf_mixup.training.unlabeled_rows import is_stream
@@ -43,6 +44,8 @@ def check_unlabeled(trainer: Any) -> None:
         raise ValueError(f"unlabeled_dataset: {NOT_SCORES}")
     if about.problem_type not in (None, "single_label_classification"):
         raise ValueError(f"unlabeled_dataset: {NOT_SEVERAL}")
+    if labels_tokens(root_of(trainer.model)):
+        raise ValueError("unlabeled_dataset: not with labels per token.")
     if trainer.compute_loss_func is not None or overrides_loss(type(trainer)) or "compute_loss" in vars(trainer):
         raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
     if trainer.args.auto_find_batch_size:

@@ -23,7 +23,7 @@ from hf_mixup.cli.train.label_task import (
     spelled_as,
 )
 from hf_mixup.config.checks import nearest
-from hf_mixup.loss import IGNORED
+from hf_mixup.loss.task import IGNORED
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_mixup.cli.train.label_task import is_number, quoted
 from hf_mixup.cli.train.labels import LabelColumn
 from hf_mixup.config.checks import nearest
-from hf_mixup.loss import PROBABILITY_TOLERANCE
+from hf_mixup.loss.task import PROBABILITY_TOLERANCE
 
 
 def are_probabilities(train: LabelColumn, delimiter: str | None) -> bool:

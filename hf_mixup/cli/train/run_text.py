@@ -16,7 +16,7 @@ from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields
-from hf_mixup.loss import IGNORED
+from hf_mixup.loss.task import IGNORED
 from hf_mixup.training.trainer_checks import has_partners
 
 WIDTH, INDENT = 100, 8

@@ -181,6 +181,11 @@ COMPILER = "torch._dynamo"
 SKIPS_HOOKS, GRAPHS_KEPT, DEFAULT_GRAPHS_KEPT = "skip_nnmodule_hook_guards", "recompile_limit", 8
 
 
+def labels_tokens(root: nn.Module) -> bool:
+    """Whether a model is one of transformers' token classifiers, by the name of its class."""
+    return type(root).__name__.endswith("ForTokenClassification")
+
+
 def is_reentrant_checkpoint(error: RuntimeError) -> bool:
     """Whether an error says that a reentrant checkpoint was asked for the gradient of something inside of it."""
     return "use_reentrant" in str(error)

@@ -36,7 +36,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
     """Find the sites of `model` by two forward passes of 11 texts of up to 13 tokens; the model is left as it was.
 
     Args:
-        model (`nn.Module`): a sequence classifier, also wrapped.
+        model (`nn.Module`): a classifier of sequences or tokens, also wrapped.
         blocks (`tuple[str, ...]`): module paths of its blocks, or of lists of them; found if empty.
 
     Raises:
@@ -48,7 +48,7 @@ def trace(model: nn.Module, blocks: tuple[str, ...] = ()) -> Anatomy:
     stacks = find_blocks(root, backbone, blocks)
     with undisturbed(root), nonzero_parameters(root, backbone):
         record, output = _watched(root, backbone, stacks)
-        logits, batch = checked_logits(root, output), record.batch
+        logits, batch = checked_logits(root, output, record.length), record.batch
         try:
             readout, read_at = _readout(record, logits)
         except _NothingInside as error:

@@ -13,6 +13,8 @@ from hf_mixup.forward.anatomy.anatomy import BlockCall
 from hf_mixup.forward.anatomy.inputs import bind, logits_of, map_tensors, model_config, unbind
 from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH
 
+# A head that gives logits for every token.
+EVERY_TOKEN = "tokens"
 # The position of heads that read the same one in every text.
 FIXED_READ = {"first": 0, "last": -1}
 # Share of the logits that rounding does not reach.
@@ -23,10 +25,14 @@ class NothingRead(ValueError):
     """The logits depend on the output of no block."""
 
 
-def checked_logits(root: nn.Module, output: Any) -> Tensor:
-    """The logits of the probe, of which there are as many as the config says. Raises `ValueError`."""
+def checked_logits(root: nn.Module, output: Any, length: int | None) -> Tensor:
+    """The logits of the probe, as many as the config says: for each example, or for each of `length` tokens.
+
+    Raises:
+        ValueError: for logits of another shape.
+    """
     logits, config = logits_of(output), model_config(root)
-    if tuple(logits.shape) == (PROBE_BATCH, config.num_labels):
+    if tuple(logits.shape) in ((PROBE_BATCH, config.num_labels), (PROBE_BATCH, length, config.num_labels)):
         return logits
     name = type(root).__name__
     if logits.dim() == 2 and (not isinstance(output, Mapping) or "logits" in output):
@@ -40,7 +46,7 @@ def checked_logits(root: nn.Module, output: Any) -> Tensor:
         )
     raise ValueError(
         f"{name} returns {tuple(logits.shape)} for {PROBE_BATCH} texts, not logits of shape "
-        f"({PROBE_BATCH}, {config.num_labels}); mixup needs a sequence classifier."
+        f"({PROBE_BATCH}, {config.num_labels}), or for each token; mixup needs a classifier of sequences or tokens."
     )
 
 
@@ -53,7 +59,7 @@ def find_readout(
     """At which positions the head reads, and from the output of which module.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch, num_labels)`): of the probe.
+        logits (`torch.Tensor` of shape `(batch, num_labels)` or `(batch, length, num_labels)`): of the probe.
         outputs (`list[tuple[nn.Module, torch.Tensor, int, int]]`): modules, their hidden states, the dimension of the
             batch in them, the last block call below; the first on which the logits depend counts.
         batch (`dict[str, torch.Tensor]`): the probe.
@@ -72,6 +78,8 @@ def find_readout(
     gradients = torch.autograd.grad(objective, [output[1] for output in outputs], allow_unused=True, retain_graph=True)
     for (module, _, batch_dim, last), gradient in zip(outputs, gradients, strict=True):
         if gradient is not None and gradient.abs().max() > 0:
+            if logits.dim() == 3:
+                return EVERY_TOKEN, module, last
             rows = gradient.movedim(batch_dim, 0).flatten(2) if gradient.dim() > 2 else gradient.unsqueeze(1)
             return _name_readout(rows, batch, eos_token_id), module, last
     raise NothingRead("the logits do not depend on the output of any block")
@@ -109,7 +117,8 @@ def takes_padding_for_text(
 ) -> bool:
     """Whether what stands at padding positions below the first block changes the logits (FNet, convolutions).
 
-    A head that reads one position whatever is there may read padding by itself; such texts tell nothing.
+    A head that reads one position whatever is there may read padding by itself; such texts tell nothing. Nor do the
+    logits of padding.
     """
     if "input_ids" not in batch:
         return True
@@ -135,4 +144,6 @@ def takes_padding_for_text(
 
     with first_call.module.register_forward_pre_hook(disturb, with_kwargs=True) as handle, torch.no_grad():
         change = (run(batch) - logits).abs().amax(-1)
+    if readout == EVERY_TOKEN:
+        change = change.masked_fill(padding, 0.0).amax(1)
     return bool((change[told] > NOTICEABLE * logits.abs().max()).any())

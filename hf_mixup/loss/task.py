@@ -1,10 +1,11 @@
 """What label follows: targets, mixed as a plan says, and the losses against them. Knows no model.
 
-The loss of a step is a sum of terms, one for each forward pass. Another kind of label is another task.
+The loss of a step is a sum of terms, one for each forward pass. Labels of tokens are another task, in `token_task`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.loss.refusals import check_class_weights, out_of_range, refuse_row, wrong_shape
 from hf_mixup.plan.lambdas import at_epoch, numbers_on
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS
+from hf_mixup.plan.strength import surplus_of
 
 # What PyTorch's cross-entropy leaves out.
 IGNORED = -100
@@ -58,7 +61,7 @@ def check_labels(labels: Tensor, problem_type: str, num_labels: int, rows: bool 
     hard = problem_type == "single_label_classification" and not labels.dtype.is_floating_point
     expected = 1 if hard else num_labels
     if per_example != expected:
-        raise ValueError(_wrong_shape(labels, problem_type, num_labels, expected))
+        raise ValueError(wrong_shape(labels, problem_type, num_labels, expected))
     if not labels.numel():
         return
     values = labels.reshape(labels.shape[0], -1)
@@ -69,16 +72,16 @@ def check_labels(labels: Tensor, problem_type: str, num_labels: int, rows: bool 
     values = values.float()
     if problem_type == "regression":
         return
-    _refuse_row(labels, (values >= 0) & (values <= 1), f"{problem_type} takes values in [0, 1]")
+    refuse_row(labels, (values >= 0) & (values <= 1), f"{problem_type} takes values in [0, 1]")
     if problem_type == "single_label_classification":
         sums = values.sum(-1, keepdim=True)
-        _refuse_row(labels, (sums - 1).abs() <= PROBABILITY_TOLERANCE, "class probabilities must sum to 1")
+        refuse_row(labels, (sums - 1).abs() <= PROBABILITY_TOLERANCE, "class probabilities must sum to 1")
 
 
 def check_finite(labels: Tensor) -> None:
     """Refuse labels that are not finite. Raises `ValueError` with the first row, from 1."""
     if labels.numel():
-        _refuse_row(labels, labels.reshape(labels.shape[0], -1).float().isfinite(), "not finite")
+        refuse_row(labels, labels.reshape(labels.shape[0], -1).float().isfinite(), "not finite")
 
 
 def _check_classes(classes: Tensor, num_labels: int, rows: bool) -> None:
@@ -87,28 +90,7 @@ def _check_classes(classes: Tensor, num_labels: int, rows: bool) -> None:
         wrong &= classes != IGNORED
     if wrong.any():
         advice = "" if rows else " Leave rows without a label, -100, out of the batch."
-        raise ValueError(
-            f"labels: found {int(classes.min())} to {int(classes.max())}, but the model has num_labels={num_labels}, "
-            f"so labels must lie in 0 to {num_labels - 1}; row {int(wrong.nonzero()[0]) + 1} is the first.{advice}"
-        )
-
-
-def _wrong_shape(labels: Tensor, problem_type: str, num_labels: int, expected: int) -> str:
-    if problem_type == "single_label_classification" and labels.dtype.is_floating_point and labels.dim() == 1:
-        return f"labels: {labels.dtype} of shape {tuple(labels.shape)}; class indices are integers, use labels.long()."
-    shape = "(batch,)" if expected == 1 else f"(batch, {expected})"
-    advice = ""
-    if problem_type == "single_label_classification" and labels.dim() == 2 and labels.shape[1] == num_labels:
-        advice = " For several labels an example set problem_type='multi_label_classification' in the model's config."
-    found = f"labels: shape {tuple(labels.shape)} for {problem_type} with num_labels={num_labels}"
-    return f"{found}; expected {shape}.{advice}"
-
-
-def _refuse_row(labels: Tensor, fine: Tensor, why: str) -> None:
-    bad = (~fine).any(-1).nonzero().flatten()
-    if len(bad):
-        row = int(bad[0])
-        raise ValueError(f"labels: {labels[row].tolist()} in row {row + 1}: {why}.")
+        raise ValueError(out_of_range(classes, num_labels, int(wrong.nonzero()[0])) + advice)
 
 
 def to_targets(labels: Tensor, problem_type: str, num_labels: int) -> Tensor:
@@ -119,6 +101,12 @@ def to_targets(labels: Tensor, problem_type: str, num_labels: int) -> Tensor:
     if problem_type == "single_label_classification" and not labels.dtype.is_floating_point:
         return F.one_hot(labels.reshape(-1).long(), num_labels).float()
     return labels.float().reshape(labels.shape[0], -1)
+
+
+def check_size(labels: Tensor, plan: MixupPlan | None) -> None:
+    """Raise `ValueError` for labels of another number than the plan's examples."""
+    if plan is not None and labels.shape[:1] != plan.lam.shape:
+        raise ValueError(f"labels: shape {tuple(labels.shape)} for a plan of {plan.lam.shape[0]} examples.")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None, label_smoothing: float) -> Tensor:
@@ -192,19 +180,7 @@ class Task:
         self._check_problem_type(about.problem_type or ("regression" if about.num_labels == 1 else None))
         if counts is not None and len(counts) != about.num_labels:
             raise ValueError(f"class_counts: {len(counts)} counts for num_labels={about.num_labels}.")
-        self._check_weights(config.class_weights)
-
-    def _check_weights(self, given: Any) -> None:
-        about, by_epoch = self.about, given if isinstance(given, dict) else {0.0: given}
-        if min(by_epoch) > 0:
-            raise ValueError(f"class_weights={given}: say from epoch 0 on, such as {{0: null, 10: [1, 1, 4]}}.")
-        for weights in by_epoch.values():
-            if weights is None:
-                continue
-            if len(weights) != about.num_labels or about.num_labels == 1:
-                raise ValueError(f"class_weights: {len(weights)} weights for num_labels={about.num_labels}.")
-            if about.problem_type not in (None, "single_label_classification"):
-                raise ValueError(f"class_weights need single_label_classification, not {about.problem_type}.")
+        check_class_weights(config.class_weights, about)
 
     def problem_type(self, labels: Tensor | None) -> str:
         """The problem type of the model, from its config or by transformers' rules from the labels."""
@@ -214,6 +190,10 @@ class Task:
             raise ValueError(f"labels: expected a tensor, got {type(labels).__name__}.")
         return problem_type_of(self.about, labels)
 
+    def check_column(self, labels: Tensor) -> None:
+        """Raise `ValueError` for the labels of a data set that cannot be used; -100 is a row without label."""
+        check_labels(labels, problem_type_of(self.about, labels), self.about.num_labels, rows=True)
+
     def targets(self, labels: Tensor, plan: MixupPlan | None = None, device: torch.device | None = None) -> Tensor:
         """The mixed targets: `(batch, num_labels)`, float32.
 
@@ -222,8 +202,7 @@ class Task:
         """
         num_labels, problem_type = self.about.num_labels, self.problem_type(labels)
         plan = None if plan is None else plan.of_examples
-        if plan is not None and labels.shape[:1] != plan.lam.shape:
-            raise ValueError(f"labels: shape {tuple(labels.shape)} for a plan of {plan.lam.shape[0]} examples.")
+        check_size(labels, plan)
         # On an accelerator reading the values means waiting for it, so it is done once.
         if labels.device.type == "cpu" or not self._checked_labels:
             check_labels(labels, problem_type, num_labels)
@@ -279,10 +258,13 @@ class Task:
         single = "single_label_classification"
         if label_smoothing and problem_type != single:
             raise ValueError(f"label_smoothing={label_smoothing} needs {single}, not {problem_type}.")
-        weights = at_epoch("class_weights", self.config.class_weights, self.epoch)
-        on_device = None if weights is None else numbers_on(logits.device, tuple(weights))
+        weights = self._weights_on(logits.device)
         logits = logits.float().reshape(targets.shape)
-        return LOSSES[problem_type](logits, targets, on_device, label_smoothing)
+        return LOSSES[problem_type](logits, targets, weights, label_smoothing)
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        weights = at_epoch("class_weights", self.config.class_weights, self.epoch)
+        return None if weights is None else numbers_on(device, tuple(weights))
 
     def sum_of_terms(self, terms: Sequence[Term], problem_type: str, label_smoothing: float = 0.0) -> Tensor:
         """The weighted sum of the losses of several terms, for each example: `(batch,)`. Raises as `losses` does."""
@@ -297,3 +279,18 @@ class Task:
     def accuracy(self, logits: Tensor, targets: Tensor, problem_type: str) -> Tensor | None:
         """`mixed_accuracy` of one label per example; `None` for other tasks."""
         return mixed_accuracy(logits, targets) if problem_type == "single_label_classification" else None
+
+    def logits_shape(self, labels: Tensor) -> tuple[int, ...]:
+        """The shape of logits that belong to labels."""
+        return (len(labels), self.about.num_labels)
+
+    def surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How much surer than right the model is of each example, nan without a label: `(examples,)`.
+
+        Values of labels are not checked, so that an accelerator is not waited for. Raises as `surplus_of` does.
+        """
+        is_class = not labels.is_floating_point() and labels.numel() == len(labels)
+        values, most = labels.to(logits.device).reshape(len(labels), -1), self.about.num_labels - 1 if is_class else 1
+        known = ((values >= 0) & (values <= most)).all(-1)
+        targets = to_targets(values.clamp(0, most), self.problem_type(labels), self.about.num_labels)
+        return surplus_of(logits, targets, self.problem_type(labels)).where(known, math.nan)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupCollator, MixupModel
-from hf_mixup.loss import Task
+from hf_mixup.loss.task import Task
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import CLASSES, collate, examples
 from tests.zoo import cached_toy_model, toy_batch, toy_model
