@@ -126,7 +126,7 @@ def test_metrics_say_what_to_install(blocked):
 def test_what_is_not_blocked_comes_with_datasets():
     extra = {line.partition(">")[0] for line in requires("hf_mixup") if line.endswith('extra == "cli"')}
     datasets = {line.partition(">")[0] for line in requires("datasets")}
-    assert extra - datasets == {"evaluate", "scikit-learn", "scipy", "torchmetrics"}
+    assert extra - datasets == {"evaluate", "scikit-learn", "scipy", "seqeval", "torchmetrics"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         first_output,
         multilabel_metrics,
         regression_metrics,
+        token_metrics,
     )
     from hf_mixup.evaluation.outliers import outlier_metrics
     from hf_mixup.evaluation.perturbation import flips, perturb
@@ -39,6 +40,7 @@ __all__ = [
     "scaled_logits",
     "scaled_metrics",
     "store_temperature",
+    "token_metrics",
 ]
 
 # Most need the packages of the `cli` extra, which `inspect_model` does not.
@@ -53,6 +55,7 @@ __getattr__ = lazy_names(
             "first_output",
             "multilabel_metrics",
             "regression_metrics",
+            "token_metrics",
         ],
         "evaluation.outliers": ["outlier_metrics"],
         "evaluation.perturbation": ["flips", "perturb"],

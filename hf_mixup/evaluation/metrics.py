@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from transformers import EvalPrediction
 
 from hf_mixup.config.checks import choice
 from hf_mixup.evaluation.calibration import adaptive_ece, aurc, binary_ece, ece
-from hf_mixup.evaluation.predictions import diverged, one_score, several_labels, single_label
-from hf_mixup.training.metric_names import METRIC_NAMES
+from hf_mixup.evaluation.entities import entity_metrics
+from hf_mixup.evaluation.predictions import IGNORED, diverged, labelled_tokens, one_score, several_labels, single_label
+from hf_mixup.training.metric_names import METRIC_NAMES, has_entities, metric_names
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -134,6 +136,47 @@ def regression_metrics(predictions: np.ndarray, labels: np.ndarray) -> dict[str,
     return {"pearson": float(pearson), "spearman": float(spearman), "rmse": float(rmse)}
 
 
+def token_metrics(logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str]) -> dict[str, float]:
+    """Metrics of a tag per token.
+
+    ```python
+    >>> logits = np.array([[[0.0, 3.0, 0.0], [0.0, 0.0, 2.0], [1.0, 0.0, 0.0]]])
+    >>> metrics = token_metrics(logits, np.array([[1, 2, -100]]), ["O", "B-place", "I-place"])
+    >>> metrics["f1"], round(metrics["entity_ece"], 3)
+    (1.0, 0.284)
+    ```
+
+    Args:
+        logits (`np.ndarray`): scores before the softmax, shape (examples, length, classes).
+        labels (`np.ndarray`): class indices, shape (examples, length); tokens labeled -100 are left out.
+        label_names (`Sequence[str]`): the tags in the order of their indices.
+
+    Returns:
+        `dict[str, float]`: `f1`, `precision` and `recall` of entities, as seqeval counts them; `accuracy`, `nll`,
+        `brier` and `ece` over the tokens, as in `classification_metrics`; and `entity_ece`, the calibration error of
+        the predicted entities, whose probability is the product of those of their tags (see `entity_metrics`). If no
+        tag is of the form `B-type` or `I-type`, as with parts of speech, `accuracy`, `macro_f1`, `nll`, `brier` and
+        `ece`. Every metric is nan if a logit of a token with a label is not finite.
+
+    Raises:
+        ValueError: for shapes that do not belong together, labels that are no class indices, no label, or other than
+            one name per class.
+    """
+    scores, classes = labelled_tokens(logits, labels)
+    if len(label_names) != scores.shape[1]:
+        raise ValueError(
+            f"label_names: {len(label_names)} names; expected one for each of the {scores.shape[1]} classes."
+        )
+    names = metric_names("token_classification", label_names)
+    if diverged(scores):
+        return dict.fromkeys(names, math.nan)
+    found = classification_metrics(scores, classes)
+    if has_entities(label_names):
+        texts = np.nonzero(np.asarray(labels) != IGNORED)[0]
+        found |= entity_metrics(softmax(scores, axis=1), classes, texts, label_names)
+    return {name: found[name] for name in names}
+
+
 def unmeasured(problem_type: str) -> dict[str, float]:
     """The metrics of a model that has diverged: nan, each of them."""
     return dict.fromkeys(METRIC_NAMES[problem_type], math.nan)
@@ -146,7 +189,23 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
 }
 
 
-def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[str, float]]:
+def metrics_for(
+    problem_type: str, label_names: Sequence[str] | None = None
+) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """The metrics of a problem type, from logits and labels; arguments and errors as for `compute_metrics_for`."""
+    choice(*METRIC_NAMES)("problem_type", problem_type)
+    if problem_type != "token_classification":
+        return METRICS[problem_type]
+    if not label_names:
+        raise ValueError(
+            "label_names: needed with token_classification; expected the tags in the order of their indices."
+        )
+    return partial(token_metrics, label_names=label_names)
+
+
+def compute_metrics_for(
+    problem_type: str, label_names: Sequence[str] | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """The `compute_metrics` for a `Trainer`.
 
     ```python
@@ -156,12 +215,15 @@ def compute_metrics_for(problem_type: str) -> Callable[[EvalPrediction], dict[st
     ```
 
     Args:
-        problem_type (`str`): `"single_label_classification"`, `"multi_label_classification"` or `"regression"`.
+        problem_type (`str`): `"single_label_classification"`, `"multi_label_classification"`, `"regression"` or
+            `"token_classification"`.
+        label_names (`Sequence[str]`, *optional*): the tags in the order of their indices, which tokens need, as the
+            tags say where an entity begins.
 
     Raises:
-        ValueError: for another problem type.
+        ValueError: for another problem type, or tokens without the names of their tags.
     """
-    metrics = METRICS[choice(*METRICS)("problem_type", problem_type)]
+    metrics = metrics_for(problem_type, label_names)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         return metrics(first_output(prediction.predictions), np.asarray(prediction.label_ids))

@@ -43,6 +43,26 @@ def single_label(logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return logits[kept], labels[kept].astype(np.int64)
 
 
+def labelled_tokens(logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (tokens, classes) in float64 and class indices (tokens,) of the tokens of all texts that have a label.
+
+    Args:
+        logits (`np.ndarray`): shape (examples, length, classes).
+        labels (`np.ndarray`): class indices, shape (examples, length); tokens labeled -100 are left out.
+
+    Raises:
+        ValueError: for shapes that do not belong together, a label that is neither a class index nor -100, or no
+            token with a label.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim != 3 or labels.shape != logits.shape[:2] or not labels.size:
+        raise ValueError(_shapes("logits (examples, length, classes), labels (examples, length)", logits, labels))
+    kept = labels != IGNORED
+    if not kept.any():
+        raise ValueError(f"labels: {IGNORED} for every token; expected at least one token that is not left out.")
+    return single_label(logits[kept], labels[kept])
+
+
 def several_labels(logits: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of 0 or 1, both (examples, labels) in float64.
 
@@ -75,6 +95,7 @@ CHECKS: dict[str, Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]] = {
     "single_label_classification": single_label,
     "multi_label_classification": several_labels,
     "regression": one_score,
+    "token_classification": labelled_tokens,
 }
 
 

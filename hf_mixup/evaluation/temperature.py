@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 import numpy as np
@@ -13,22 +13,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_mixup.config.checks import choice, number
-from hf_mixup.evaluation.metrics import METRICS
+from hf_mixup.evaluation.metrics import metrics_for
 from hf_mixup.evaluation.predictions import CHECKS, diverged
 from hf_mixup.evaluation.stored_temperature import FIELD
 from hf_mixup.forward.anatomy.host import is_adapter
 from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.loss.task import problem_type_of
-from hf_mixup.training.metric_names import METRIC_NAMES
 
 LOWEST, HIGHEST = 0.05, 20.0
 
 # Dividing logits by a positive number leaves predictions and ranks of classes alone: only these change.
-SCALED = ("nll", "brier", "ece", "adaptive_ece", "aurc", "label_ece")
+SCALED = ("nll", "brier", "ece", "adaptive_ece", "aurc", "label_ece", "entity_ece")
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "single_label_classification": F.cross_entropy,
     "multi_label_classification": F.binary_cross_entropy_with_logits,
+    "token_classification": F.cross_entropy,
 }
 
 
@@ -42,10 +42,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem_type: str) -
     ```
 
     Args:
-        logits (`np.ndarray`): scores of held-out examples before softmax or sigmoid, shape (examples, classes).
+        logits (`np.ndarray`): scores of held-out examples before softmax or sigmoid, shape (examples, classes); of
+            tokens (examples, length, classes).
         labels (`np.ndarray`): class indices, shape (examples,), of which rows with -100 are left out; for several
-            labels 0 or 1, shape (examples, classes).
-        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+            labels 0 or 1, shape (examples, classes); of tokens class indices, shape (examples, length), without those
+            with -100.
+        problem_type (`str`): `"single_label_classification"`, `"multi_label_classification"` or
+            `"token_classification"`.
 
     Returns:
         `float`: from 0.05 to 20; above 1 if the model is too sure. It goes to 0.05 if every prediction is right.
@@ -80,7 +83,7 @@ def store_temperature(model: nn.Module, logits: np.ndarray, labels: np.ndarray) 
     ```
 
     Args:
-        model (`nn.Module`): a classifier of one or several labels.
+        model (`nn.Module`): a classifier of one or several labels, or of tokens.
         logits, labels (`np.ndarray`): what it says of held-out examples, and their labels, as in `fit_temperature`;
             `Trainer.predict` returns them.
 
@@ -96,13 +99,21 @@ def store_temperature(model: nn.Module, logits: np.ndarray, labels: np.ndarray) 
             "first, model = model.merge_and_unload(), or keep the number of fit_temperature yourself."
         )
     config = model_config(model)
-    temperature = fit_temperature(logits, labels, problem_type_of(config, torch.as_tensor(labels)))
+    is_tokens = np.ndim(logits) == 3
+    kind = "token_classification" if is_tokens else problem_type_of(config, torch.as_tensor(labels))
+    temperature = fit_temperature(logits, labels, kind)
     if math.isfinite(temperature):
         setattr(config, FIELD, temperature)
     return temperature
 
 
-def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, temperature: float) -> dict[str, float]:
+def scaled_metrics(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    problem_type: str,
+    temperature: float,
+    label_names: Sequence[str] | None = None,
+) -> dict[str, float]:
     """The metrics that a temperature changes.
 
     ```python
@@ -112,15 +123,14 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
     ```
 
     Args:
-        logits (`np.ndarray`): scores before softmax or sigmoid, shape (examples, classes).
-        labels (`np.ndarray`): as in `fit_temperature`.
-        problem_type (`str`): `"single_label_classification"` or `"multi_label_classification"`.
+        logits, labels (`np.ndarray`), problem_type (`str`): as in `fit_temperature`.
         temperature (`float`): what the logits are divided by, > 0; or nan, as `fit_temperature` gives it.
+        label_names (`Sequence[str]`, *optional*): the tags of tokens, as in `compute_metrics_for`.
 
     Returns:
         `dict[str, float]`: `nll_scaled` and `brier_scaled`, with `ece_scaled`, `adaptive_ece_scaled` and
-        `aurc_scaled`, or with `label_ece_scaled` for several labels. Each is nan if a logit or the temperature is not
-        finite.
+        `aurc_scaled`, with `label_ece_scaled` for several labels, or with `ece_scaled` and `entity_ece_scaled` for
+        tokens. Each is nan if a logit or the temperature is not finite.
 
     Raises:
         ValueError: for another problem type, a temperature that is not above 0, or shapes that do not belong together.
@@ -128,5 +138,5 @@ def scaled_metrics(logits: np.ndarray, labels: np.ndarray, problem_type: str, te
     choice(*LOSSES)("problem_type", problem_type)
     if not (isinstance(temperature, Real) and math.isnan(temperature)):
         temperature = number(open_low=True)("temperature", temperature)
-    metrics = METRICS[problem_type](np.asarray(logits, dtype=np.float64) / temperature, labels)
-    return {f"{name}_scaled": metrics[name] for name in METRIC_NAMES[problem_type] if name in SCALED}
+    metrics = metrics_for(problem_type, label_names)(np.asarray(logits, dtype=np.float64) / temperature, labels)
+    return {f"{name}_scaled": value for name, value in metrics.items() if name in SCALED}

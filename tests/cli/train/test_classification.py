@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, EvalPrediction
 
 from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, encode, finish, load_data, prepare
 from hf_mixup.evaluation import fit_temperature, scaled_logits
-from hf_mixup.evaluation.metrics import METRICS
+from hf_mixup.evaluation.metrics import METRICS, compute_metrics_for
 from hf_mixup.training.metric_names import METRIC_NAMES
 from tests.toy_text import save_toy_model, write_csv, write_reviews
 
@@ -237,7 +237,10 @@ def test_metric_names_are_those_of_the_metrics():
         "multi_label_classification": (np.eye(2), np.eye(2)),
         "regression": (np.arange(2.0), np.arange(2.0)),
     }
-    assert {name: tuple(METRICS[name](*pair)) for name, pair in scores.items()} == METRIC_NAMES
+    found = {name: tuple(METRICS[name](*pair)) for name, pair in scores.items()}
+    tags = compute_metrics_for("token_classification", ["B-a", "O"])
+    found["token_classification"] = tuple(tags(EvalPrediction(np.eye(2)[None], np.array([[0, 1]]))))
+    assert found == METRIC_NAMES
 
 
 def test_two_processes_print_and_write_once(arguments, tmp_path):

@@ -1,0 +1,60 @@
+"""Metrics of entities: spans of tokens whose tags say where they begin and of which type they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from seqeval.metrics.sequence_labeling import get_entities
+
+from hf_mixup.evaluation.calibration import binary_ece
+from hf_mixup.training.metric_names import PLACES
+
+# seqeval reads B, I, E and S.
+READ_AS = {place: place for place in PLACES} | {"M": "I", "L": "E", "U": "S"}
+
+
+def entity_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, texts: np.ndarray, label_names: Sequence[str]
+) -> dict[str, float]:
+    """Precision, recall and F1 of the predicted entities, and the calibration error of their probabilities.
+
+    An entity is right if its type, its first and its last token are. The probability that a tagger gives to one is the
+    product of those of its tokens' tags, as it draws each for itself. Kuleshov & Liang, 2015 (Calibrated Structured
+    Prediction) measure the calibration of such events, and Jagannatha & Yu, 2020 (Calibrating Structured Output
+    Predictors for Natural Language Processing) that of entities.
+
+    Args:
+        probabilities (`np.ndarray`): of the tags, shape (tokens, classes).
+        labels (`np.ndarray`): class indices, shape (tokens,).
+        texts (`np.ndarray`): the number of the text that a token is of, shape (tokens,), in ascending order.
+        label_names (`Sequence[str]`): the tags in the order of their indices: `B-`, `I-` and the type, or in IOBES,
+            BILOU or BMES. A tag of another form is outside of entities.
+
+    Returns:
+        `dict[str, float]`: `f1`, `precision` and `recall` over all entities, as seqeval and conlleval count them (0 if
+        there are none), and `entity_ece`, over 15 equal-width bins; nan if no entity is predicted.
+    """
+    starts = np.flatnonzero(np.diff(texts)) + 1
+    tags = [*map(_read_as, label_names), "O"]
+    # No entity crosses from one text to the next.
+    gold, found = (
+        set(get_entities([tags[index] for index in np.insert(classes, starts, len(label_names))]))
+        for classes in (labels, probabilities.argmax(1))
+    )
+    right, confidence = len(gold & found), np.insert(probabilities.max(1), starts, 1.0)
+    entities = sorted(found)
+    certainty = np.array([confidence[first : last + 1].prod() for _, first, last in entities])
+    correct = np.array([int(entity in gold) for entity in entities])
+    return {
+        "f1": 2 * right / max(len(gold) + len(found), 1),
+        "precision": right / max(len(found), 1),
+        "recall": right / max(len(gold), 1),
+        "entity_ece": binary_ece(certainty, correct) if entities else math.nan,
+    }
+
+
+def _read_as(tag: str) -> str:
+    place, dash, kind = tag.partition("-")
+    return f"{READ_AS[place]}{dash}{kind}" if place in READ_AS else "O"
