@@ -1,4 +1,4 @@
-"""Text classification data: files or a dataset in, checked splits with encoded labels out."""
+"""The data of a run: files or a dataset in, checked splits with encoded labels out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
@@ -14,18 +15,12 @@ from sklearn.model_selection import train_test_split
 
 from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
+from hf_mixup.cli.train import text_data, token_data
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
-from hf_mixup.cli.train.label_task import problem_type_of, some, task_line
-from hf_mixup.cli.train.labels import (
-    LabelColumn,
-    check_two_classes,
-    encode_classes,
-    encode_scores,
-    hidden_labels,
-    is_unlabelled,
-)
-from hf_mixup.cli.train.probabilities import are_probabilities, as_classes, encode_probabilities, most_probable
-from hf_mixup.cli.train.run_fields import DataArguments
+from hf_mixup.cli.train.label_task import some
+from hf_mixup.cli.train.labels import LabelColumn, hidden_labels, is_unlabelled
+from hf_mixup.cli.train.probabilities import as_classes, most_probable
+from hf_mixup.cli.train.run_fields import TEXTS, TOKENS, DataArguments
 from hf_mixup.config.checks import nearest
 from hf_mixup.training.unlabeled_checks import NOT_SCORES, NOT_SEVERAL
 
@@ -34,8 +29,8 @@ logger = logging.getLogger(__name__)
 HELD_OUT = 0.1
 # The split of the texts without labels.
 UNLABELED = "unlabeled"
-# What is taken if no column is named, the first that is there.
-TEXT_COLUMNS = (["text"], ["sentence"], ["sentence1", "sentence2"])
+# Modules of the same functions.
+TASKS: dict[str, Any] = {TEXTS: text_data, TOKENS: token_data}
 
 
 @dataclass
@@ -45,10 +40,10 @@ class TextData:
     Args:
         splits (`dict[str, Dataset]`): `"train"`, and `"validation"`, `"test"` and `"unlabeled"` if there are any; text
             columns and `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression); of class
-            probabilities lists of floats to train on, and class indices elsewhere. Unlabelled rows have a class index,
-            which is not learned, or -100.
-        text_columns (`list[str]`): one column, or the two of a text pair.
-        problem_type (`str`): as in a transformers config.
+            probabilities lists of floats to train on, and class indices elsewhere; of tokens a list of class indices.
+            Unlabelled rows have a class index, which is not learned, or -100.
+        text_columns (`list[str]`): one column, or the two of a text pair; of tokens the column of their lists.
+        problem_type (`str`): as in a transformers config, or `"token_classification"`.
         label_names (`list[str]`): the classes in the order of their indices; empty for regression.
         dropped (`dict[str, list[int]]`): per split, the rows without text, counted from 1.
         labels (`str`): what was made of the label column, in words.
@@ -60,6 +55,11 @@ class TextData:
     label_names: list[str]
     dropped: dict[str, list[int]]
     labels: str = ""
+
+    @property
+    def task(self) -> str:
+        """`"texts"` or `"tokens"`."""
+        return TOKENS if self.problem_type == "token_classification" else TEXTS
 
 
 def load_splits(
@@ -83,6 +83,7 @@ def load_splits(
         ValueError: for data that cannot be trained on; the message names the field, the value and what is allowed.
         FileNotFoundError: for a missing file or dataset.
     """
+    task = TASKS[data_args.task]
     raw = _read_files(data_args, cache_dir)
     if not data_args.train_file:
         raw |= _read_dataset(data_args, cache_dir, token)
@@ -91,26 +92,18 @@ def load_splits(
         logger.warning("test: no row has a label, so the test data are left out.")
         del raw["test"]
     for name, split in raw.items():
-        _check_columns(split, name, texts, [label] * (name != UNLABELED))
-    kept, dropped = _drop_missing_texts(raw, texts)
+        labels = [label] * (name != UNLABELED)
+        _check_columns(split, name, texts, labels, task.FIELD)
+        task.check_types(split, name, texts, *labels)
+    kept, dropped = _drop_missing(raw, texts, task)
     unlabeled = kept.pop(UNLABELED, None)
-    delimiter = data_args.label_delimiter
-    problem_type = problem_type_of(kept["train"], label, data_args.do_regression, delimiter, dropped["train"])
     columns = {name: LabelColumn(label, name, split, dropped[name]) for name, split in kept.items()}
-    names: list[str] = []
-    if problem_type == "regression":
-        encoded = {name: encode_scores(column) for name, column in columns.items()}
-    elif are_probabilities(columns["train"], delimiter):
-        problem_type = "single_label_classification"
-        encoded, names = encode_probabilities(columns, known_labels)
-    else:
-        multi_label = problem_type == "multi_label_classification"
-        encoded, names = encode_classes(columns, delimiter, multi_label, known_labels)
+    problem_type, encoded, names = task.encode_labels(columns, texts, data_args, known_labels)
     if unlabeled is not None:
         if problem_type != "single_label_classification":
             raise ValueError(f"{data_args.unlabeled_source}: {NOT_SEVERAL if names else NOT_SCORES}")
         encoded[UNLABELED] = hidden_labels(LabelColumn(label, UNLABELED, unlabeled), names)
-    labels = task_line(label, problem_type, names, encoded["train"]["labels"], data_args.do_regression)
+    line = task.labels_line(label, problem_type, names, encoded["train"]["labels"], data_args)
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)
     if data_args.shuffle_train_dataset:
@@ -118,21 +111,23 @@ def load_splits(
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples}
     limits |= {"test": data_args.max_predict_samples, UNLABELED: data_args.max_unlabeled_samples}
     splits = {name: first_rows(split, limits[name]) for name, split in encoded.items()}
-    if problem_type != "regression":
-        check_two_classes(splits["train"], label, names)
-    return TextData(splits, texts, problem_type, names, dropped, labels)
+    task.check_classes(splits["train"], label, names)
+    return TextData(splits, texts, problem_type, names, dropped, line)
 
 
 def _read_files(data_args: DataArguments, cache_dir: str | None) -> DatasetDict:
     fields = {split: f"{split}_file" for split in ("train", "validation", "test", UNLABELED)}
     paths = {split: (field, getattr(data_args, field)) for split, field in fields.items()}
-    named = [name.strip() for name in (data_args.text_column_names or "").split(",")]
-    texts = named if data_args.text_column_names else [name for guess in TEXT_COLUMNS for name in guess]
-    labels = [data_args.label_column_name] if data_args.label_column_name else ["label", "labels"]
+    task, given = TASKS[data_args.task], data_args.file_format
+    texts = task.usual_columns(data_args)
+    labels = [data_args.label_column_name] if data_args.label_column_name else [*task.LABEL_COLUMNS]
     needed = {split: [*texts, *(labels * (split != UNLABELED))] for split in paths}
-    given = data_args.file_format
     return DatasetDict(
-        {split: read_file(name, path, given, cache_dir, needed[split]) for split, (name, path) in paths.items() if path}
+        {
+            split: read_file(name, path, given, cache_dir, needed[split], of_tokens=data_args.task == TOKENS)
+            for split, (name, path) in paths.items()
+            if path
+        }
     )
 
 
@@ -147,7 +142,7 @@ def texts_of(source: str) -> list[str]:
     else:
         splits = demo.load_dataset(source) if source.startswith(demo.PREFIX) else load_dataset(source)
         rows = splits[next((name for name in ("test", "validation", "train") if name in splits), next(iter(splits)))]
-    names = [name for guess in TEXT_COLUMNS for name in guess if name in rows.column_names]
+    names = [name for guess in text_data.TEXT_COLUMNS for name in guess if name in rows.column_names]
     if not names:
         raise ValueError(f"outliers={source!r}: none of its columns is named text, sentence or sentence1.")
     return [text for text in rows[names[0]] if text and text.strip()]
@@ -180,47 +175,38 @@ def _read_dataset(data_args: DataArguments, cache_dir: str | None, token: str | 
 
 
 def _columns(train: Dataset, data_args: DataArguments) -> tuple[list[str], str]:
-    present = train.column_names
-    texts = [name.strip() for name in (data_args.text_column_names or "").split(",") if name.strip()]
-    if not texts:
-        texts = next((guess for guess in TEXT_COLUMNS if set(guess) <= set(present)), ["text"])
-    if len(texts) > 2:
-        raise ValueError(f"text_column_names={data_args.text_column_names!r}: expected one column, or two for pairs.")
-    label = data_args.label_column_name or next((name for name in ("label", "labels") if name in present), "label")
+    present, task = train.column_names, TASKS[data_args.task]
+    texts, usual = task.input_columns(present, data_args), task.LABEL_COLUMNS
+    label = data_args.label_column_name or next((name for name in usual if name in present), usual[0])
     if label in texts:
-        raise ValueError(f"label_column_name={label!r} is also in text_column_names.")
+        raise ValueError(f"label_column_name={label!r} is also in {task.FIELD}.")
     if "labels" in texts:
-        raise ValueError("text_column_names='labels': a run calls its labels so; give the text column another name.")
+        raise ValueError(f"{task.FIELD}='labels': a run calls its labels so; give the text column another name.")
     return texts, label
 
 
-def _check_columns(split: Dataset, name: str, texts: Sequence[str], labels: Sequence[str]) -> None:
+def _check_columns(split: Dataset, name: str, texts: Sequence[str], labels: Sequence[str], of_texts: str) -> None:
     for column in (*texts, *labels):
-        field = "label_column_name" if column in labels else "text_column_names"
+        field = "label_column_name" if column in labels else of_texts
         if column not in split.column_names:
             raise ValueError(
                 f"{field}={column!r}: no such column in the {name} data.{nearest(column, split.column_names)} "
                 f"Columns: {', '.join(split.column_names)}."
             )
-    for column in texts:
-        kind = getattr(split.features[column], "dtype", "list")
-        # A column of empty cells is read as null, or as float64.
-        if kind not in ("string", "large_string") and any(value is not None for value in split[column]):
-            raise ValueError(f"text_column_names={column!r}: the {name} data hold {kind} there, expected text.")
 
 
-def _drop_missing_texts(raw: DatasetDict, texts: Sequence[str]) -> tuple[dict[str, Dataset], dict[str, list[int]]]:
+def _drop_missing(raw: DatasetDict, texts: Sequence[str], task: Any) -> tuple[dict[str, Dataset], dict[str, list[int]]]:
     kept, dropped = {}, {}
     for name, split in raw.items():
         columns = [split[column][:] for column in texts]
-        whole = [all(text and text.strip() for text in row) for row in zip(*columns, strict=True)]
+        whole = [all(map(task.has_input, row)) for row in zip(*columns, strict=True)]
         dropped[name] = [number for number, fine in enumerate(whole, start=1) if not fine]
         if not any(whole):
-            raise ValueError(f"text_column_names={','.join(texts)!r}: no row of the {name} data has a text.")
+            raise ValueError(f"{task.FIELD}={','.join(texts)!r}: no row of the {name} data has {task.INPUT}.")
         if dropped[name]:
             logger.warning(
-                "%s: dropped %d of %d rows with a missing or empty text: row %s, counted from 1 without the header.",
-                *(name, len(dropped[name]), len(whole), some(dropped[name])),
+                "%s: dropped %d of %d rows %s: row %s, counted from 1 without the header.",
+                *(name, len(dropped[name]), len(whole), task.LACKING, some(dropped[name])),
             )
         kept[name] = split.select(np.flatnonzero(whole)) if dropped[name] else split
     return kept, dropped

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
+from hf_mixup.cli.train import conll
 from hf_mixup.cli.train.delimited import DELIMITERS, QUOTINGS, read_delimited
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest
@@ -24,7 +25,9 @@ from hf_mixup.config.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (*DELIMITERS, ".json", ".jsonl", ".parquet")
+NESTED = (".json", ".jsonl", ".parquet")
+SUFFIXES = (*DELIMITERS, *NESTED)
+CONLL = ".conll"
 # What to do with files of other kinds, by their names and by how they begin.
 _TABLE, _ARCHIVE = " Save the table as CSV, in UTF-8.", " Unpack it first."
 PACKED = {".xlsx": _TABLE, ".xls": _TABLE, ".ods": _TABLE, ".gz": _ARCHIVE, ".zip": _ARCHIVE}
@@ -71,9 +74,14 @@ class FileFormat:
 
 
 def read_file(
-    field: str, path: str, file_format: FileFormat, cache_dir: str | None = None, needed: Collection[str] = ()
+    field: str,
+    path: str,
+    file_format: FileFormat,
+    cache_dir: str | None = None,
+    needed: Collection[str] = (),
+    of_tokens: bool = False,
 ) -> Dataset:
-    """Read a CSV, TSV, JSON, JSONL or Parquet file.
+    """Read a CSV, TSV, JSON, JSONL, Parquet or CoNLL file.
 
     Args:
         field (`str`): the field of the run that names the file, for messages.
@@ -82,6 +90,7 @@ def read_file(
         cache_dir (`str`, *optional*): where the rows are kept, under a digest of the file. Defaults to the cache of
             `datasets`.
         needed (`Collection[str]`): columns that must not be left out, if they are there.
+        of_tokens (`bool`, defaults to `False`): whether a row is a list of tokens, so that text files are CoNLL files.
 
     Returns:
         `Dataset`: the cells of CSV files as text; of the others as their types say, one type per column. Columns of a
@@ -92,9 +101,10 @@ def read_file(
         FileNotFoundError: if there is no such file.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        advice = PACKED.get(suffix) or nearest(suffix, SUFFIXES)
-        raise ValueError(f"{field}={path!r}: expected a file named {', '.join(SUFFIXES)}.{advice}")
+    allowed = (*conll.SUFFIXES, *NESTED) if of_tokens else SUFFIXES
+    if suffix not in allowed:
+        advice = PACKED.get(suffix) or nearest(suffix, allowed)
+        raise ValueError(f"{field}={path!r}: expected a file named {', '.join(allowed)}.{advice}")
     if not Path(path).is_file():
         folder = Path(path).parent
         siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
@@ -102,6 +112,7 @@ def read_file(
     content = Path(path).read_bytes()
     if not content.strip():
         raise ValueError(f"{field}={path!r}: the file is empty.")
+    suffix = CONLL if suffix in conll.SUFFIXES and of_tokens else suffix
     parts = repr((READER_VERSION, suffix, astuple(file_format))).encode()
     digest = hashlib.sha256(parts + content).hexdigest()[:32]
     kept = Path(cache_dir or datasets.config.HF_DATASETS_CACHE, "hf_mixup", digest, "rows.arrow")
@@ -135,6 +146,8 @@ def _read(content: bytes, suffix: str, file_format: FileFormat) -> pa.Table:
     if suffix == ".parquet":
         return _decoded(pq.read_table(io.BytesIO(content)))
     text = _decode(content, file_format.encoding)
+    if suffix == CONLL:
+        return pa.table({name: pa.array(rows, pa.list_(pa.string())) for name, rows in conll.read_conll(text).items()})
     if suffix in DELIMITERS:
         columns = read_delimited(text, file_format.csv_delimiter or DELIMITERS[suffix], file_format.csv_quoting)
         return pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})

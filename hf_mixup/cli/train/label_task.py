@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 
 from hf_mixup.cli.train.delimited import NUMBER
+from hf_mixup.config.checks import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -196,3 +197,20 @@ def in_order(names: Iterable[str]) -> list[str]:
     names = sorted(set(names))
     are_numbers = all(PLAIN_WHOLE.fullmatch(name) or (is_number(name) and name == repr(float(name))) for name in names)
     return sorted(names, key=Decimal) if are_numbers else names
+
+
+def in_model_order(label: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The classes of the model, in its order. Raises `ValueError` if the data have `names` that it lacks."""
+    if set(names) <= set(known):
+        return list(known)
+    numbers = [str(number) for number in range(len(known))]
+    is_unnamed = list(known) == [f"LABEL_{number}" for number in numbers]
+    if is_unnamed and set(names) <= set(numbers):
+        return numbers
+    if is_unnamed and len(names) == len(known):
+        return list(names)
+    outside = [name for name in names if name not in (numbers if is_unnamed else known)]
+    raise ValueError(
+        f"label_column_name={label!r}: labels outside of the model's {len(known)}: {quoted(outside)}."
+        f"{nearest(outside[0], known)} Its labels: {quoted(known, 30)}; ignore_mismatched_sizes gives it a new head."
+    )

@@ -15,6 +15,7 @@ from hf_mixup.cli.train.label_task import (
     as_plain_numbers,
     doubts_about,
     file_rows,
+    in_model_order,
     in_order,
     is_number,
     quoted,
@@ -148,7 +149,7 @@ def encode_classes(
                 refuse_written_lists(train.label, names)
                 doubts_about(train.label, names, len(rows["train"]))
     if known is not None:
-        names = _in_model_order(train.label, names, known)
+        names = in_model_order(train.label, names, known)
     return {name: _encode(columns[name], rows[name], names, multi_label) for name in columns}, list(names)
 
 
@@ -156,14 +157,14 @@ def hidden_labels(column: LabelColumn, names: Sequence[str]) -> Dataset:
     """Unlabelled rows with `labels`: the class if a cell names one, else -100. They may have no such column."""
     inner, index = column.split.features.get(column.label), {item: number for number, item in enumerate(names)}
     cells = [[]] * column.split.num_rows if inner is None else _cells(column, None)
-    rows = [[inner.int2str(n) if isinstance(inner, ClassLabel) else _plain(n) for n in row] for row in cells]
+    rows = [[inner.int2str(n) if isinstance(inner, ClassLabel) else plain(n) for n in row] for row in cells]
     classes = [index.get(row[0], IGNORED) if len(row) == 1 else IGNORED for row in spelled_as(names, rows)]
     return column.replaced(classes, Value("int64"))
 
 
 def _named(cells: dict[str, list[list[Any]]]) -> tuple[dict[str, list[list[str]]], list[str]]:
     """The class names in every row, and all those of the training data in their order."""
-    named = {name: [[_plain(value) for value in row] for row in rows] for name, rows in cells.items()}
+    named = {name: [[plain(value) for value in row] for row in rows] for name, rows in cells.items()}
     named["train"] = as_plain_numbers(named["train"])
     names = in_order(item for row in named["train"] for item in row)
     known = set(names)
@@ -184,13 +185,8 @@ def _encode(column: LabelColumn, rows: list[list[str]], names: Sequence[str], mu
     index = {item: number for number, item in enumerate(names)}
     if not multi_label:
         column.check([bool(row) for row in rows], "a label")
-    unseen = sorted({item for row in rows for item in row} - set(index))
-    if unseen:
-        raise column.error(
-            f"the {column.name} data have labels that the training data lack: "
-            f"{quoted(unseen)}.{nearest(unseen[0], names)} Labels: {quoted(names, 30)}."
-            + ("" if multi_label else " If a cell holds several names, give label_delimiter.")
-        )
+    hint = "" if multi_label else " If a cell holds several names, give label_delimiter."
+    refuse_unseen(column, {item for row in rows for item in row}, names, hint)
     if not multi_label:
         return column.replaced([index[row[0]] for row in rows], Value("int64"))
     hot = np.zeros((len(rows), len(names)), dtype=np.float32)
@@ -199,10 +195,24 @@ def _encode(column: LabelColumn, rows: list[list[str]], names: Sequence[str], mu
     return column.replaced(list(hot), List(Value("float32")))
 
 
+def refuse_unseen(column: LabelColumn, labels: Collection[str], names: Sequence[str], hint: str = "") -> None:
+    """Raise `ValueError` if a split has `labels` beside the `names` of the training data; `hint` ends the message."""
+    unseen = sorted(set(labels) - set(names))
+    if unseen:
+        raise column.error(
+            f"the {column.name} data have labels that the training data lack: "
+            f"{quoted(unseen)}.{nearest(unseen[0], names)} Labels: {quoted(names, 30)}.{hint}"
+        )
+
+
 def check_two_classes(train: Dataset, label: str, names: Sequence[str]) -> None:
     """Raises `ValueError` unless two classes or more occur in the encoded `train`."""
     labels = np.array(train["labels"][:])
-    seen = np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
+    refuse_one_class(np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels), label, names)
+
+
+def refuse_one_class(seen: Sequence[int] | np.ndarray, label: str, names: Sequence[str]) -> None:
+    """Raises `ValueError` unless two classes or more were `seen` in the training rows."""
     if len(seen) < 2:
         only = names[seen[0]] if len(seen) else None
         hint = " (shuffle_train_dataset before max_train_samples?)" if len(names) > 1 else ""
@@ -251,7 +261,8 @@ def _as_list(cell: Any) -> list[Any]:
     return cell if isinstance(cell, list) else [cell]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """The name of a label, without the `.0` of a whole number."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -281,19 +292,3 @@ def _from_vectors(column: LabelColumn, rows: list[list[Any]], names: Sequence[st
                 "0 or 1, as in the training data."
             )
     return [[item for item, bit in zip(names, row, strict=True) if int(bit)] for row in rows]
-
-
-def _in_model_order(label: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    if set(names) <= set(known):
-        return list(known)
-    numbers = [str(number) for number in range(len(known))]
-    is_unnamed = list(known) == [f"LABEL_{number}" for number in numbers]
-    if is_unnamed and set(names) <= set(numbers):
-        return numbers
-    if is_unnamed and len(names) == len(known):
-        return list(names)
-    outside = [name for name in names if name not in (numbers if is_unnamed else known)]
-    raise ValueError(
-        f"label_column_name={label!r}: labels outside of the model's {len(known)}: {quoted(outside)}."
-        f"{nearest(outside[0], known)} Its labels: {quoted(known, 30)}; ignore_mismatched_sizes gives it a new head."
-    )

@@ -1,6 +1,6 @@
 """The fields of a training run: of its model and of its data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,15 @@ from hf_mixup.training.averaging import check_averaging
 from hf_mixup.training.loss_watch import POLICIES
 
 COUNTS = (*("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples", "max_unlabeled_samples"),)
+TEXTS, TOKENS = "texts", "tokens"
+# Fields that only one task has, by the task.
+ONLY = {
+    TEXTS: (
+        *("text_column_names", "label_delimiter", "do_regression", "csv_delimiter", "csv_quoting"),
+        *("unlabeled_file", "unlabeled_split_name", "max_unlabeled_samples"),
+    ),
+    TOKENS: ("token_column_name", "label_all_tokens"),
+}
 
 
 def _help(default: Any, text: str) -> Any:
@@ -51,9 +60,10 @@ class ModelArguments:
 class DataArguments:
     """What is trained and evaluated on. The help of each field says what it means."""
 
+    task: str = _help(TEXTS, "texts: classes or a score of each text; tokens: a tag of each token, as in NER.")
     dataset_name: str | None = _help(None, "A hub name, a folder, or demo:rotten_tomatoes, demo:bbc_news (demo extra).")
     dataset_config_name: str | None = _help(None, "Configuration of the dataset.")
-    train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on.")
+    train_file: str | None = _help(None, "CSV, TSV, JSON, JSONL or Parquet file to train on; CoNLL with tokens.")
     validation_file: str | None = _help(None, "File for evaluation during training; else a tenth is held out.")
     test_file: str | None = _help(None, "File for the evaluation at the end; else the validation data serve.")
     unlabeled_file: str | None = _help(None, "File of texts without labels, whose classes are guessed and learned.")
@@ -64,7 +74,9 @@ class DataArguments:
     text_column_names: str | None = _help(
         None, "Text column, or two for pairs: left,right or a YAML list; text by default."
     )
-    label_column_name: str | None = _help(None, "Label column; label or labels by default.")
+    token_column_name: str | None = _help(None, "Column of lists of tokens; tokens or words by default.")
+    label_column_name: str | None = _help(None, "Label column; label or labels by default, of tokens ner_tags or tags.")
+    label_all_tokens: bool = _help(False, "Give the tag of a token to all of its sub-words, not to the first alone.")
     label_delimiter: str | None = _help(None, "What separates several class names in one cell (multi-label).")
     csv_delimiter: str | None = _help(None, "What separates the cells of CSV files: , by default, a tab in .tsv.")
     csv_quoting: str | None = _help(
@@ -88,11 +100,20 @@ class DataArguments:
             raise ValueError("dataset_name, train_file: give one of the two.")
         if self.dataset_name is not None and (self.validation_file or self.test_file):
             raise ValueError("validation_file and test_file go with train_file, not with dataset_name.")
+        self._check_task()
         for name in COUNTS:
             if getattr(self, name) is not None:
                 count(1)(name, getattr(self, name))
         self._check_unlabeled()
         self._check_file_format()
+
+    def _check_task(self) -> None:
+        choice(*ONLY)("task", self.task)
+        defaults = {item.name: item.default for item in fields(self)}
+        for task, names in ONLY.items():
+            given = [name for name in names if getattr(self, name) != defaults[name]]
+            if given and task != self.task:
+                raise ValueError(f"{given[0]}={getattr(self, given[0])!r}: used with task: {task} only.")
 
     def _check_unlabeled(self) -> None:
         if self.unlabeled_file and self.unlabeled_split_name:
