@@ -34,6 +34,8 @@ from hf_mixup.evaluation import compute_metrics_for, first_output
 def main() -> None:
     with one_line_errors(), mixup_errors():
         model_args, data_args, training_args = parse(sys.argv[1:])
+        if data_args.task != "texts":
+            raise ValueError(f"task={data_args.task!r}: this script is about texts; `hf-mixup train` is about both.")
         quiet_other_processes(training_args)
         mixup = resolve_config(model_args.mixup)
         checkpoint = check_output_dir(training_args, data_args.overwrite_output_dir)

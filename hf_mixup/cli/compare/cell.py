@@ -23,8 +23,9 @@ from hf_mixup.cli.compare.moments import STOPS, BestWeights, LearningCurve, loss
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
-from hf_mixup.cli.train.classification import build_model, build_trainer, encode
+from hf_mixup.cli.train.classification import build_model, build_trainer
 from hf_mixup.cli.train.data import UNLABELED, TextData, texts_of
+from hf_mixup.cli.train.encoding import encode
 from hf_mixup.cli.train.results import known_to_json
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.files import write_whole

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from hf_mixup.cli.compare.grid import Comparison
-from hf_mixup.cli.train.classification import encode
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
+from hf_mixup.cli.train.encoding import encode
 from hf_mixup.cli.train.run_fields import DataArguments
 from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths
 from hf_mixup.evaluation.metrics import METRICS, first_output

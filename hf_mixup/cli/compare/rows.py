@@ -16,7 +16,7 @@ from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.train.classification import load_data
 from hf_mixup.cli.train.data import UNLABELED, TextData, first_rows, hold_out
 from hf_mixup.cli.train.probabilities import as_classes, most_probable
-from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
+from hf_mixup.cli.train.run_fields import TEXTS, DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,11 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     What is missing is held out of the training rows, a tenth of what is left each time, the same in every run.
 
     Raises:
-        ValueError: for test rows that were given without labels, or fewer than two rows to measure on.
+        ValueError: for another task than texts, test rows that were given without labels, or fewer than two rows to
+            measure on.
     """
+    if data_args.task != TEXTS:
+        raise ValueError(f"task={data_args.task!r}: a comparison is of classes or scores of texts, task: {TEXTS}.")
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from hf_mixup.cli.demo import load_dataset, model_path
     from hf_mixup.cli.terminal import interruptible, one_line_errors
     from hf_mixup.cli.train.arguments import mixup_errors, parse
-    from hf_mixup.cli.train.classification import encode, load_data, quiet_other_processes
+    from hf_mixup.cli.train.classification import load_data, quiet_other_processes
     from hf_mixup.cli.train.data import load_splits
+    from hf_mixup.cli.train.encoding import encode
     from hf_mixup.cli.train.named_classifier import build_model
     from hf_mixup.cli.train.results import calibrate, report
     from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
@@ -42,8 +43,9 @@ __getattr__ = lazy_names(
         "cli.demo": ["load_dataset", "model_path"],
         "cli.terminal": ["interruptible", "one_line_errors"],
         "cli.train.arguments": ["mixup_errors", "parse"],
-        "cli.train.classification": ["encode", "load_data", "quiet_other_processes"],
+        "cli.train.classification": ["load_data", "quiet_other_processes"],
         "cli.train.data": ["load_splits"],
+        "cli.train.encoding": ["encode"],
         "cli.train.named_classifier": ["build_model"],
         "cli.train.results": ["calibrate", "report"],
         "cli.train.run_fields": ["DataArguments", "ModelArguments"],

@@ -1,4 +1,4 @@
-"""Fine-tune a text classifier with mixup: the steps of `hf-mixup train` and of `examples/run_classification.py`."""
+"""Fine-tune a classifier of texts or tokens with mixup: the steps of `hf-mixup train` and of `examples/`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import (
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,7 +24,8 @@ from transformers.utils.logging import set_verbosity_error
 from hf_mixup.cli.terminal import writable
 from hf_mixup.cli.train.arguments import mixup_errors
 from hf_mixup.cli.train.data import UNLABELED, TextData, load_splits
-from hf_mixup.cli.train.named_classifier import build_model, head_labels
+from hf_mixup.cli.train.encoding import encode
+from hf_mixup.cli.train.named_classifier import build_model, head_labels, label_names
 from hf_mixup.cli.train.progress import library_bars, shown_progress, shows_bars, speaks
 from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_results, write_results
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
@@ -34,7 +36,6 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.evaluation.metrics import compute_metrics_for, first_output
 from hf_mixup.forward.anatomy.unsupported import refuse_kernel, refuse_without_accelerator
 from hf_mixup.training.checkpoints import check_output_dir
-from hf_mixup.training.groups import number_groups
 from hf_mixup.training.metric_names import check_metric_name
 from hf_mixup.training.trainer import MixupTrainer
 
@@ -115,6 +116,7 @@ def build_trainer(
     class_weights: Any = None,
 ) -> MixupTrainer:
     """The trainer of a run, with its metrics; from `build_model` and `encode`."""
+    is_of_tokens = problem_type == "token_classification"
     return MixupTrainer(
         model=model,
         args=args,
@@ -127,8 +129,8 @@ def build_trainer(
         eval_dataset=splits.get("validation"),
         unlabeled_dataset=splits.get(UNLABELED),
         processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics_for(problem_type),
+        data_collator=(DataCollatorForTokenClassification if is_of_tokens else DataCollatorWithPadding)(tokenizer),
+        compute_metrics=compute_metrics_for(problem_type, label_names(model.config)),
         preprocess_logits_for_metrics=first_output,
     )
 
@@ -226,7 +228,7 @@ def load_data(
         data_args,
         cache_dir=model_args.cache_dir,
         token=model_args.token,
-        known_labels=head_labels(model_args),
+        known_labels=head_labels(model_args, data_args.task),
         needs_validation=evaluates,
     )
     if says_labels:
@@ -235,7 +237,7 @@ def load_data(
         raise ValueError("fit_temperature=True: needs classes, and the labels are scores (regression).")
     check_measurable(data, data_args, evaluates)
     if args.metric_for_best_model:
-        check_metric_name(data.problem_type, args.metric_for_best_model)
+        check_metric_name(data.problem_type, args.metric_for_best_model, label_names=data.label_names)
     return data
 
 
@@ -248,42 +250,3 @@ def check_measurable(data: TextData, data_args: DataArguments, evaluates: bool) 
         if count < fewest:
             given = getattr(data_args, f"{name}_file")
             raise ValueError(f"{name}_file={given!r}: {count} row to measure on; a correlation needs two.")
-
-
-def encode(
-    data: TextData, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, group_column: str | None = None
-) -> dict[str, Dataset]:
-    """Tokenise every split.
-
-    Args:
-        data (`TextData`): two text columns are encoded as a pair.
-        tokenizer (`PreTrainedTokenizerBase`): its `model_max_length` caps `max_seq_length`.
-        data_args (`DataArguments`): `max_seq_length` in tokens, `pad_to_max_length`, `overwrite_cache`.
-        group_column (`str`, *optional*): the column of the training rows that stays, numbered, for partners by group.
-
-    Raises:
-        ValueError: if the training rows have no such column.
-    """
-    splits = data.splits
-    if group_column is not None:
-        splits = splits | {"train": number_groups(splits["train"], group_column, data.text_columns)}
-    max_length = min(data_args.max_seq_length, tokenizer.model_max_length)
-    if max_length < data_args.max_seq_length:
-        logger.warning("max_seq_length=%d: the model takes %d tokens.", data_args.max_seq_length, max_length)
-    padding = "max_length" if data_args.pad_to_max_length else False
-
-    def tokenize(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        texts = [rows[column] for column in data.text_columns]
-        return {**tokenizer(*texts, truncation=True, max_length=max_length, padding=padding), "labels": rows["labels"]}
-
-    kept = (["labels"], ["labels", group_column])
-    return {
-        name: rows.map(
-            tokenize,
-            batched=True,
-            remove_columns=[column for column in rows.column_names if column not in kept[name == "train"]],
-            load_from_cache_file=not data_args.overwrite_cache,
-            desc=f"tokenising {name}",
-        )
-        for name, rows in splits.items()
-    }

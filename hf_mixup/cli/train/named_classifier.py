@@ -1,4 +1,4 @@
-"""The classifier of a run and its tokenizer, from their names; what does not fit the data is refused."""
+"""The classifier of texts or tokens and its tokenizer, from their names; what does not fit the data is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,21 +22,29 @@ from hf_mixup.cli import demo
 from hf_mixup.cli.terminal import in_one_line
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.prior_bias import start_at_priors
-from hf_mixup.cli.train.run_fields import ModelArguments
-from hf_mixup.cli.train.tokenizer_checks import check_tokenizer, longest_text
+from hf_mixup.cli.train.run_fields import TEXTS, TOKENS, ModelArguments
+from hf_mixup.cli.train.tokenizer_checks import begin_words_with_blanks, check_tokenizer, lacks_blanks, longest_text
 from hf_mixup.evaluation.stored_temperature import FIELD
 from hf_mixup.forward.anatomy.host import LOAD_REPORT, LOADING_LOGGER
 
 logger = logging.getLogger(__name__)
 
+# By the task: what the class of a model with a head is called, and the class that builds one.
+HEADS = {
+    TEXTS: ("ForSequenceClassification", AutoModelForSequenceClassification),
+    TOKENS: ("ForTokenClassification", AutoModelForTokenClassification),
+}
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def head_labels(model_args: ModelArguments) -> list[str] | None:
-    """The class names of a model that already is a classifier; `None` for one that gets a new head."""
+def head_labels(model_args: ModelArguments, task: str) -> list[str] | None:
+    """The class names of a model that already is a classifier for the task; `None` for one that gets a new head."""
     config = _own_config(model_args)
-    if not keeps_head(model_args, config) or config.num_labels < 2:
-        return None
+    return label_names(config) if keeps_head(model_args, config, task) and config.num_labels > 1 else None
+
+
+def label_names(config: Any) -> list[str]:
+    """The class names in a config, in the order of their indices."""
     return [config.id2label[number] for number in range(config.num_labels)]
 
 
@@ -44,20 +53,20 @@ def _own_config(model_args: ModelArguments) -> Any:
         return AutoConfig.from_pretrained(_config_path(model_args), **_loading(model_args))
 
 
-def is_classifier(config: Any) -> bool:
-    """Whether a model with this config has a head for classes or scores."""
-    return any("ForSequenceClassification" in name for name in config.architectures or ())
+def is_classifier(config: Any, task: str) -> bool:
+    """Whether a model with this config has a head for the classes or scores of the task."""
+    return any(HEADS[task][0] in name for name in config.architectures or ())
 
 
-def keeps_head(model_args: ModelArguments, config: Any) -> bool:
+def keeps_head(model_args: ModelArguments, config: Any, task: str) -> bool:
     """Whether a model with this config is a classifier that has to keep its head."""
-    return is_classifier(config) and not model_args.ignore_mismatched_sizes
+    return is_classifier(config, task) and not model_args.ignore_mismatched_sizes
 
 
-def gets_new_head(model_args: ModelArguments, labels: int) -> bool:
+def gets_new_head(model_args: ModelArguments, labels: int, task: str) -> bool:
     """Whether the model of a run gets a new head: it has none, or one for another number of labels."""
     config = _own_config(model_args)
-    return not is_classifier(config) or config.num_labels != labels
+    return not is_classifier(config, task) or config.num_labels != labels
 
 
 def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -74,8 +83,7 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
     """
     path = model_path(model_args)
     tokenizer_name = model_args.tokenizer_name or path
-    with _naming("tokenizer_name", tokenizer_name):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **_loading(model_args))
+    tokenizer = load_tokenizer(model_args, tokenizer_name, data.task)
     model, new = _load_model(model_args, data, path)
     if model_args.prior_bias:
         start_at_priors(model, new, data.splits["train"], data.problem_type)
@@ -86,7 +94,8 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
         logger.warning("The tokenizer has no pad token: its eos token %r serves as one.", tokenizer.eos_token)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    texts = [data.splits["train"][column] for column in data.text_columns]
+    columns = [data.splits["train"][column][:] for column in data.text_columns]
+    texts = [[" ".join(words) for words in columns[0]]] if data.task == TOKENS else columns
     check_tokenizer(tokenizer_name, tokenizer, model, texts)
     limit = longest_text(model)
     if limit is not None:
@@ -94,11 +103,30 @@ def build_model(model_args: ModelArguments, data: TextData) -> tuple[PreTrainedM
     return model, tokenizer
 
 
+def load_tokenizer(model_args: ModelArguments, name: str, task: str) -> PreTrainedTokenizerBase:
+    """The tokenizer; for lists of words, one that knows the word of a token, and begins each as it does after a blank.
+
+    Raises:
+        ValueError: for a tokenizer that cannot be loaded, or does not know of words.
+    """
+    with _naming("tokenizer_name", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **_loading(model_args))
+        if task == TOKENS and lacks_blanks(tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(name, **_loading(model_args), add_prefix_space=True)
+            begin_words_with_blanks(tokenizer)
+    if task == TOKENS and not tokenizer.is_fast:
+        raise ValueError(
+            f"tokenizer_name={name!r}: {type(tokenizer).__name__} does not say which word a token is of, which "
+            f"task: {TOKENS} needs; name a fast tokenizer (is_fast) of the model."
+        )
+    return tokenizer
+
+
 def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of its parameters that are new."""
     names = data.label_names or ["LABEL_0"]
     own = _own_config(model_args)
-    if keeps_head(model_args, own) and own.num_labels != len(names):
+    if keeps_head(model_args, own, data.task) and own.num_labels != len(names):
         found = f"{len(names)} classes" if data.label_names else "scores (regression)"
         raise ValueError(
             f"model_name_or_path={model_args.model_name_or_path!r}: its head has num_labels={own.num_labels}, but the "
@@ -110,7 +138,8 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={name: number for number, name in enumerate(names)},
-        problem_type=data.problem_type,
+        # That of tokens is not one of transformers.
+        problem_type=None if data.task == TOKENS else data.problem_type,
         **_loading(model_args),
     )
     # That of the weights before this training.
@@ -120,13 +149,13 @@ def _load_model(model_args: ModelArguments, data: TextData, path: str) -> tuple[
         options["attn_implementation"] = model_args.attn_implementation
     with (
         _naming("model_name_or_path", path, attn_implementation=model_args.attn_implementation),
-        _reporting(gets_head=not keeps_head(model_args, own)) as loading,
+        _reporting(gets_head=not keeps_head(model_args, own, data.task)) as loading,
     ):
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, **options
-        )
+        model, loaded = HEADS[data.task][1].from_pretrained(path, config=config, output_loading_info=True, **options)
         new = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
-        loading |= {"backbone": f"{model.base_model_prefix}.", "new": new, "unexpected": loaded["unexpected_keys"]}
+        # Models of tokens have no pooler.
+        unexpected = {name for name in loaded["unexpected_keys"] if data.task == TEXTS or "pooler" not in name}
+        loading |= {"backbone": f"{model.base_model_prefix}.", "new": new, "unexpected": unexpected}
     return model, new
 
 

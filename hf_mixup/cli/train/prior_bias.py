@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 import torch
 from datasets import Dataset
@@ -22,8 +23,9 @@ def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], row
     Args:
         model (`PreTrainedModel`): a classifier as `from_pretrained` returns it.
         new_parameters (`Collection[str]`): the names of the parameters that were not loaded.
-        rows (`Dataset`): the training rows; `labels` are as `label_priors` takes them.
-        problem_type (`str`): as in a transformers config.
+        rows (`Dataset`): the training rows; `labels` are as `label_priors` takes them, of tokens lists of class
+            indices.
+        problem_type (`str`): as in a transformers config, or `"token_classification"`.
 
     Raises:
         ValueError: if the model has no bias of one value per label that is new, or several (the heads of most decoders
@@ -31,7 +33,10 @@ def start_at_priors(model: PreTrainedModel, new_parameters: Collection[str], row
     """
     if is_deepspeed_zero3_enabled():
         raise ValueError("prior_bias=True: not under DeepSpeed ZeRO-3, which shards the head while it is loaded.")
-    priors = label_priors(torch.tensor(rows["labels"][:]), model.config.num_labels or 1, problem_type)
+    labels = rows["labels"][:]
+    if problem_type == "token_classification":
+        labels = [*chain.from_iterable(labels)]
+    priors = label_priors(torch.tensor(labels), model.config.num_labels or 1, problem_type)
     new = {name: value for name, value in model.named_parameters() if name in new_parameters}
     biases = {name: value for name, value in new.items() if name.endswith("bias") and value.shape == priors.shape}
     if len(biases) != 1:

@@ -16,6 +16,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from hf_mixup.cli.terminal import DIVERGED, format_table, writable
 from hf_mixup.cli.train.data import TextData
+from hf_mixup.cli.train.named_classifier import label_names
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.evaluation.metrics import first_output
@@ -33,11 +34,12 @@ def calibrate(trainer: Trainer, rows: Dataset, problem_type: str) -> None:
     """
     assert trainer.model is not None and trainer.compute_metrics is not None
     held_out, unscaled = trainer.predict(rows), trainer.compute_metrics  # type: ignore[arg-type]
+    names = label_names(trainer.model.config)
     temperature = store_temperature(trainer.model, first_output(held_out.predictions), np.asarray(held_out.label_ids))
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits, labels = first_output(prediction.predictions), np.asarray(prediction.label_ids)
-        scaled = scaled_metrics(logits, labels, problem_type, temperature)
+        scaled = scaled_metrics(logits, labels, problem_type, temperature, names)
         return unscaled(prediction) | {"temperature": temperature} | scaled
 
     trainer.compute_metrics = compute_metrics

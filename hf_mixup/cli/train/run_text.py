@@ -12,14 +12,16 @@ from datasets import Dataset
 
 from hf_mixup.cli.train.data import UNLABELED, TextData
 from hf_mixup.cli.train.named_classifier import gets_new_head
-from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
+from hf_mixup.cli.train.run_fields import TEXTS, TOKENS, DataArguments, ModelArguments
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from hf_mixup.config.setting import changed_fields
 from hf_mixup.loss.task import IGNORED
+from hf_mixup.training.metric_names import has_entities
 from hf_mixup.training.trainer_checks import has_partners
 
 WIDTH, INDENT = 100, 8
+PIPELINES = {TEXTS: "text-classification", TOKENS: "token-classification"}
 PARTNERS = {
     "random": "a random text of the batch",
     "same_class": "a text of the same class",
@@ -52,7 +54,7 @@ def model_and_data(
     model = trainer.model
     count = sum(weight.numel() for weight in model.parameters())
     size = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
-    head = "a new head" if gets_new_head(given, model.config.num_labels) else "the head that it has"
+    head = "a new head" if gets_new_head(given, model.config.num_labels, data.task) else "the head that it has"
     rows = ", ".join(f"{split.num_rows:,} {name}" for name, split in splits.items() if name != UNLABELED) + " rows"
     rows += f", {splits[UNLABELED].num_rows:,} without labels" if UNLABELED in splits else ""
     source = of.dataset_name or of.train_file
@@ -88,18 +90,23 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
     """Where everything was saved, how the model is loaded, and the command to try next."""
     folder = str(trainer.args.output_dir)
     text = '{"text": "...", "text_pair": "..."}' if len(data.text_columns) == 2 else '"..."'
-    following = "hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"
+    options = json.dumps(folder, ensure_ascii=False)
+    if data.task == TOKENS and has_entities(data.label_names):
+        options += ', aggregation_strategy="simple"'
+    following = []
     if trainer.unlabeled_dataset is not None and not shows_baseline:
-        following = f"--baseline true trains once more, with mixup off and labelled rows only; {following}"
+        following += ["--baseline true trains once more, with mixup off and labelled rows only"]
     elif _mixes(trainer) and not shows_baseline:
-        following = f"--baseline true trains once more with mixup off, to see what mixup did; {following}"
+        following += ["--baseline true trains once more with mixup off, to see what mixup did"]
+    if data.task == TEXTS:
+        following += ["hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"]
     return "\n".join(
         [
             "",
             _line("Saved", f"{folder}: the model, its tokenizer, results.json"),
             f"{'Use':<{INDENT}}from transformers import pipeline",
-            f'{"":<{INDENT}}pipeline("text-classification", {json.dumps(folder, ensure_ascii=False)})({text})',
-            _line("Next", following),
+            f'{"":<{INDENT}}pipeline("{PIPELINES[data.task]}", {options})({text})',
+            *[_line("Next", "; ".join(following))] * bool(following),
         ]
     )
 

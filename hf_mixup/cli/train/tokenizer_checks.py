@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from itertools import chain
 
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,6 +70,17 @@ def _check_unknown(name: str, tokenizer: PreTrainedTokenizerBase, texts: Sequenc
         )
     if share > WARNED_ABOVE:
         logger.warning("tokenizer_name=%r: %s.", name, words)
+
+
+def lacks_blanks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words in a list become other tokens than in a text: those of byte-level BPE begin with their blank."""
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    return isinstance(splitter, ByteLevel) and not splitter.add_prefix_space
+
+
+def begin_words_with_blanks(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add the blank in tokenizers that do not follow their own `add_prefix_space`."""
+    tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
 
 
 def longest_text(model: PreTrainedModel) -> int | None:

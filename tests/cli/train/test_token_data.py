@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hf_mixup.cli.train.conll import read_conll
 from hf_mixup.cli.train.data import load_splits
 from hf_mixup.cli.train.run_fields import DataArguments
+from tests.toy_tags import write_conll
 
 ROWS = [
     (["Anna", "lives", "in", "New", "York"], ["B-per", "O", "O", "B-loc", "I-loc"]),
@@ -16,12 +17,6 @@ ROWS = [
     (["Bob", "Smith", "slept"], ["B-per", "I-per", "O"]),
 ] * 4
 NAMES = ["B-loc", "B-per", "I-loc", "I-per", "O"]
-
-
-def write_conll(path, rows=ROWS, between="\t"):
-    texts = ["".join(f"{word}{between}{tag}\n" for word, tag in zip(*row, strict=True)) for row in rows]
-    path.write_text("\n".join(texts), encoding="utf-8")
-    return str(path)
 
 
 def write_json(path, rows, names=("tokens", "ner_tags")):
@@ -33,7 +28,7 @@ def write_json(path, rows, names=("tokens", "ner_tags")):
 def load(tmp_path):
     def load(train=None, known_labels=None, needs_validation=False, **options):
         if "dataset_name" not in options:
-            options["train_file"] = train or write_conll(tmp_path / "train.conll")
+            options["train_file"] = train or write_conll(tmp_path / "train.conll", ROWS)
             options.setdefault("test_file", options["train_file"])
         given = DataArguments(task="tokens", **options)
         return load_splits(given, str(tmp_path / "cache"), None, known_labels, needs_validation)
@@ -48,7 +43,7 @@ def rows_of(data, split="train"):
 
 @pytest.mark.parametrize(("suffix", "between"), [(".conll", "\t"), (".txt", " "), (".tsv", "\t"), (".CONLL", "  _ _ ")])
 def test_conll_files(load, tmp_path, suffix, between):
-    data = load(write_conll(tmp_path / f"train{suffix}", between=between))
+    data = load(write_conll(tmp_path / f"train{suffix}", ROWS, between))
     assert rows_of(data) == ROWS and rows_of(data, "test") == ROWS
     assert (data.problem_type, data.task, data.text_columns) == ("token_classification", "tokens", ["tokens"])
     assert data.label_names == NAMES
@@ -265,4 +260,4 @@ def test_files_of_other_kinds(load, tmp_path):
     with pytest.raises(ValueError, match=r"expected a file named .conll, .txt, .tsv, .json, .jsonl, .parquet"):
         load(str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="expected a file named .csv, .tsv, .json"):
-        load_splits(DataArguments(train_file=write_conll(tmp_path / "train.conll")))
+        load_splits(DataArguments(train_file=write_conll(tmp_path / "train.conll", ROWS)))
