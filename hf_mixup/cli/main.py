@@ -62,7 +62,7 @@ def _status(command: Callable[[], int]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-mixup",
-        description="Fine-tune text classifiers with mixup.",
+        description="Fine-tune classifiers of texts and tokens with mixup.",
         epilog="With --debug every command shows the traceback of an error.",
     )
     parser.add_argument("--version", action="version", version=f"hf-mixup {version('hf_mixup')}")
@@ -70,10 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         usage="hf-mixup train CONFIG.yaml [--any_field value ...]",
-        help="fine-tune and evaluate a text classifier",
-        description="Fine-tune and evaluate a text classifier. The YAML file is a flat mapping of ModelArguments,\n"
-        "DataArguments and TrainingArguments fields, and mixup: (a recipe, a YAML path, none, or a mapping of\n"
-        "MixupConfig fields). Options after it win: --any_field value, --mixup tmix, --mixup.alpha 0.2.\n"
+        help="fine-tune and evaluate a classifier of texts or tokens",
+        description="Fine-tune and evaluate a classifier of texts, or of tokens (task: tokens). The YAML file is a\n"
+        "flat mapping of ModelArguments, DataArguments and TrainingArguments fields, and mixup: (a recipe, a\n"
+        "YAML path, none, or a mapping of MixupConfig fields). Options after it win: --any_field value,\n"
+        "--mixup tmix, --mixup.alpha 0.2.\n"
         "`hf-mixup train CONFIG.yaml --help` lists every field.",
         epilog=mixup_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

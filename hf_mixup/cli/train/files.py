@@ -31,6 +31,8 @@ CONLL = ".conll"
 # What to do with files of other kinds, by their names and by how they begin.
 _TABLE, _ARCHIVE = " Save the table as CSV, in UTF-8.", " Unpack it first."
 PACKED = {".xlsx": _TABLE, ".xls": _TABLE, ".ods": _TABLE, ".gz": _ARCHIVE, ".zip": _ARCHIVE}
+# Of tokens.
+PACKED[".csv"] = " A cell of a CSV file holds no list."
 PACKED_STARTS = {b"PK\x03\x04": " If it is a workbook, save the table as CSV; unpack archives.", b"\x1f\x8b": _ARCHIVE}
 # What was read is kept under a digest of the file; another number if the same bytes come to mean something else.
 READER_VERSION = "1"

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_mixup.cli.train.label_task import doubts_about, in_model_order, in_order, quoted
 from hf_mixup.cli.train.labels import LabelColumn, plain, refuse_one_class, refuse_unseen
 from hf_mixup.cli.train.run_fields import DataArguments
-from hf_mixup.training.metric_names import PLACED, has_entities
+from hf_mixup.training.metric_names import PLACED
 
 # The field that names the columns, what they hold, and what a row without it is called.
 FIELD, INPUT, LACKING = "token_column_name", "tokens", "without tokens"
@@ -88,9 +88,11 @@ def labels_line(
     label: str, problem_type: str, names: Sequence[str], labels: Sequence[Any], data_args: DataArguments
 ) -> str:
     """What was made of the label column, in one line."""
-    kinds = {name[2:] for name in names if PLACED.match(name)}
-    of = f" of {len(kinds)} type{'s' * (len(kinds) != 1)} of entities" if kinds and has_entities(names) else ""
-    return f"label column {label!r}: {len(names)} tags ({quoted(names, 10)}){of}, {sum(map(len, labels)):,} tokens"
+    line = f"label column {label!r}: {len(names)} tags of {sum(map(len, labels)):,} tokens"
+    kinds = sorted({name[2:] for name in names if PLACED.match(name)})
+    if kinds:
+        return f"{line}, entities of {len(kinds)} type{'s' * (len(kinds) != 1)} ({quoted(kinds, 10)})"
+    return f"{line} ({quoted(names, 10)})"
 
 
 def check_classes(train: Dataset, label: str, names: Sequence[str]) -> None:

@@ -47,9 +47,7 @@ def test_conll_files(load, tmp_path, suffix, between):
     assert rows_of(data) == ROWS and rows_of(data, "test") == ROWS
     assert (data.problem_type, data.task, data.text_columns) == ("token_classification", "tokens", ["tokens"])
     assert data.label_names == NAMES
-    assert data.labels == (
-        "label column 'tags': 5 tags ('B-loc', 'B-per', 'I-loc', 'I-per', 'O') of 2 types of entities, 44 tokens"
-    )
+    assert data.labels == "label column 'tags': 5 tags of 44 tokens, entities of 2 types ('loc', 'per')"
 
 
 def test_what_conll_files_have_besides(load, tmp_path):
@@ -100,7 +98,7 @@ def test_columns_by_name(load, tmp_path):
     file = write_json(tmp_path / "train.json", rows, ("form", "ner_tags", "xpos", "id"))
     data = load(file, token_column_name="form", label_column_name="xpos")
     assert data.label_names == ["X", "Y"] and data.splits["train"].column_names == ["form", "ner_tags", "id", "labels"]
-    assert data.labels == "label column 'xpos': 2 tags ('X', 'Y'), 44 tokens"
+    assert data.labels == "label column 'xpos': 2 tags of 44 tokens ('X', 'Y')"
     with pytest.raises(ValueError, match="token_column_name='tokens': no such column in the train data.*Columns: form"):
         load(file)
     with pytest.raises(ValueError, match="label_column_name='upos': no such column.*Did you mean 'xpos'"):
@@ -123,7 +121,7 @@ def test_a_dataset_with_named_tags(load, tmp_path):
     data = load(dataset_name=str(tmp_path / "data"))
     assert data.label_names == order and rows_of(data, "validation") == ROWS
     assert data.splits["train"].features["labels"] == List(Value("int64"))
-    assert "6 tags ('O', 'B-per'" in data.labels and "of 3 types of entities" in data.labels
+    assert data.labels == "label column 'ner_tags': 6 tags of 44 tokens, entities of 3 types ('loc', 'misc', 'per')"
     file = str(tmp_path / "data/train.parquet")
     assert load(file).label_names == order
 
@@ -257,7 +255,9 @@ def test_fields_of_the_other_task_are_refused(options, named):
 
 def test_files_of_other_kinds(load, tmp_path):
     (tmp_path / "train.csv").write_text("tokens,tags\na,O\n")
-    with pytest.raises(ValueError, match=r"expected a file named .conll, .txt, .tsv, .json, .jsonl, .parquet"):
+    with pytest.raises(
+        ValueError, match=r"expected a file named .conll, .txt, .tsv, .json, .jsonl, .parquet. A cell of a CSV file"
+    ):
         load(str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="expected a file named .csv, .tsv, .json"):
         load_splits(DataArguments(train_file=write_conll(tmp_path / "train.conll", ROWS)))
