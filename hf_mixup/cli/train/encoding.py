@@ -58,7 +58,10 @@ def encode(
         for name, rows in splits.items()
     }
     if data.task == TOKENS:
-        encoded = {name: _with_a_label(name, rows, splits[name], data_args) for name, rows in encoded.items()}
+        encoded = {
+            name: _with_a_label(name, rows, splits[name], max_length, data_args.label_all_tokens)
+            for name, rows in encoded.items()
+        }
     return encoded
 
 
@@ -111,14 +114,14 @@ def inside_tags(names: Sequence[str]) -> list[int]:
     return [names.index(tag) if tag in names else place for place, tag in enumerate(inside)]
 
 
-def _with_a_label(name: str, rows: Dataset, words: Dataset, data_args: DataArguments) -> Dataset:
+def _with_a_label(name: str, rows: Dataset, words: Dataset, max_length: int, all_tokens: bool) -> Dataset:
     """The rows that have a label at all; a warning counts the tags that tokenising left out."""
     counts = [sum(label != IGNORED for label in labels) for labels in rows["labels"][:]]
     tags = sum(map(len, words["labels"][:]))
-    if sum(counts) < tags and not data_args.label_all_tokens:
+    if sum(counts) < tags and not all_tokens:
         logger.warning(
             "%s: %d of %d tags are left out: their tokens are beyond max_seq_length=%d, or nothing to the tokenizer.",
-            *(name, tags - sum(counts), tags, data_args.max_seq_length),
+            *(name, tags - sum(counts), tags, max_length),
         )
     # A batch of such rows has no loss.
     return rows if all(counts) else rows.select([place for place, count in enumerate(counts) if count])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, BertConfig, BertForTokenClassification, pipeline
 
 from hf_mixup.cli.main import main
@@ -15,6 +16,7 @@ from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, finish, load_data, prepare
 from hf_mixup.cli.train.named_classifier import head_labels
 from hf_mixup.evaluation import fit_temperature, token_metrics
+from hf_mixup.forward.anatomy.host import LOAD_REPORT, LOADING_LOGGER
 from hf_mixup.training.metric_names import METRIC_NAMES, TAG_METRICS
 from tests.toy_tags import NAMES, tagged, write_conll
 from tests.toy_text import save_toy_model
@@ -52,13 +54,13 @@ def test_train_end_to_end(config, tmp_path, capsys):
     for line in (
         "BertForTokenClassification with ",
         f"Data {tmp_path}/train.conll, 43 train, 16 test, 5 validation rows; label column 'tags': ",
-        "5 tags of 288 tokens, entities of 2 types ('bad', 'good')",
+        "5 tags of 240 tokens, entities of 2 types ('bad', 'good')",
         "evaluation: f1 ",
     ):
         assert line in in_one_line
     before, after = (f"{found['f1']:.4f}" for found in (results["before"], metrics))
     assert re.search(rf"^f1 +{before} +{after}$", printed, flags=re.MULTILINE)
-    assert "hf-mixup compare" not in printed and "LOAD REPORT" not in printed
+    assert "hf-mixup compare" not in printed
 
 
 def test_what_is_saved_is_a_plain_model(config, tmp_path, capsys):
@@ -91,6 +93,17 @@ def test_the_metrics_are_those_of_the_saved_model(config, tmp_path):
     scaled = token_metrics(logits / temperature, labels, NAMES)
     for name in ("nll", "brier", "ece", "entity_ece"):
         assert results["metrics"][f"{name}_scaled"] == pytest.approx(scaled[name], abs=1e-3)
+
+
+def test_a_pooler_that_a_tagger_does_not_have_is_not_reported(config, caplog):
+    LOADING_LOGGER.addHandler(caplog.handler)
+    try:
+        run = prepare(*parse([config()]))
+    finally:
+        LOADING_LOGGER.removeHandler(caplog.handler)
+    saved = load_file(Path(run.model_args.model_name_or_path, "model.safetensors"))
+    assert any("pooler" in name for name in set(saved) - set(run.trainer.model.bert.state_dict()))
+    assert LOAD_REPORT not in caplog.text
 
 
 def test_parts_of_speech_in_a_json_file(config, tmp_path, capsys):
