@@ -58,10 +58,8 @@ def encode(
         for name, rows in splits.items()
     }
     if data.task == TOKENS:
-        encoded = {
-            name: _with_a_label(name, rows, splits[name], max_length, data_args.label_all_tokens)
-            for name, rows in encoded.items()
-        }
+        cut = {"max_length": max_length, "all_tokens": data_args.label_all_tokens}
+        encoded = {name: _with_a_label(name, rows, splits[name], **cut) for name, rows in encoded.items()}
     return encoded
 
 

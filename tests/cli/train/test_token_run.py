@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, BertConfig, BertForTokenClassification, pipeline
 
+from hf_mixup.cli.compare.rows import read_data
 from hf_mixup.cli.main import main
 from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, finish, load_data, prepare
@@ -164,8 +165,5 @@ def test_what_is_about_texts_is_refused(config, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "task='tokens': this script is about texts" in capsys.readouterr().err
-    values = {"methods": ["none", "tmix"], "train_sizes": [4], "output_dir": str(tmp_path / "compared")}
-    values |= {"task": "tokens", "model_name_or_path": str(tmp_path / "toy"), "train_file": "train.conll"}
-    (tmp_path / "compare.yaml").write_text(json.dumps(values))
-    assert main(["compare", str(tmp_path / "compare.yaml")]) == 2
-    assert "task='tokens': a comparison is of classes or scores of texts" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="task='tokens': a comparison is of classes or scores of texts"):
+        read_data(*parse([config()]))
