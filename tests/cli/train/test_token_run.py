@@ -64,6 +64,17 @@ def test_train_end_to_end(config, tmp_path, capsys):
     assert "hf-mixup compare" not in printed
 
 
+def test_mixup_and_the_training_without_it(config, tmp_path, capsys):
+    given = config(mixup="tmix", baseline=True, fit_temperature=True, max_steps=4)
+    assert main(["train", given]) == 0
+    mixed = results_of(tmp_path / "out")
+    assert main(["train", given, "--mixup", "none", "--baseline", "false", "--overwrite_output_dir", "true"]) == 0
+    plain = results_of(tmp_path / "out")["metrics"]
+    for name in ("nll", "f1", "temperature"):
+        assert mixed["baseline"]["metrics"][name] == pytest.approx(plain[name], abs=1e-6)
+    assert mixed["mixup"]["site"] == "hidden" and mixed["metrics"]["nll"] != plain["nll"]
+
+
 def test_what_is_saved_is_a_plain_model(config, tmp_path, capsys):
     assert main(["train", config(max_steps=60)]) == 0
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
