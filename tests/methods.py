@@ -22,6 +22,8 @@ OWN = "no paper"
 OF_PIXELS = ("input_mixup", "cutmix")
 # What these need is MixupTrainer(unlabeled_dataset=...).
 OF_UNLABELED = ("few_labels", "mixtext", "ict", "softmatch", "mean_teacher")
+# What these need is labels per token.
+OF_TOKENS = ("intra_lada", "seq_mix")
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,27 @@ METHODS = {
         "batch and is somebody else. The bandwidth is in units of the label: set it. Theirs mixes inputs or a "
         "hidden layer; on pairs of sentences (STS-B, 600 pairs, 225 steps, one seed) Pearson's r was 0.16 at "
         "`embeddings`, 0.25 after block 5 of 6, 0.49 here, and 0.47 without mixup.",
+    ),
+    "intra_lada": Method(
+        "Chen, Wang, Tian, Yang, Yang 2020, Local Additivity Based Data Augmentation for Semi-supervised NER, EMNLP",
+        "h_t' = lambda h_t + (1 - lambda) h_p(t) of the tokens of one text after the last layer, p a permutation of "
+        "those with a label, y_t the same; lambda ~ Beta(60, 1.5), one per batch",
+        "labels per token: entities, chunks, tags",
+        AUTHORS,
+        "Where the last layer is linear, mixing its inputs is mixing its outputs, and so it is done. Their code "
+        "mixes in place, so that a token may be mixed with one that is mixed already, and its label not; here all are "
+        "mixed with what the tokens were. The partner weighs 2.4 % on average, as in their code.",
+    ),
+    "seq_mix": Method(
+        "Zhang, Yu, Zhang 2020, SeqMix: Augmenting Active Sequence Labeling via Sequence Mixup, EMNLP",
+        "an entity gives way to one of the partner that is as long in tokens, and its labels with it; half of the "
+        "batches; no lambda",
+        "labels per token: entities and slots",
+        ABSTRACT,
+        "SeqMix mixes parts of two texts that are as long by lambda, and takes the nearest word of each mixture; it "
+        "scores what came of it with a language model. Here a part is a whole entity, and is exchanged, so that every "
+        "token is a word and every label a class, and nothing is scored. A pair without entities that are as long "
+        "stays as it is.",
     ),
     "intra_class": Method(
         "none: LISA's partners of the same label, without groups",

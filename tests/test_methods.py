@@ -15,7 +15,7 @@ from hf_mixup.plan.planner import Planner
 from hf_mixup.training.collator import MixupCollator
 from tests.architectures import build
 from tests.forward.anatomy.test_images_and_sounds import toy
-from tests.methods import OF_PIXELS, OF_UNLABELED
+from tests.methods import OF_PIXELS, OF_TOKENS, OF_UNLABELED
 from tests.plain_config import plain_config
 from tests.zoo import FAMILIES, WIDTH, cached_toy_model, toy_batch, toy_model
 
@@ -157,7 +157,8 @@ def loss_share_of_the_clean_batch(recipe):
 
 def test_every_recipe_is_tested_here():
     tested = set(ON_A_LINE) | {name for name in recipe_names() if any(f"test_{name}_" in test for test in globals())}
-    assert set(recipe_names()) - set(OF_UNLABELED) == tested, "those are tested with the trainer"
+    others = {*OF_UNLABELED, *OF_TOKENS}
+    assert set(recipe_names()) - others == tested, "those are in test_unlabeled_methods and test_token_methods"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -824,7 +825,9 @@ def test_cutmix_draws_the_area_of_its_boxes_uniformly():
     assert stats.binomtest(len(large), 300, 0.3).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in (*OF_PIXELS, *OF_UNLABELED)])
+@pytest.mark.parametrize(
+    "recipe", [name for name in recipe_names() if name not in (*OF_PIXELS, *OF_TOKENS, *OF_UNLABELED)]
+)
 def test_every_recipe_trains_a_mixup_model(recipe):
     batch, labels, groups = examples_of(0)
     model = MixupModel(toy_model("bert", num_hidden_layers=2).train(), config_of(recipe))

@@ -11,6 +11,8 @@ from hf_mixup import MixupTrainer
 from hf_mixup.config.recipes import recipe_names, resolve_config
 from tests import methods
 from tests.forward.anatomy.test_images_and_sounds import toy
+from tests.loss.test_token_task import collate as collate_tags
+from tests.loss.test_token_task import named_tagger, sentences
 from tests.toy_runs import CLASSES, arguments, collate, examples, steady_bert
 
 
@@ -23,12 +25,17 @@ def test_the_docs_are_what_is_generated():
     assert text == methods.written(text), "stale: run python -m tests.methods"
 
 
+def _is_drawn(config, alpha, beta):
+    return (alpha, beta) == (config.alpha, config.alpha if config.beta is None else config.beta)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_formula_names_the_distribution_of_lambda(name):
     config, formula = resolve_config(name), methods.METHODS[name].formula
-    said = re.search(r"Beta\((\d[\d.]*), \1\)", formula.replace("b, b' ~ Beta(2, 5)", ""))
-    assert float(said[1]) == config.alpha if said else config.lam or config.similarity or config.strength == 0
-    is_folded = config.dominant and config.similarity is None and config.strength != 0
+    said = re.search(r"Beta\((\d[\d.]*), (\d[\d.]*)\)", formula.replace("b, b' ~ Beta(2, 5)", ""))
+    has_none = config.strength == 0 or config.interpolation == "entity_span"
+    assert _is_drawn(config, *map(float, said.groups())) if said else config.lam or config.similarity or has_none
+    is_folded = config.dominant and config.similarity is None and not has_none
     assert ("max(lambda, 1 - lambda)" in formula) == is_folded
 
 
@@ -50,6 +57,10 @@ def trainer_of(name, folder):
     if name in methods.OF_PIXELS:
         images = [{"pixel_values": torch.randn(3, 32, 32), "labels": number % CLASSES} for number in range(8)]
         return MixupTrainer(toy("vit"), arguments(folder, max_steps=1), train_dataset=images, mixup=config)
+    if name in methods.OF_TOKENS:
+        args = arguments(folder, max_steps=1)
+        rows = sentences(8)
+        return MixupTrainer(named_tagger(), args, train_dataset=rows, data_collator=collate_tags, mixup=config)
     model = steady_bert()
     if name == "c_mixup":
         model, rows = steady_bert(num_labels=1), examples(8, float)

@@ -21,6 +21,23 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+# What to do with names that stand beside a config elsewhere.
+HINTS = {
+    "mixup": " Put its fields at the top of the file.",
+    "recipe": " A recipe is named in a dict or the YAML file of a run, and not in a mixup file.",
+}
+
+
+def known_fields(names: Iterable[Any], known: list[str]) -> None:
+    """Raise `ValueError` for a name that is no field of a config, with the nearest that is."""
+    for name in names:
+        if name not in known:
+            inside = HINTS.get(str(name), "")
+            raise ValueError(
+                f"Unknown mixup field {name!r}.{nearest(str(name), known)}{inside} Fields: {', '.join(known)}."
+            )
+
+
 def choice(*allowed: str) -> Check:
     """One of a few words."""
 

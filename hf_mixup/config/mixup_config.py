@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hf_mixup.config import checks
-from hf_mixup.config.checks import by_epoch, choice, count, nearest, number, optional, per_class, points
+from hf_mixup.config.checks import by_epoch, choice, count, number, optional, per_class, points
 from hf_mixup.config.files import read_mapping
 from hf_mixup.config.setting import check_settings, document_fields, needs, not_with, setting, takes_none
 from hf_mixup.config.unlabeled_config import UnlabeledConfig, unlabeled_config
@@ -22,7 +22,9 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig, unlabeled_config
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
 AUTO = "auto"  # the strength that follows held-out predictions
-PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", *OUTSIDE)
+PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", "same_text", *OUTSIDE)
+# Tokens are exchanged, in spans.
+SPANS = ("span", "salient_span", "entity_span")
 # What is mixed there has a row for each token or patch.
 STATES = ("word_embeddings", "embeddings", "hidden")
 SITES = ("input", *STATES, "pooled")
@@ -39,11 +41,6 @@ besides = partial(setting, "what texts without labels add")
 AT_STATES, WITH_LISA, WITH_REMIX = needs("site", *STATES), needs("partner", "lisa"), needs("label_rule", "remix")
 LAMBDA_IS_DRAWN = not_with("similarity", why="which draws lambda in its place")
 AT_SITE = "which draws lambda where the pair is mixed"
-# What to do with names that stand beside a config elsewhere.
-HINTS = {
-    "mixup": " Put its fields at the top of the file.",
-    "recipe": " A recipe is named in a dict or the YAML file of a run, and not in a mixup file.",
-}
 
 
 @document_fields
@@ -69,8 +66,10 @@ class MixupConfig:
         "(C-Mixup, Yao et al. 2022). balanced: every class as likely. lisa: same label and other group, or same group "
         "and other label (Yao et al. 2022). margin: easy with hard (Park and Caragea 2022). An example that nobody "
         "fits is not mixed. previous_batch: the last examples of this process, by their stored hidden states, also at "
-        "batch size 1. all_ranks: a permutation of the global batch, whose states are gathered at the site.",
+        "batch size 1. same_text: of each token, another of its text (labels per token, at pooled). all_ranks: a "
+        "permutation of the global batch, whose states are gathered at the site.",
         needs("clean_weight", only=("margin",), why="margins are recorded in the unmixed pass"),
+        needs("site", "pooled", only=("same_text",)),
     )
     self_pairs: bool = who(
         True, checks.boolean, "Whether an example may be its own partner.", needs("partner", "random")
@@ -174,16 +173,17 @@ class MixupConfig:
     )
     interpolation: str = how(
         "line",
-        choice("line", "dimensions", "box", "span", "salient_span"),
+        choice("line", "dimensions", "box", *SPANS),
         "line: lambda of the example, 1 - lambda of its partner. dimensions: a lambda for each hidden dimension (Guo "
         "2020), the label follows their mean. box: at site input of images, a random box of 1 - lambda of the pixels "
         "gives way to that of the partner, the label follows the share that stays (CutMix, Yun et al. 2019). span: of "
         "a text, a random span of tokens gives way to one of the partner. salient_span: the least salient span to the "
-        "partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass.",
+        "partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass. "
+        "entity_span: an entity, with its labels, to one of the partner that is as long (labels per token).",
         needs("site", *STATES, only=("dimensions",)),
-        needs("site", "input", only=("box", "span", "salient_span")),
+        needs("site", "input", only=("box", *SPANS)),
         not_with("similarity", only=("dimensions",), why=AT_SITE),
-        not_with("partner", *OUTSIDE, only=("span", "salient_span")),
+        not_with("partner", *OUTSIDE, only=SPANS),
     )
     add_noise: float = how(
         0.0,
@@ -267,13 +267,7 @@ class MixupConfig:
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"A mixup config is a mapping of field names to values, got {type(values).__name__}.")
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                inside = HINTS.get(str(name), "")
-                raise ValueError(
-                    f"Unknown mixup field {name!r}.{nearest(str(name), known)}{inside} Fields: {', '.join(known)}."
-                )
+        checks.known_fields(values, [field.name for field in fields(cls)])
         return cls(**{name: value for name, value in values.items() if value is not None or takes_none(cls, name)})
 
     def to_yaml(self) -> str:

@@ -21,9 +21,8 @@ def entity_metrics(
     """Precision, recall and F1 of the predicted entities, and the calibration error of their probabilities.
 
     An entity is right if its type, its first and its last token are. The probability that a tagger gives to one is the
-    product of those of its tokens' tags, as it draws each for itself. Kuleshov & Liang, 2015 (Calibrated Structured
-    Prediction) measure the calibration of such events, and Jagannatha & Yu, 2020 (Calibrating Structured Output
-    Predictors for Natural Language Processing) that of entities.
+    product of those of its tokens' tags, as it draws each for itself. Kuleshov and Liang 2015
+    measure the calibration of such events, Jagannatha and Yu 2020 that of entities.
 
     Args:
         probabilities (`np.ndarray`): of the tags, shape (tokens, classes).

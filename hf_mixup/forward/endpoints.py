@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_mixup.config.mixup_config import OUTSIDE, MixupConfig
+from hf_mixup.config.mixup_config import OUTSIDE, SPANS, MixupConfig
 from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.calling import probe_batch
@@ -50,13 +50,17 @@ def check_site(anatomy: Anatomy, config: MixupConfig) -> None:
         raise ValueError(anatomy.inside)
     if _runs_every_block(anatomy, config):
         refuse_layerdrop(anatomy.root)
+    of_tokens = {"partner": "same_text", "interpolation": "entity_span"}
+    for field, word in of_tokens.items():
+        if getattr(config, field) == word and anatomy.readout != EVERY_TOKEN:
+            raise ValueError(f"{field}={word!r}: {name} gives one answer per text; it is for labels per token.")
     if site == "word_embeddings" and (not anatomy.lookups or anatomy.embedding_module is not None):
         raise ValueError(f"site='word_embeddings': {name} has no token lookup to mix after; mix at 'embeddings'.")
     if config.similarity is not None:
         check_similarity(anatomy)
     if config.partner in OUTSIDE:
         check_outside(anatomy, config.partner)
-    is_text, has_spans = anatomy.input_name == "input_ids", config.interpolation in ("span", "salient_span")
+    is_text, has_spans = anatomy.input_name == "input_ids", config.interpolation in SPANS
     if config.interpolation == "box" and anatomy.input_name != "pixel_values":
         raise ValueError(f"interpolation='box': {name} takes no pixel_values; boxes are for images.")
     if has_spans and not is_text:
@@ -98,7 +102,7 @@ def check_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None
     """
     if config.partner in OUTSIDE:
         check_outside_partners(anatomy, config, apply)
-    if config.interpolation in ("box", "span", "salient_span"):
+    if config.interpolation in ("box", *SPANS):
         # Pixels and tokens are exchanged before the model sees them.
         return
     try:

@@ -110,8 +110,11 @@ class PooledStates(HookGroup):
         yield self.anatomy.root.register_forward_hook(self.after_model)
 
     def after_model(self, module: nn.Module, args: tuple, output: Any) -> Any:
-        self.mixing.reached, (weights,) = True, self.mixing.weights
-        return with_logits(output, mix_rows(logits_of(output), self.mixing.plan.partner, weights))
+        self.mixing.reached, (weights,), plan = True, self.mixing.weights, self.mixing.plan
+        logits = logits_of(output)
+        if plan.source is not None:
+            return with_logits(output, swap_tokens(logits, plan.partner, plan.source, weights))
+        return with_logits(output, mix_rows(logits, plan.partner, weights))
 
 
 # ---- Heads ----

@@ -12,15 +12,18 @@ from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.loss.refusals import out_of_range
 from hf_mixup.loss.task import IGNORED, Task, check_size
+from hf_mixup.plan.entities import token_kinds
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS
 from hf_mixup.plan.strength import surplus_of
 
 TOKENS, SINGLE = "token_classification", "single_label_classification"
+# Of the names of labels.
+OUTSIDE_TAG, BEGINNINGS = "O", ("B-", "S-", "U-")
 # What is known of labels per token: partners that do not go by the label of a text.
 OF_TOKENS: dict[str, tuple[Any, ...]] = {
-    "partner": tuple(name for name, partner in PARTNERS.items() if "targets" not in partner.needs),
-    "interpolation": ("line", "dimensions"),
+    "partner": tuple(name for name, rule in PARTNERS.items() if "targets" not in rule.needs or name == "same_text"),
+    "interpolation": ("line", "dimensions", "span", "entity_span"),
     "label_rule": ("lambda", "larger", "own"),
     "class_counts": (None,),
     "unlabeled": (None,),
@@ -83,7 +86,21 @@ class TokenTask(Task):
         labels = labels if device is None else labels.to(device)
         known = (labels != IGNORED).unsqueeze(-1)
         clean = F.one_hot(labels.clamp_min(0).long(), self.about.num_labels) * known
-        return clean.float() if plan is None else plan.of_examples.mix(clean.float())
+        return clean.float() if plan is None else plan.of_examples.mix_tokens(clean.float())
+
+    def targets_to_draw(self, labels: Tensor | None, size: int, are_needed: bool) -> Tensor | None:
+        """What each token is, if a plan depends on it: `token_kinds`. Raises as that of `Task`, and without names."""
+        if labels is None or not are_needed:
+            return super().targets_to_draw(labels, size, are_needed)
+        self.problem_type(labels)
+        names = [self.about.id2label[number] for number in range(self.about.num_labels)]
+        if OUTSIDE_TAG not in names:
+            raise ValueError(f"id2label={names}: expected {OUTSIDE_TAG!r} among the labels, what is no entity.")
+        types = [name[2:] if name[1:2] == "-" else name for name in names]
+        known = [OUTSIDE_TAG, *sorted({*types} - {OUTSIDE_TAG})]
+        entities = torch.tensor([known.index(kind) for kind in types], device=labels.device)
+        begins = torch.tensor([name[:2] in BEGINNINGS for name in names], device=labels.device)
+        return token_kinds(labels, entities, begins)
 
     def losses(self, logits: Tensor, targets: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
         """The part of each example in the loss, in float32, so that their mean is that of the batch: `(batch,)`.

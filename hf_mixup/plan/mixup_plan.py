@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_mixup.plan.outside_partners import OutsidePartners
+from hf_mixup.plan.spans import swap_tokens
 
 
 @dataclass
@@ -48,8 +49,8 @@ class MixupPlan:
         label_lam (`torch.FloatTensor` of shape `(batch,)`, *optional*): weight of the example's own label, if it is
             not `lam`.
         dimension_lam (`torch.FloatTensor` of shape `(batch, width)`, *optional*): a weight for each hidden dimension.
-        source (`torch.LongTensor` of shape `(batch, length)`, *optional*): for spans of tokens, the position in the
-            partner's text that each position takes its token from, or -1.
+        source (`torch.LongTensor` of shape `(batch, length)`, *optional*): the position in the partner's text that each
+            position takes its token from, or is mixed with, or -1 where a token stays.
         box (`torch.LongTensor` of shape `(batch, 4)`, *optional*): for boxes of images, the first row and the end of
             the rows, the first column and the end of the columns that are taken from the partner.
         similarity (`tuple[float, float]`, *optional*): lambda is drawn at the site, see `MixupConfig.similarity`.
@@ -167,3 +168,24 @@ class MixupPlan:
         lam = plan.lam if plan.label_lam is None else plan.label_lam
         pool = values if outside is None else torch.cat([values, outside.to(values)])
         return torch.lerp(pool[plan.partner], values, lam.reshape(-1, *[1] * (values.dim() - 1)).to(values.dtype))
+
+    def mix_tokens(self, values: Tensor) -> Tensor:
+        """Values of tokens, such as targets, mixed as these are: taken from `source`, if there is one, else as `mix`.
+
+        Args:
+            values (`torch.Tensor` of shape `(batch, length, ...)`): floats.
+
+        Returns:
+            `torch.Tensor`: of the same shape.
+
+        Raises:
+            ValueError: as `mix`.
+        """
+        if not self.active or self.source is None:
+            return self.mix(values)
+        plan = self.to(values.device)
+        assert plan.source is not None
+        lam = plan.lam if plan.label_lam is None else plan.label_lam
+        # What is exchanged before the model is whole.
+        kept = None if self.site == "input" else lam.unsqueeze(1).expand_as(plan.source)
+        return swap_tokens(values, plan.partner, plan.source, kept)

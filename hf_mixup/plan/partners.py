@@ -132,6 +132,7 @@ PARTNERS: dict[str, Partner] = {
     "balanced": Partner(_balanced, is_by_class=True),
     "lisa": Partner(_lisa, ("targets", "groups"), is_by_class=True),
     "margin": Partner(_margin, ("targets", "input_ids", "margins"), is_by_class=True),
+    "same_text": Partner(),
     "previous_batch": Partner(),
     "all_ranks": Partner(),
 }

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hf_mixup.config.checks import allow_only
-from hf_mixup.config.mixup_config import AUTO, OUTSIDE, MixupConfig
+from hf_mixup.config.mixup_config import AUTO, OUTSIDE, SPANS, MixupConfig
 from hf_mixup.plan.boxes import plan_boxes
+from hf_mixup.plan.entities import other_tokens
 from hf_mixup.plan.examples import Examples
 from hf_mixup.plan.lambdas import draw_lambda, label_lambda, strength_at
 from hf_mixup.plan.margins import Margins
@@ -21,8 +22,8 @@ from hf_mixup.plan.memory import Memory
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS, choose_partner, one_cycle
 from hf_mixup.plan.ranks import number_of_ranks, share_of_plan, sizes_of_all
-from hf_mixup.plan.spans import plan_spans, text_parts
 from hf_mixup.plan.strength import AutoStrength
+from hf_mixup.plan.token_plans import with_spans
 
 # What words of a config need of the examples, besides what their partners do.
 NEEDS = {
@@ -30,10 +31,11 @@ NEEDS = {
     ("interpolation", "box"): ("pixel_values",),
     ("interpolation", "span"): ("input_ids",),
     ("interpolation", "salient_span"): ("targets", "input_ids", "saliency"),
+    ("interpolation", "entity_span"): ("targets", "input_ids"),
 }
 # What may be said if several rows belong to one example: rows that are mixed by the same numbers.
 OF_ROWS = {
-    "partner": tuple(name for name in PARTNERS if name not in (*OUTSIDE, "margin")),
+    "partner": tuple(name for name in PARTNERS if name not in (*OUTSIDE, "margin", "same_text")),
     "interpolation": ("line", "dimensions"),
     "similarity": (None,),
 }
@@ -46,8 +48,8 @@ WITH_ONE_LAMBDA: dict[str, tuple[Any, ...]] = {
 # Batches after which a strength that has nothing to follow says so.
 UNOBSERVED = 100
 NOT_OBSERVED = (
-    "strength='auto': nothing is mixed, as no held-out predictions were seen. Call mixup.observe(logits, labels) after "
-    "each evaluation, or give a strength from 0 to 1. MixupTrainer does it by itself."
+    "strength='auto': no held-out predictions were seen, so nothing is mixed. Call mixup.observe(logits, labels) after "
+    "each evaluation, as MixupTrainer does, or give a strength from 0 to 1."
 )
 
 
@@ -173,8 +175,12 @@ class Planner:
             plan = self._with_noise(plan)
         if config.interpolation == "box":
             plan = self._with_boxes(plan, examples.inputs["pixel_values"])
-        if config.interpolation in ("span", "salient_span"):
+        if config.interpolation in SPANS:
             plan = self._with_spans(plan, examples)
+        if config.partner == "same_text" and examples.targets is not None:
+            kinds = examples.targets
+            uniform = torch.from_numpy(self.generator.random(kinds.shape, dtype=np.float32)).to(kinds.device)
+            plan = replace(plan, source=other_tokens(kinds, uniform))
         if config.label_rule != "lambda":
             plan = replace(plan, label_lam=label_lambda(config, plan.lam, plan.partner, examples))
         return _with_rows(plan, examples.rows_per_example)
@@ -182,13 +188,15 @@ class Planner:
     def _stays_clean(self, examples: Examples, strength: float) -> bool:
         config, epoch = self.config, examples.epoch
         is_off = strength == 0 or (config.off_epoch is not None and epoch is not None and epoch >= config.off_epoch)
-        fewest = 1 if config.partner == "previous_batch" else 2
+        fewest = 1 if config.partner in ("previous_batch", "same_text") else 2
         return is_off or examples.size < fewest or (config.prob < 1 and self.generator.random() >= config.prob)
 
     def _partner(self, examples: Examples) -> Tensor:
         config, size = self.config, examples.size
         if config.partner == "previous_batch":
             return torch.arange(size, 2 * size)
+        if config.partner == "same_text":
+            return torch.arange(size)
         if PARTNERS[config.partner].weights is None:
             order = self.generator.permutation(size)
             return torch.from_numpy(order if config.self_pairs else one_cycle(order))
@@ -222,15 +230,9 @@ class Planner:
 
     def _with_spans(self, plan: MixupPlan, examples: Examples) -> MixupPlan:
         uniform = torch.from_numpy(self.generator.random((2, 2, len(plan.lam))))
-        device = examples.inputs["input_ids"].device
         if self.separators is not None:
-            self.separators = self.separators.to(device)
-        mask, segments, special = text_parts(examples.inputs, self.separators)
-        saliency = examples.saliency() if "saliency" in self.needs and examples.saliency is not None else None
-        partner = plan.partner.to(device, non_blocking=True)
-        lam, uniform = plan.lam.to(device, non_blocking=True), uniform.to(device, torch.float32, non_blocking=True)
-        source, lam = plan_spans(lam, partner, mask, segments, uniform, saliency, special)
-        return replace(plan, source=source, lam=lam, partner=partner)
+            self.separators = self.separators.to(examples.inputs["input_ids"].device)
+        return with_spans(plan, examples, self.config.interpolation, uniform, self.separators)
 
     def remember(self, plan: MixupPlan, inputs: Any, states: list[Tensor]) -> None:
         """Keep a batch after its forward pass, as partners of later ones."""

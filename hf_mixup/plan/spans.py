@@ -58,6 +58,17 @@ def plan_spans(
     return source, 1 - replaced / replaceable.clamp_min(1)
 
 
+def fixed_tokens(mask: Tensor, segments: Tensor | None, special: Tensor | None) -> Tensor:
+    """Padding, and the tokens that begin, part or end texts, which `plan_spans` leaves: boolean, `(batch, length)`."""
+    inside = mask.bool()
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    fixed = ~inside | (positions == inside.int().argmax(1, keepdim=True))
+    for number in range(1 if segments is None else 2):
+        part = inside if segments is None else inside & (segments == number)
+        fixed = fixed | (positions == (positions * part).argmax(1, keepdim=True))
+    return fixed if special is None else fixed | special
+
+
 def _replaceable(mask: Tensor, segments: Tensor | None, special: Tensor | None, number: int) -> tuple[Tensor, Tensor]:
     """Where the tokens of a segment that may be replaced begin, and how many they are: both `(batch,)`."""
     inside = mask if segments is None else mask & (segments == number)
@@ -116,7 +127,18 @@ def _best_window(values: Tensor, first: Tensor, size: Tensor, width: Tensor) -> 
     return total.masked_fill(~fits, -torch.inf).argmax(1) - first
 
 
-def swap_tokens(ids: Tensor, partner: Tensor, source: Tensor) -> Tensor:
-    """The token ids with the spans of `plan_spans` taken from the partners: `(batch, length)` in and out."""
-    taken = ids[partner].gather(1, source.clamp_min(0))
-    return torch.where(source >= 0, taken, ids)
+def swap_tokens(values: Tensor, partner: Tensor, source: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Values of tokens, those with a `source` taken from the partners: of the shape of `values`.
+
+    Args:
+        values (`torch.Tensor` of shape `(batch, length, ...)`): token ids, or floats.
+        partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
+        source (`torch.Tensor` of shape `(batch, length)`): positions in the partner's text, -1 where a token stays.
+        kept (`torch.Tensor` of shape `(batch, length)`, *optional*): the weight that floats with a source keep; 0.
+    """
+    shape = (*source.shape, *[1] * (values.dim() - 2))
+    where = source.clamp_min(0).reshape(shape).expand_as(values)
+    taken = values[partner].gather(1, where)
+    if kept is not None:
+        taken = torch.lerp(taken, values, kept.reshape(shape).to(values.dtype))
+    return torch.where(source.reshape(shape) >= 0, taken, values)

@@ -28,7 +28,7 @@ LABEL_NAMES = ("labels", "label", *FOR_LOSS)
 KEPT_LOSS: dict[str, tuple[Any, ...]] = {
     "similarity": (None,),
     "clean_weight": (0.0,),
-    "partner": tuple(name for name in PARTNERS if name not in OUTSIDE),
+    "partner": tuple(name for name in PARTNERS if name not in (*OUTSIDE, "same_text")),
 }
 # How far a loss of half precision may be from that of full precision.
 TOLERANCE = 0.05
@@ -68,7 +68,11 @@ def label_sets(labels: Mapping[str, Tensor], plan: MixupPlan, soft: Callable[[Te
     given = {name: soft(value) if soft and not is_float(value) else value for name, value in labels.items()}
     if not plan.active:
         return [given]
-    mixed = {name: plan.mix(value) for name, value in given.items() if is_float(value)}
+    mixed = {
+        name: plan.mix_tokens(value) if value.dim() == 3 else plan.mix(value)
+        for name, value in given.items()
+        if is_float(value)
+    }
     hard = {name: value for name, value in given.items() if not is_float(value)}
     if not hard:
         return [mixed]

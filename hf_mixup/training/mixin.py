@@ -14,7 +14,6 @@ from transformers.utils import logging
 
 from hf_mixup.config.mixup_config import MixupConfig
 from hf_mixup.config.recipes import MixupLike, resolve_config
-from hf_mixup.loss.task import to_targets
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.checkpoints import checkpoint_to_resume
@@ -221,7 +220,7 @@ class MixupMixin(HeldOutChecks):
     def _soft(self, labels: Tensor) -> Tensor:
         """Class indices as class probabilities."""
         assert self.mixup is not None
-        return to_targets(labels, self.mixup.task.problem_type(labels), self.mixup.task.about.num_labels)
+        return self.mixup.task.targets(labels)
 
     @property
     def _keeps_loss(self) -> bool:

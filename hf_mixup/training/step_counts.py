@@ -9,7 +9,6 @@ import torch
 from accelerate.utils import find_batch_size
 from torch import Tensor
 
-from hf_mixup.forward.anatomy.inputs import model_config
 from hf_mixup.loss.task import IGNORED, Task
 from hf_mixup.loss.token_task import TokenTask
 from hf_mixup.training import label_columns
@@ -62,7 +61,7 @@ class StepCounts(TrainerSeams):
         return not self._labels_tokens and 0 < int(self._count(labels)) < len(labels)
 
     def _has_ignored_rows(self, labels: Tensor) -> bool:
-        return not self._labels_tokens and label_columns.has_ignored(labels, model_config(self._module))
+        return not self._labels_tokens and label_columns.has_ignored(labels, self._task.about)
 
     def _share_of_step(self, loss: Tensor, count: int | Tensor) -> Tensor:
         """The part of the mean loss of `count` examples in the mean over all examples of the optimizer step."""

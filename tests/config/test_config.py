@@ -331,15 +331,16 @@ WORDS = {
     "partner": [
         {"partner": word} | ({"clean_weight": 0.5} if word == "margin" else {})
         for word in CHOICES["partner"]
-        if word != "lisa"
+        # Labels per token: tests/test_token_methods.py.
+        if word not in ("lisa", "same_text")
     ],
     "mode": [{"mode": word} for word in CHOICES["mode"]],
     "ramp": [{"ramp": word, "schedule": {0: 0.0, 1: 1.0}} for word in CHOICES["ramp"]],
     "interpolation": [
         {"interpolation": word, "site": "input" if "span" in word else "embeddings"}
         for word in CHOICES["interpolation"]
-        # Boxes are for images.
-        if word != "box"
+        # Boxes are for images, entities for labels per token.
+        if word not in ("box", "entity_span")
     ],
     "label_rule": [{"label_rule": word} | (REMIX if word == "remix" else {}) for word in CHOICES["label_rule"]],
 }

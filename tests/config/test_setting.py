@@ -8,6 +8,7 @@ import pytest
 
 from hf_mixup import MixupConfig
 from hf_mixup.cli.mixup_help import mixup_help
+from hf_mixup.config.mixup_config import SPANS
 from tests.plain_config import CHOICES
 
 GROUPS = ["who is mixed with whom", "how much", "where in the network", "how two become one", "what label follows"]
@@ -66,12 +67,17 @@ def refusal(values):
 def test_each_condition_refuses_what_breaks_it_and_nothing_else(name, value, condition):
     broken, met = other_values(condition)
     # What other conditions ask for.
-    beside = {"clean_weight": 0.5} | ({"site": "input"} if value in ("span", "salient_span") else {})
+    needs_input = value in SPANS and condition.other != "site"
+    beside = {"clean_weight": 0.5} | ({"site": "input"} if needs_input else {})
     about = re.compile(rf"^{name}={re.escape(repr(value))}(:| needs| not).*\b{condition.other}\b")
     for other in broken:
-        assert about.match(refusal(beside | {name: value, condition.other: other})), other
+        assert about.match(refusal(beside | at_site(other) | {name: value, condition.other: other})), other
     for other in met:
-        assert not about.match(refusal(beside | {name: value, condition.other: other})), other
+        assert not about.match(refusal(beside | at_site(other) | {name: value, condition.other: other})), other
+
+
+def at_site(partner):
+    return {"site": "pooled"} if partner == "same_text" else {}
 
 
 @pytest.mark.parametrize("field", fields(MixupConfig), ids=lambda field: field.name)

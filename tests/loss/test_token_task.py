@@ -11,7 +11,7 @@ from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import NO_DROPOUT, Gradients, arguments
 from tests.zoo import COMMON, FAMILIES, VOCAB
 
-TAGS = 5
+TAGS, NAMES = 5, {0: "O", 1: "B-per", 2: "I-per", 3: "B-loc", 4: "I-loc"}
 MIXED = PLAIN | {"site": "embeddings", "alpha": 1.0}
 
 
@@ -25,6 +25,10 @@ def tagger(family="bert", **changes):
             if parameter.dim() > 1:
                 parameter.mul_(10)
     return model.eval()
+
+
+def named_tagger():
+    return tagger(id2label=NAMES, label2id={name: number for number, name in NAMES.items()})
 
 
 def sentences(count=16, seed=0):

@@ -1,0 +1,137 @@
+"""Every recipe of labels per token against its formula, read here once more: loops over tokens."""
+
+import pytest
+import torch
+
+from hf_mixup import Mixup, MixupCollator, MixupModel, MixupTrainer
+from hf_mixup.config.recipes import resolve_config
+from tests.loss.test_token_task import NAMES, TAGS, collate, named_tagger, sentences, slow_loss, tagger
+from tests.methods import OF_TOKENS
+from tests.plain_config import plain_config
+from tests.toy_runs import arguments
+from tests.zoo import cached_toy_model
+
+SEEDS = range(4)
+
+
+def drawn(recipe, seed):
+    """A batch, its labels, a plan that mixes, and what goes into the first block and comes out of the model."""
+    model, batch = named_tagger(), collate(sentences(8, seed))
+    labels, mixup = batch.pop("labels"), Mixup(model, recipe, seed=seed)
+    plan = mixup.draw(batch, labels=labels)
+    while not plan.active:
+        plan = mixup.draw(batch, labels=labels)
+    seen = []
+    handle = model.bert.embeddings.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs.get("input_ids")), with_kwargs=True
+    )
+    with torch.no_grad():
+        clean = model(**batch).logits
+        with mixup.apply(plan, batch):
+            logits = model(**batch).logits
+    handle.remove()
+    return mixup, plan, batch, labels, clean, logits, seen[-1]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_intra_lada_mixes_each_labeled_token_with_one_of_its_text(seed):
+    mixup, plan, batch, labels, clean, logits, _ = drawn("intra_lada", seed)
+    lam = float(plan.lam[0])
+    assert torch.equal(plan.lam, torch.full((8,), lam)) and 0.8 < lam < 1
+    total, weight = 0.0, 0.0
+    for row in range(8):
+        sources = []
+        for position in range(labels.shape[1]):
+            label, at = int(labels[row, position]), int(plan.source[row, position])
+            if label < 0:
+                assert at == -1
+                torch.testing.assert_close(logits[row, position], clean[row, position])
+                continue
+            sources.append(at)
+            other = int(labels[row, at])
+            mixed = lam * clean[row, position] + (1 - lam) * clean[row, at]
+            torch.testing.assert_close(logits[row, position], mixed)
+            chances = mixed.log_softmax(-1)
+            total = total - lam * chances[label] - (1 - lam) * chances[other]
+            weight += 1
+        assert sorted(sources) == (labels[row] >= 0).nonzero().flatten().tolist()
+    torch.testing.assert_close(mixup.loss(logits, labels, plan), total / weight)
+
+
+def test_intra_lada_is_mixed_about_as_little_as_its_code_does():
+    """Beta(60, 1.5): the partner weighs 1.5 / 61.5 on average."""
+    model, batch = named_tagger(), collate(sentences(4))
+    labels, mixup = batch.pop("labels"), Mixup(model, "intra_lada")
+    shares = [1 - float(mixup.draw(batch, labels=labels).lam[0]) for _ in range(600)]
+    assert sum(shares) / len(shares) == pytest.approx(1.5 / 61.5, abs=0.003)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seq_mix_exchanges_a_whole_entity_and_its_labels(seed):
+    mixup, plan, batch, labels, _, logits, entered = drawn("seq_mix", seed)
+    ids, expected, exchanged = batch["input_ids"].clone(), labels.clone(), 0
+    for row in range(8):
+        taken = [(position, at) for position, at in enumerate(plan.source[row].tolist()) if at >= 0]
+        for position, at in taken:
+            ids[row, position] = batch["input_ids"][plan.partner[row], at]
+            expected[row, position] = labels[plan.partner[row], at]
+        if taken:
+            exchanged += 1
+            assert NAMES[int(labels[row, taken[0][0]])] != "O" and NAMES[int(expected[row, taken[0][0]])] != "O"
+    assert exchanged and torch.equal(entered, ids)
+    torch.testing.assert_close(mixup.loss(logits, labels, plan), slow_loss(logits, expected))
+    # It is the pass over the texts that came of it.
+    with torch.no_grad():
+        torch.testing.assert_close(logits, mixup.model(input_ids=ids, attention_mask=batch["attention_mask"]).logits)
+
+
+def test_seq_mix_needs_to_know_which_label_is_none():
+    mixup, batch = Mixup(tagger(), "seq_mix"), collate(sentences(4))
+    labels = batch.pop("labels")
+    with pytest.raises(ValueError, match="id2label=.*LABEL_0.*: expected 'O' among the labels"):
+        mixup.draw(batch, labels=labels)
+    with pytest.raises(ValueError, match="give draw"):
+        mixup.draw(batch)
+
+
+@pytest.mark.parametrize("recipe", OF_TOKENS)
+def test_every_recipe_trains_in_every_way(tmp_path, recipe):
+    batch = collate(sentences(8))
+    model = MixupModel(named_tagger(), recipe).train()
+    model(**batch).loss.backward()
+    rows, args = sentences(16), arguments(tmp_path, max_steps=6, learning_rate=1e-2)
+    trainer = MixupTrainer(named_tagger(), args, train_dataset=rows, data_collator=collate, mixup=recipe)
+    trainer.train()
+    assert trainer.mixup.mixed > 0 and len(trainer.state.log_history) == 7
+
+
+@pytest.mark.parametrize("recipe", OF_TOKENS)
+def test_a_resumed_stream_is_the_uninterrupted_one(recipe):
+    model, batch = named_tagger(), collate(sentences(8))
+    labels, plans = batch.pop("labels"), []
+    first, second = Mixup(model, recipe, seed=1), Mixup(model, recipe, seed=2)
+    for _ in range(3):
+        first.draw(batch, labels=labels)
+    second.load_state_dict(first.state_dict())
+    plans = [[mixup.draw(batch, labels=labels) for _ in range(4)] for mixup in (first, second)]
+    for one, other in zip(*plans, strict=True):
+        assert torch.equal(one.lam, other.lam) and torch.equal(one.partner, other.partner)
+        assert (one.source is None) == (other.source is None) and (
+            one.source is None or (one.source == other.source).all()
+        )
+
+
+@pytest.mark.parametrize("changes", [{"partner": "same_text", "site": "pooled"}, {"interpolation": "entity_span"}])
+def test_text_classifiers_are_refused(changes):
+    name = next(iter(changes))
+    changes = {"site": "input"} | changes
+    with pytest.raises(ValueError, match=f"{name}=.*: BertForSequenceClassification gives one answer per text"):
+        Mixup(cached_toy_model("bert"), plain_config(**changes))
+    with pytest.raises(ValueError, match=f"{name}|site"):
+        MixupCollator(collate, plain_config(**changes), TAGS)
+
+
+def test_the_recipes_of_tokens_are_named():
+    for name in OF_TOKENS:
+        config = resolve_config(name)
+        assert config.partner == "same_text" or config.interpolation == "entity_span"
