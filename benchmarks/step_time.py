@@ -3,6 +3,7 @@
     python benchmarks/step_time.py                            # every site
     python benchmarks/step_time.py --contenders recipes       # or some by name: c_mixup,ssmix
     python benchmarks/step_time.py --contenders references    # and mixup as the papers' own code does it
+    python benchmarks/step_time.py --tags 13                  # a token classifier
     python benchmarks/step_time.py --length 128 --padding none --bf16 --compile --output steps.csv
 
 Every round times one step of every contender on the same batch, in an order drawn anew, so that a machine that slows
@@ -25,7 +26,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, HfArgumentParser, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from profiling import parts_time, peak_memory
@@ -60,6 +68,7 @@ class Options:
     )
     bf16: bool = _option(False, "Train under bf16 autocast.")
     compile: bool = _option(False, "Train compiled; hidden states are then mixed at one layer.")
+    tags: int = _option(0, "Number of tags of a token classifier; 0 for two classes of texts.")
     seed: int = 0
     output: str | None = _option(None, "CSV file that every timing is appended to.")
 
@@ -67,14 +76,15 @@ class Options:
     def title(self) -> str:
         switches = [name for name in ("bf16", "compile") if getattr(self, name)]
         shape = f"{self.batch_size} x {self.length}"
-        return ", ".join([self.model, shape, f"padding {self.padding}", *switches, f"{self.rounds} rounds"])
+        tags = [f"{self.tags} tags"] * bool(self.tags)
+        return ", ".join([self.model, shape, f"padding {self.padding}", *tags, *switches, f"{self.rounds} rounds"])
 
 
 def main() -> None:
     (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
     random.seed(options.seed)
     torch.manual_seed(options.seed)
-    model = load_model(options.model)
+    model = load_model(options.model, options.tags)
     # One model and one optimizer for all: where their memory happens to lie is worth a percent or two.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     wrapped = Trainer(model=model, args=arguments(options)).accelerator.prepare_model(model)
@@ -86,11 +96,15 @@ def main() -> None:
         save(seconds, options)
 
 
-def load_model(name: str) -> torch.nn.Module:
+def load_model(name: str, tags: int) -> torch.nn.Module:
     if name.startswith("demo:"):
         from hf_mixup.cli.demo import model_path
 
         name = model_path(name)
+    if tags:
+        names = {tag: "O" if tag == 0 else f"{'BI'[(tag - 1) % 2]}-{(tag - 1) // 2}" for tag in range(tags)}
+        config = AutoConfig.from_pretrained(name, num_labels=tags, id2label=names)
+        return AutoModelForTokenClassification.from_pretrained(name, config=config)
     two_classes = AutoConfig.from_pretrained(name, num_labels=2)
     return AutoModelForSequenceClassification.from_pretrained(name, config=two_classes)
 
@@ -103,13 +117,21 @@ def contenders(options: Options) -> dict[str, Kind]:
         return chosen | {site: mixing_at(site, one_layer if site == "hidden" else None) for site in SITES}
     if options.contenders == "references":
         return chosen | {name: recipe_for_texts(name) for name in ("tmix", "sent_mixup")} | REFERENCES
-    names = [name for name in recipe_names() if name not in ("input_mixup", "cutmix")]
+    names = [name for name in recipe_names() if mixes_texts(name)]
     if options.contenders != "recipes":
         names = options.contenders.split(",")
     recipes = {name: recipe_for_texts(name) for name in names}
     if "ssmix" in recipes:
         recipes["ssmix, no clean terms"] = replace(recipes["ssmix"], clean_weight=0.0)
     return chosen | recipes
+
+
+def mixes_texts(name: str) -> bool:
+    """Whether a recipe mixes texts with one label each, and needs no texts without."""
+    recipe = resolve_config(name)
+    assert recipe is not None
+    of_tokens = recipe.partner == "same_text" or recipe.interpolation == "entity_span"
+    return name not in ("input_mixup", "cutmix") and recipe.unlabeled is None and not of_tokens
 
 
 def mixing_at(site: str, layers: list[int | str] | None = None) -> MixupConfig:
@@ -166,6 +188,10 @@ def make_batch(vocab: int, options: Options) -> Batch:
     mask = (torch.arange(options.length) < lengths).long()
     labels, group = torch.randint(0, 2, (2, options.batch_size))
     ids = torch.randint(1000, vocab, shape) * mask
+    if options.tags:
+        # Half of the tokens have the tag of what is no entity.
+        tags = torch.randint(0, options.tags, shape) * torch.randint(0, 2, shape)
+        labels = tags.masked_fill(mask == 0, -100)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "group": group}
 
 
