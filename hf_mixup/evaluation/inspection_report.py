@@ -23,6 +23,7 @@ READOUTS = {
     "mean": "the mean over the tokens",
     "fixed": "the same positions in every text",
     "text": "positions that it finds by a rule of its own",
+    "tokens": "every token",
 }
 # The side to pad on, for heads that read one position whatever is there.
 SIDES = {"first": " of texts padded on the right", "last": " of texts padded on the left"}

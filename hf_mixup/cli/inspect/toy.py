@@ -53,6 +53,7 @@ _CHUNKS = {"local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "num_bucket
 SETTINGS: dict[str, dict[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
+    "bros": {"hidden_size": 64},
     "canine": {"local_transformer_stride": 8, "downsampling_rate": 2},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
@@ -84,7 +85,7 @@ def toy_config(model_type: str, num_labels: int = 3, **changes: Any) -> Pretrain
     """The config of an architecture, shrunk: width 32, 3 blocks, 60 tokens.
 
     Args:
-        model_type (`str`): a key of transformers' sequence-classification mapping.
+        model_type (`str`): a key of the mapping of an auto class of transformers.
         num_labels (`int`, defaults to 3): number of labels.
         changes: config fields to set besides; a mapping for the fields of a part.
 
@@ -95,17 +96,24 @@ def toy_config(model_type: str, num_labels: int = 3, **changes: Any) -> Pretrain
     return AutoConfig.for_model(model_type, num_labels=num_labels, **_merged(sizes, changes))
 
 
-def toy_model(model_type: str, attention: str | None = None, std: float = 0.2, **changes: Any) -> PreTrainedModel:
-    """A sequence classifier of an architecture at toy size, in evaluation mode, its weights random from a fixed seed.
+def toy_model(
+    model_type: str,
+    attention: str | None = None,
+    std: float = 0.2,
+    auto: Any = AutoModelForSequenceClassification,
+    **changes: Any,
+) -> PreTrainedModel:
+    """A classifier of an architecture at toy size, in evaluation mode, its weights random from a fixed seed.
 
     Args:
         model_type (`str`): as in `toy_config`.
         attention (`str`, *optional*): attention kernel; the model's default if left out.
         std (`float`, defaults to 0.2): standard deviation of the weights: large, so that inputs matter.
+        auto (defaults to `AutoModelForSequenceClassification`): the auto class of transformers that builds it.
         changes: config fields, as in `toy_config`.
     """
     kernel = {} if attention is None else {"attn_implementation": attention}
-    model = AutoModelForSequenceClassification.from_config(toy_config(model_type, **changes), **kernel)
+    model = auto.from_config(toy_config(model_type, **changes), **kernel)
     let_experts_run_on_cpu(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

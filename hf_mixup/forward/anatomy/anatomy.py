@@ -80,7 +80,8 @@ class Anatomy:
         lookup_masks (`list[tuple[nn.Module, str]]`): embedding modules that multiply by a mask, and its argument.
         batch_dim (`int`): dimension of the batch in hidden states.
         readout (`str`): where the head reads: `"first"`, `"last"`, `"last_token"`, `"last_eos"`, `"mean"`, `"fixed"`
-            (the same positions in every text) or `"text"` (found in each text by a rule of its own).
+            (the same positions in every text), `"text"` (found in each text by a rule of its own) or `"tokens"` (each
+            of them, for logits of its own).
         read_at (`nn.Module`): the module whose output the head reads.
         reads_padding (`bool`): whether the model takes padding for text, as FNet and convolutions do.
         embedding_module (`nn.Module`, *optional*): what returns the embeddings, if blocks are mixed at their outputs.

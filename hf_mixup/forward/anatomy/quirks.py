@@ -54,9 +54,14 @@ def _segments(config: Any) -> dict[str, Tensor]:
     return {"token_type_ids": (torch.arange(13) >= torch.arange(11).unsqueeze(1)).long()}
 
 
+def _boxes(config: Any) -> dict[str, Tensor]:
+    # Squares, so that the distances between boxes differ from text to text too.
+    corners = torch.arange(11 * 13 * 2).square().view(11, 13, 2) % 500
+    return {"bbox": torch.cat([corners, corners + 9], -1)}
+
+
 def _pages(config: Any) -> dict[str, Tensor]:
-    corners = torch.arange(11 * 13 * 2).view(11, 13, 2) % 500
-    boxes = {"bbox": torch.cat([corners, corners + 9], -1)}
+    boxes = _boxes(config)
     if not config.visual_embed:
         return boxes
     pixels = torch.linspace(-1, 1, 11 * 3 * config.input_size**2).view(11, 3, config.input_size, config.input_size)
@@ -69,6 +74,7 @@ _SPARSE = Quirk(
 QUIRKS: dict[str, Quirk] = {
     "big_bird": _SPARSE,
     "bigbird_pegasus": _SPARSE,
+    "bros": Quirk("boxes, which it cannot do without, enter the attention scores", extra_inputs=_boxes),
     "doge": Quirk("asks where its bias is zero", compares_masks=True),
     "flaubert": Quirk("states pass outside of modules", ("layer_norm2",), "layer_norm_emb"),
     "funnel": Quirk("segments enter the attention scores", extra_inputs=_segments),

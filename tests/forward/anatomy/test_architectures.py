@@ -1,4 +1,4 @@
-"""Every sequence classifier of transformers: exact at the ends, continuous near them, gradients through the site."""
+"""Every classifier of transformers, of texts and of tokens: exact at the ends, continuous near them, gradients."""
 
 import pytest
 import torch
@@ -6,18 +6,22 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from hf_mixup import Mixup, MixupPlan
-from hf_mixup.cli.inspect.toy import toy_config, toy_model
+from hf_mixup.cli.inspect.toy import toy_config
 from hf_mixup.forward.anatomy.host import UNDECLARED_BLOCKS
 from hf_mixup.forward.anatomy.quirks import QUIRKS
 from tests.architectures import (
+    ALL_LIMITS,
     AT_THE_END,
     DOCS,
-    LIMITS,
     NEAR_IT,
     NOT_BUILT,
     PARTNER,
     SIDES,
     SITES,
+    TEXTS,
+    TOKEN_LIMITS,
+    TOKEN_TYPES,
+    TOKENS,
     TYPES,
     batch_of,
     build,
@@ -32,16 +36,19 @@ from tests.hosts import OTHER_ROWS
 from tests.plain_config import plain_config
 from tests.zoo import toy_batch
 
-BUILT = [model_type for model_type in TYPES if model_type not in NOT_BUILT]
+BUILT = [(name, TEXTS) for name in TYPES if name not in NOT_BUILT]
 # One or more of every kind: masks added, compared, multiplied, absent; first, last, mean, own rule; experts; recurrent.
 KINDS = ["albert", "bart", "bert", "bloom", "convbert", "deberta-v2", "eurobert", "flaubert", "fnet", "funnel"]
 KINDS += ["gpt_oss", "llama", "longformer", "minimax", "modernbert", "mra", "qwen3_next", "t5", "xlnet", "zamba2"]
+TOKEN_KINDS = [name for name in ("bros", "t5gemma", *KINDS) if name in TOKEN_TYPES and name not in TOKEN_LIMITS]
+TOKENS_BUILT = [(name, TOKENS) for name in TOKEN_TYPES if name not in NOT_BUILT]
 
 
-@pytest.mark.parametrize("model_type", BUILT, scope="module")
-def test_every_site_is_exact_and_continuous(model_type):
-    measured = measure(model_type)
-    broken_sides, broken_bound, _ = LIMITS.get(model_type, ((), None, None))
+@pytest.mark.parametrize(("model_type", "head"), BUILT + TOKENS_BUILT, scope="module")
+def test_every_site_is_exact_and_continuous(model_type, head):
+    measured = measure(model_type, head)
+    assert (measured.anatomy.readout == "tokens") == (head == TOKENS)
+    broken_sides, broken_bound, _ = ALL_LIMITS[head].get(model_type, ((), None, None))
     for found, bound in ((measured.at_the_end, AT_THE_END), (measured.near_it, NEAR_IT)):
         for side in SIDES:
             worst = max(found[side, site] for site in SITES)
@@ -53,9 +60,9 @@ def test_every_site_is_exact_and_continuous(model_type):
     assert model_type in OTHER_ROWS or row(model_type) in DOCS.read_text(), "run: python -m tests.architectures"
 
 
-@pytest.mark.parametrize("model_type", BUILT, scope="module")
-def test_gradients_are_finite_and_reach_both_sides_of_the_site(model_type):
-    mixup, batch = mixup_of(model_type), batch_of(model_type)
+@pytest.mark.parametrize(("model_type", "head"), BUILT + [(name, TOKENS) for name in TOKEN_KINDS], scope="module")
+def test_gradients_are_finite_and_reach_both_sides_of_the_site(model_type, head):
+    mixup, batch = mixup_of(model_type, head), batch_of(model_type)
     model, anatomy = mixup.model.train(), mixup.prepare()
     for site, layer in (("embeddings", None), ("hidden", anatomy.depth // 2 - (anatomy.depth < 2)), ("pooled", None)):
         layer = None if layer is None else max(layer, 0)
@@ -74,15 +81,24 @@ def test_gradients_are_finite_and_reach_both_sides_of_the_site(model_type):
         assert any(p.shape[0] > 3 for p in outside) and any(3 in p.shape for p in outside), (site, layer)
 
 
-def test_what_is_not_built_cannot_be():
+@pytest.mark.parametrize("model_type", TOKEN_LIMITS)
+def test_a_token_classifier_that_states_pass_by_is_mixed_elsewhere(model_type):
+    model = build(model_type, TOKENS)
+    with pytest.raises(ValueError, match="site='hidden [0-3]'.* Mix at 'embeddings' or 'pooled', exact in this model"):
+        Mixup(model, plain_config(site="hidden"))
+    assert Mixup(model, plain_config(site="hidden", layers=[4])).config.site == "hidden"
+
+
+@pytest.mark.parametrize("head", [TEXTS, TOKENS])
+def test_what_is_not_built_cannot_be(head):
     with pytest.raises(ImportError, match="detectron2"):
-        toy_model("layoutlmv2")
+        build("layoutlmv2", head)
     assert list(NOT_BUILT) == ["layoutlmv2"] and row("layoutlmv2") in DOCS.read_text()
 
 
 def test_few_architectures_need_to_be_told_of():
     assert len(QUIRKS) <= 20
-    assert set(QUIRKS) <= {*TYPES, *UNDECLARED_BLOCKS}
+    assert set(QUIRKS) <= {*TYPES, *TOKEN_TYPES, *UNDECLARED_BLOCKS}
 
 
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
@@ -94,6 +110,25 @@ def test_kernels_are_exact(model_type, kernel):
         assert kernel == "sdpa" and "does not support" in str(error)
         return
     check(model, model_type, AT_THE_END, NEAR_IT)
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type", TOKEN_KINDS)
+def test_kernels_are_exact_with_a_class_per_token(model_type, kernel):
+    try:
+        model = build(model_type, TOKENS, attention=kernel)
+    except ValueError as error:
+        assert kernel == "sdpa" and "does not support" in str(error)
+        return
+    check(model, model_type, AT_THE_END, NEAR_IT)
+
+
+@pytest.mark.parametrize("model_type", [name for name in TOKEN_KINDS if name != "flaubert"])
+def test_word_embeddings_of_tokens_are_exact(model_type):
+    mixup, batch = mixup_of(model_type, TOKENS), batch_of(model_type)
+    mixup.model.eval()
+    ends, near, _ = differences(mixup, batch, "word_embeddings", None, logits_of(mixup.model, batch))
+    assert ends < AT_THE_END and near < NEAR_IT
 
 
 @pytest.mark.parametrize("model_type", KINDS)
