@@ -8,9 +8,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import masking_utils
+from transformers import AutoModelForTokenClassification, masking_utils
 
 from hf_mixup import Mixup, MixupPlan, MixupTrainer
+from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import arguments
 from tests.zoo import DEPTH, LENGTHS, WIDTH, toy_batch, toy_model
@@ -19,9 +20,13 @@ LABELS, PARTNER, LAM = torch.tensor([0, 1, 2, 0]), torch.tensor([2, 0, 3, 1]), t
 ACTIVATIONS = (len(LENGTHS), max(LENGTHS), WIDTH)
 # An encoder, one with sliding windows, and two decoders, of which the second adds positions.
 FAMILIES = ("bert", "modernbert", "llama", "gpt2")
+# BERT with a class per token.
+TOKENS = "tokens"
 SITES = ("word_embeddings", "embeddings", "hidden", "pooled")
 # Operations that one mixed forward pass may add. Most work on numbers a row or a position, a thousandth of a layer.
 MOST_OPERATIONS = {"word_embeddings": 30, "embeddings": 30, "hidden": 30, "pooled": 2}
+# The logits of each token have a weight of their own.
+MOST_OF_TOKENS = MOST_OPERATIONS | {"pooled": 7}
 # Operations that write hidden states: gather and interpolate. BERT looks up tokens and segments; the head of a decoder
 # reads a broadcast row, which its Linear copies.
 MOST_COPIES = {"word_embeddings": 4, "embeddings": 3, "hidden": 3, "pooled": 0}
@@ -47,6 +52,18 @@ def plan_at(site, depth=DEPTH):
     return MixupPlan(PARTNER, LAM, site, depth - 2 if site == "hidden" else None)
 
 
+def toy(family, **changes):
+    if family == TOKENS:
+        return any_toy_model("bert", auto=AutoModelForTokenClassification, **changes)
+    return toy_model(family, **changes)
+
+
+def labeled_batch(family):
+    batch = toy_batch()
+    of_tokens = (batch["input_ids"] % 3).where(batch["attention_mask"].bool(), -100)
+    return batch | {"labels": of_tokens if family == TOKENS else LABELS}
+
+
 def run(model, mixup, plan, batch):
     with nullcontext() if plan is None else mixup.apply(plan, batch):
         return model(**batch).logits
@@ -63,7 +80,7 @@ def added(family, site, depth=DEPTH, **changes):
     changes["n_layer" if family == "gpt2" else "num_hidden_layers"] = depth
     if family == "modernbert":
         changes["layer_types"] = ["full_attention", "sliding_attention"] * depth
-    model, batch = toy_model(family, **changes), toy_batch()
+    model, batch = toy(family, **changes), toy_batch()
     mixup, plan = Mixup(model, plain_config(site=site)), plan_at(site, depth)
     count(model, mixup, plan, batch)  # the check of the first batch
     clean, mixed = count(model, mixup, None, batch), count(model, mixup, plan, batch)
@@ -72,11 +89,11 @@ def added(family, site, depth=DEPTH, **changes):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", (*FAMILIES, TOKENS))
 def test_a_forward_pass_gains_a_few_operations_whatever_its_depth(family, site, attention):
     calls, copies = added(family, site, attention=attention)
     print(f"{family} {site} {attention}: {calls.total()} operations, of which {copies.total()} write hidden states")
-    assert calls.total() <= MOST_OPERATIONS[site]
+    assert calls.total() <= (MOST_OF_TOKENS if family == TOKENS else MOST_OPERATIONS)[site]
     assert copies.total() <= MOST_COPIES[site]
     assert (calls, copies) == added(family, site, depth=2 * DEPTH, attention=attention)
 
@@ -100,12 +117,25 @@ def test_a_training_step_gains_a_few_operations_whatever_its_depth(tmp_path, sit
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", TOKENS])
+def test_a_training_step_is_one_forward_pass(tmp_path, family, site):
+    model, ran = toy(family).train(), []
+    trainer = MixupTrainer(model=model, args=arguments(tmp_path), mixup=PLAIN | {"site": site})
+    for layer in model.bert.encoder.layer:
+        layer.register_forward_pre_hook(lambda module, args: ran.append(len(args[0])))
+    trainer.compute_loss(model, labeled_batch(family))  # the first batch is looked at
+    ran.clear()
+    trainer.compute_loss(model, labeled_batch(family)).backward()
+    assert ran == [len(LENGTHS)] * DEPTH and trainer._logs.mixed == 2
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("family", (*FAMILIES, TOKENS))
 def test_a_training_step_waits_for_no_accelerator(monkeypatch, tmp_path, family, site):
     """On the meta device there are no values, so whatever would fetch one from an accelerator fails."""
     # Encoders of transformers fetch one, mixup or not: whether there is any padding.
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *args, **kwargs: False)
-    model, batch = toy_model(family, attention="eager"), toy_batch() | {"labels": LABELS}
+    model, batch = toy(family, attention="eager"), labeled_batch(family)
     trainer = MixupTrainer(model=model, args=arguments(tmp_path), mixup=PLAIN | {"site": site})
     model.train()
     trainer.compute_loss(model, batch)  # the first batch is looked at
@@ -168,10 +198,10 @@ def test_blocks_are_given_the_dtype_of_a_clean_pass(site):
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", (*FAMILIES, TOKENS))
 def test_no_hidden_states_are_kept_for_the_backward_pass(family, site):
     """Interpolation is linear: its gradient needs the weights, not what was interpolated."""
-    model, batch = toy_model(family).train(), toy_batch()
+    model, batch = toy(family).train(), toy_batch()
     mixup = Mixup(model, plain_config(site=site))
     kept = []
     for plan in (None, plan_at(site)):
