@@ -18,6 +18,7 @@ from transformers import (
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer, inspect_model
 from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.forward.anatomy.inputs import by_name, logits_of, model_config, only_argument, root_of
+from hf_mixup.loss.token_task import TokenTask
 from tests.plain_config import plain_config
 from tests.toy_runs import arguments
 from tests.zoo import toy_batch, toy_model
@@ -149,6 +150,89 @@ def test_a_head_that_reads_several_layers_is_mixed_below_and_above_them():
         Mixup(model, plain_config(site="hidden"))
     for site in ("word_embeddings", "embeddings", "pooled"):
         assert_exact(ByName(model), Mixup(model, plain_config(site=site)), toy_batch(), site)
+
+
+# ---- Heads that return logits for each token ----
+
+
+class EachToken(FirstToken):
+    def forward(self, outputs, mask):
+        return self.classify(self.states(outputs.last_hidden_state, mask))
+
+    def states(self, states, mask):
+        return states
+
+
+class Convolved(EachToken):
+    def __init__(self):
+        super().__init__()
+        self.convolve = nn.Conv1d(32, 32, 3, padding=1)
+
+    def states(self, states, mask):
+        return self.convolve(states.transpose(1, 2)).transpose(1, 2)
+
+
+class BothWays(EachToken):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(32, 16, batch_first=True, bidirectional=True)
+
+    def states(self, states, mask):
+        return self.lstm(states)[0]
+
+
+class Packed(BothWays):
+    """Leaves out padding, by the mask of the text itself: at lambda = 0 it cuts longer partners off."""
+
+    def states(self, states, mask):
+        packed = nn.utils.rnn.pack_padded_sequence(states, mask.sum(1), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+
+
+def assert_tokens_are_exact(model, mixup, batch, site, layer=None):
+    """At lambda 0 and 1 the logits of each token are those of the text that has it, which half way they are not."""
+    with torch.no_grad():
+        clean, text = model(**batch)["logits"], batch["attention_mask"].bool()
+        for lam in (0.0, 1.0, 0.5):
+            with mixup.apply(MixupPlan(PARTNER, torch.full((4,), lam), site, layer), batch):
+                mixed = model(**batch)["logits"]
+            if lam == 0.5:
+                both = text & text[PARTNER]
+                assert all((mixed - known)[both].abs().max() > 1e-3 for known in (clean, clean[PARTNER]))
+            else:
+                expected, read = (clean, text) if lam else (clean[PARTNER], text[PARTNER])
+                torch.testing.assert_close(mixed[read], expected[read], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(("site", "layer"), SITES)
+@pytest.mark.parametrize("head", [EachToken, Convolved, BothWays])
+def test_a_head_of_each_token_is_exact_at_every_site(head, site, layer, side):
+    model = Own(head).eval()
+    mixup, reads_neighbors = Mixup(model, plain_config(site=site)), head is not EachToken
+    assert mixup.prepare().readout == "tokens" and isinstance(mixup.task, TokenTask)
+    # What reads its neighbors reads padding, which is then mixed as text is.
+    assert mixup.prepare().reads_padding == reads_neighbors
+    assert_tokens_are_exact(model, mixup, toy_batch(side=side), site, layer)
+
+
+def test_a_head_that_cuts_texts_off_by_their_own_mask_is_mixed_at_the_logits_only():
+    model = Own(Packed).eval()
+    for site in ("word_embeddings", "embeddings", "hidden"):
+        with pytest.raises(ValueError, match=f"site='{site}.* at lambda = 0 and 1 differ.* Mix at 'pooled', exact"):
+            Mixup(model, plain_config(site=site))
+    assert_tokens_are_exact(model, Mixup(model, plain_config(site="pooled")), toy_batch(), "pooled")
+
+
+def test_a_head_of_each_token_is_trained():
+    model, batch = Own(EachToken), toy_batch()
+    labels = (batch["input_ids"] % 3).where(batch["attention_mask"].bool(), -100)
+    mixup = Mixup(model.train(), plain_config(site="embeddings"))
+    plan = mixup.draw(batch)
+    with mixup.apply(plan, batch):
+        loss = mixup.loss(model(**batch)["logits"], labels, plan)
+    loss.backward()
+    assert plan.active and model.head.classify.weight.grad.any()
 
 
 def test_blocks_are_named_from_the_module_that_returns_the_logits():
