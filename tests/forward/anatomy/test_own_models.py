@@ -224,15 +224,25 @@ def test_a_head_that_cuts_texts_off_by_their_own_mask_is_mixed_at_the_logits_onl
     assert_tokens_are_exact(model, Mixup(model, plain_config(site="pooled")), toy_batch(), "pooled")
 
 
-def test_a_head_of_each_token_is_trained():
-    model, batch = Own(EachToken), toy_batch()
+class OwnForTokenClassification(Own):
+    """By its name a trainer knows that it has a label per token."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        output = super().forward(input_ids, attention_mask)
+        return output if labels is None else output | {"loss": F.cross_entropy(output["logits"].mT, labels)}
+
+
+@pytest.mark.parametrize("mixup", [plain_config(), None])
+def test_a_head_of_each_token_is_trained_and_evaluated(tmp_path, mixup):
+    batch = toy_batch()
     labels = (batch["input_ids"] % 3).where(batch["attention_mask"].bool(), -100)
-    mixup = Mixup(model.train(), plain_config(site="embeddings"))
-    plan = mixup.draw(batch)
-    with mixup.apply(plan, batch):
-        loss = mixup.loss(model(**batch)["logits"], labels, plan)
-    loss.backward()
-    assert plan.active and model.head.classify.weight.grad.any()
+    rows = rows_of(batch, labels=labels)
+    model, args = OwnForTokenClassification(EachToken), arguments(tmp_path, max_steps=2)
+    trainer = MixupTrainer(model, args, train_dataset=rows, eval_dataset=rows, mixup=mixup)
+    trainer.train()
+    found = trainer.evaluate()["eval_loss"]
+    assert found == pytest.approx(F.cross_entropy(model.eval()(**batch)["logits"].mT, labels).item(), rel=1e-5)
+    assert mixup is None or trainer.mixup.mixed
 
 
 def test_blocks_are_named_from_the_module_that_returns_the_logits():
