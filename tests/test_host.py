@@ -31,6 +31,10 @@ from transformers import (
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.models.bert.modeling_bert import BertForSequenceClassification, BertLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.xlnet.modeling_xlnet import XLNetLayer
@@ -229,6 +233,16 @@ def test_quirks_name_modules(model_type):
     assert named <= set(paths), moved(
         f"{model_type} has the modules {named}", f"QUIRKS[{model_type!r}]", "hf_mixup/forward/anatomy/quirks.py"
     )
+
+
+def test_token_classifiers_are_told_by_the_names_of_their_classes():
+    for mapping, label_tokens in (
+        (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, True),
+        (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, False),
+    ):
+        classes = [type(name, (nn.Module,), {}) for name in mapping.values()]
+        wrong = [kind.__name__ for kind in classes if host.labels_tokens(kind()) != label_tokens]
+        assert not wrong, moved(f"classes are named ForTokenClassification, not {wrong}", "labels_tokens")
 
 
 # ---- PEFT ----
