@@ -56,9 +56,9 @@ class StepCounts(TrainerSeams):
             return len(labels)
         return int((labels != IGNORED).sum()) if self._has_ignored_rows(labels) else len(labels)
 
-    def _lacks_labels(self, labels: Tensor) -> bool:
+    def _lacks_labels(self, labels: Tensor, count: int | Tensor | None = None) -> bool:
         """Whether some rows of a batch have no label and are left out of it, and others have one."""
-        return not self._labels_tokens and 0 < int(self._count(labels)) < len(labels)
+        return not self._labels_tokens and 0 < int(self._count(labels) if count is None else count) < len(labels)
 
     def _has_ignored_rows(self, labels: Tensor) -> bool:
         return not self._labels_tokens and label_columns.has_ignored(labels, self._task.about)

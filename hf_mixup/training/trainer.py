@@ -129,7 +129,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         # Refuses labels that are no tensor.
         problem_type = mixup.task.problem_type(inputs["labels"])
         count = self._count(inputs["labels"])
-        if self._lacks_labels(inputs["labels"]):
+        if self._lacks_labels(inputs["labels"], count):
             inputs, groups = without_ignored(inputs, groups)
         if not is_none(count):
             self._check_models_loss(inputs)
