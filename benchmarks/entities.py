@@ -19,16 +19,16 @@ from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 
 # The files of a set, and the sentences and updates of a run.
 SETS: dict[str, tuple[dict[str, str], int, int]] = {
-    "snips": ({"train_file": "snips_train.jsonl", "test_file": "snips_test.jsonl"}, 400, 400),
+    "snips": ({"train_file": "snips_train.jsonl", "test_file": "snips_test.jsonl"}, 200, 200),
     "wnut17": (
         {"train_file": "wnut17_train.conll", "validation_file": "wnut17_dev.conll", "test_file": "wnut17_test.conll"},
-        800,
         400,
+        200,
     ),
 }
 METHODS = ("none", "default", "tmix", "inter_lada", "intra_lada", "seq_mix")
 METRICS = ("f1", "precision", "recall", "accuracy", "nll", "ece", "entity_ece")
-DEV, BATCH, LENGTH = 200, 16, 64
+DEV, BATCH, LENGTH = 100, 16, 48
 
 
 def run(name: str, seed: int, method: str, data: Path) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def run(name: str, seed: int, method: str, data: Path) -> dict[str, Any]:
             weight_decay=0.01,
             seed=seed,
             eval_strategy="steps",
-            eval_steps=updates // 8,
-            logging_steps=updates // 8,
+            eval_steps=updates // 4,
+            logging_steps=updates // 4,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,

@@ -18,7 +18,7 @@ from hf_mixup.config.mixup_config import OUTSIDE
 from hf_mixup.config.recipes import MixupLike, config_to_mix
 from hf_mixup.forward.anatomy import inputs
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.blocks import site_width
+from hf_mixup.forward.anatomy.blocks import site_width, text_states
 from hf_mixup.forward.anatomy.host import is_fsdp_enabled, is_whole, labels_tokens, waits_for_accelerator
 from hf_mixup.forward.anatomy.probe import MissingPadToken, trace
 from hf_mixup.forward.anatomy.readout import EVERY_TOKEN
@@ -141,8 +141,8 @@ class Mixup:
         layers, widths = self._layers_to_draw(size)
         let_compiled_models_mix(len(layers))
         targets = self.task.targets_to_draw(labels, size, self.needs_labels)
-        saliency_of = partial(self._saliency, batch, labels)
-        examples = Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency_of)
+        saliency_of, states = partial(self._saliency, batch, labels), partial(text_states, self.root, batch)
+        examples = Examples(size, layers, widths, epoch, progress, batch, targets, groups, saliency_of, states)
         return self.planner.draw(replace(examples, rows_per_example=rows_per_example, one_lambda=one_lambda))
 
     def _layers_to_draw(self, size: int) -> tuple[list[int], dict[int | None, int]]:

@@ -199,6 +199,17 @@ METHODS = {
         "hidden layer; on pairs of sentences (STS-B, 600 pairs, 225 steps, one seed) Pearson's r was 0.16 at "
         "`embeddings`, 0.25 after block 5 of 6, 0.49 here, and 0.47 without mixup.",
     ),
+    "inter_lada": Method(
+        "Chen, Wang, Tian, Yang, Yang 2020, Local Additivity Based Data Augmentation for Semi-supervised NER, EMNLP",
+        "hidden states after the 8th, 9th or 10th of 12 blocks, position by position; half of the partners are one of "
+        "the 5 nearest texts, the others any; lambda ~ Beta(60, 1.5), one per batch",
+        "labels per token; text classification",
+        AUTHORS,
+        "Near are the texts of the batch whose mean token embeddings have the largest cosine; in the paper those of "
+        "the whole training set, by a sentence encoder. Of two texts of different lengths each token counts by the "
+        "weight of its text; their code gives padding and the special tokens classes of their own. The partner weighs "
+        "2.4 % on average, as in their code.",
+    ),
     "intra_lada": Method(
         "Chen, Wang, Tian, Yang, Yang 2020, Local Additivity Based Data Augmentation for Semi-supervised NER, EMNLP",
         "h_t' = lambda h_t + (1 - lambda) h_p(t) of the tokens of one text after the last layer, p a permutation of "

@@ -34,6 +34,7 @@ ON_A_LINE = {
     "word_mixup": "word_embeddings",
     "manifold": "hidden",
     "tmix": "hidden",
+    "inter_lada": "hidden",
     "sent_mixup": "pooled",
     "lisa": "pooled",
     "mixup_transformer": "pooled",
@@ -204,6 +205,7 @@ LAMBDAS = {
     "sent_mixup": (1.0, False, False),
     "manifold": (2.0, False, True),
     "tmix": (2.0, True, True),
+    "inter_lada": ((60.0, 1.5), False, True),
     "reg_mixup": (10.0, False, True),
     "c_mixup": (2.0, False, True),
     "lisa": (2.0, False, False),
@@ -223,7 +225,7 @@ def test_lambda_is_distributed_as_the_paper_says(recipe):
     batch, labels, groups = examples_of(0)
     lam = np.stack([draw(mixup, batch, labels, groups).lam.numpy() for _ in range(600)])
     assert (np.ptp(lam, axis=1) == 0).all() == is_shared
-    cdf = stats.beta(alpha, alpha).cdf
+    cdf = stats.beta(*(alpha if isinstance(alpha, tuple) else (alpha, alpha))).cdf
     folded = (lambda x: cdf(x) - cdf(1 - x)) if is_dominant else cdf
     assert stats.kstest(lam[:, 0], folded).pvalue > 1e-3
 
@@ -236,6 +238,7 @@ def test_lambda_is_distributed_as_the_paper_says(recipe):
         ("noisy_feature", 12, [-1, 2, 5, 8]),
         ("tmix", 12, [6, 8, 11]),
         ("tmix", 24, [13, 17, 23]),
+        ("inter_lada", 12, [7, 8, 9]),
     ],
 )
 def test_the_layers_are_those_of_the_paper(recipe, depth, layers):

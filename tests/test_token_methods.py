@@ -94,7 +94,24 @@ def test_seq_mix_needs_to_know_which_label_is_none():
         mixup.draw(batch)
 
 
-@pytest.mark.parametrize("recipe", OF_TOKENS)
+def test_inter_lada_mixes_near_texts_by_their_token_embeddings():
+    model, batch = named_tagger(), collate(sentences(12))
+    labels, mixup = batch.pop("labels"), Mixup(model, {"recipe": "inter_lada", "near_prob": 1.0, "neighbors": 2})
+    looked_up, mask = model.bert.embeddings.word_embeddings.weight.detach()[batch["input_ids"]], batch["attention_mask"]
+    means = torch.stack([looked_up[row, : int(mask[row].sum())].mean(0) for row in range(12)])
+    found = torch.nn.functional.cosine_similarity(means.unsqueeze(0), means.unsqueeze(1), dim=-1)
+    nearest = [set(row.argsort(descending=True)[1:3].tolist()) for row in found]
+    assert not mixup.needs_labels
+    for _ in range(8):
+        plan = mixup.draw(batch, labels=labels)
+        assert all(partner in nearest[row] for row, partner in enumerate(plan.partner.tolist()))
+        assert plan.site == "hidden" and plan.layer in (1, 2)
+        with mixup.apply(plan, batch), torch.no_grad():
+            logits = model(**batch).logits
+        torch.testing.assert_close(mixup.loss(logits, labels, plan), slow_loss(logits, labels, plan))
+
+
+@pytest.mark.parametrize("recipe", [*OF_TOKENS, "inter_lada"])
 def test_every_recipe_trains_in_every_way(tmp_path, recipe):
     batch = collate(sentences(8))
     model = MixupModel(named_tagger(), recipe).train()
@@ -105,7 +122,7 @@ def test_every_recipe_trains_in_every_way(tmp_path, recipe):
     assert trainer.mixup.mixed > 0 and len(trainer.state.log_history) == 7
 
 
-@pytest.mark.parametrize("recipe", OF_TOKENS)
+@pytest.mark.parametrize("recipe", [*OF_TOKENS, "inter_lada"])
 def test_a_resumed_stream_is_the_uninterrupted_one(recipe):
     model, batch = named_tagger(), collate(sentences(8))
     labels, plans = batch.pop("labels"), []

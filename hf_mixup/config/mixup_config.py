@@ -22,7 +22,8 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig, unlabeled_config
 # Partners that are not in the batch.
 OUTSIDE = ("previous_batch", "all_ranks")
 AUTO = "auto"  # the strength that follows held-out predictions
-PARTNERS = ("random", "same_class", "other_class", "near_label", "balanced", "lisa", "margin", "same_text", *OUTSIDE)
+BY_LABEL = ("same_class", "other_class", "near_label", "balanced", "lisa", "margin")
+PARTNERS = ("random", *BY_LABEL, "near_length", "near_text", "same_text", *OUTSIDE)
 # Tokens are exchanged, in spans.
 SPANS = ("span", "salient_span", "entity_span")
 # What is mixed there has a row for each token or patch.
@@ -66,18 +67,22 @@ class MixupConfig:
         "(C-Mixup, Yao et al. 2022). balanced: every class as likely. lisa: same label and other group, or same group "
         "and other label (Yao et al. 2022). margin: easy with hard (Park and Caragea 2022). An example that nobody "
         "fits is not mixed. previous_batch: the last examples of this process, by their stored hidden states, also at "
-        "batch size 1. same_text: of each token, another of its text (labels per token, at pooled). all_ranks: a "
-        "permutation of the global batch, whose states are gathered at the site.",
+        "batch size 1. near_length: the nearer the number of tokens, the likelier. near_text: a text near by "
+        "the mean of token embeddings, or any (LADA, Chen et al. 2020). same_text: of each token, another of its "
+        "text (labels per token). all_ranks: a permutation of the global batch, whose states are gathered at the site.",
         needs("clean_weight", only=("margin",), why="margins are recorded in the unmixed pass"),
         needs("site", "pooled", only=("same_text",)),
     )
-    self_pairs: bool = who(
-        True, checks.boolean, "Whether an example may be its own partner.", needs("partner", "random")
-    )
+    self_pairs: bool = who(True, checks.boolean, "An example may be its own partner.", needs("partner", "random"))
     memory: int = who(16, count(1), "How many examples are kept for each layer.", needs("partner", "previous_batch"))
     bandwidth: float = who(
-        1.0, POSITIVE, "Width of the Gaussian kernel, in units of the label.", needs("partner", "near_label")
+        1.0,
+        POSITIVE,
+        "Width of the Gaussian kernel, in units of the label, or in tokens.",
+        needs("partner", "near_label", "near_length"),
     )
+    neighbors: int = who(5, count(1), "How many texts are near.", needs("partner", "near_text"))
+    near_prob: float = who(0.5, SHARE, "Share of texts whose partner is a near one.", needs("partner", "near_text"))
     same_label_prob: float = who(0.5, SHARE, "Share of batches that mix one label across groups.", WITH_LISA)
     group: str = who("group", checks.text, "The column with the number of each example's group.", WITH_LISA)
     alpha: float | dict[float, float] = how_much(

@@ -25,6 +25,7 @@ RecipeName: TypeAlias = Literal[
     "fixed",
     "ict",
     "input_mixup",
+    "inter_lada",
     "intra_class",
     "intra_lada",
     "lisa",

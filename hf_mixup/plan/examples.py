@@ -24,6 +24,7 @@ class Examples:
             scores.
         groups (`torch.Tensor` of shape `(batch,)` or `(batch, 1)`, *optional*): the domain of each example.
         saliency (`Callable`, *optional*): gives that of each token, `(batch, length)`; it takes another pass.
+        states (`Callable`, *optional*): gives one vector per text, `(batch, width)`, without a pass.
         margins (`torch.Tensor` of shape `(batch,)`, *optional*): area under the margin so far; the planner knows it.
         rows_per_example (`int`, defaults to 1): rows of the inputs that belong to one example. The first `size` rows
             are the first of each example.
@@ -39,6 +40,7 @@ class Examples:
     targets: Tensor | None = None
     groups: Tensor | None = None
     saliency: Callable[[], Tensor] | None = None
+    states: Callable[[], Tensor] | None = None
     margins: Tensor | None = None
     rows_per_example: int = 1
     one_lambda: bool = False

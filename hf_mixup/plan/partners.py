@@ -61,11 +61,33 @@ def _other_class(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
 def _near_label(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
     """exp(-|y_i - y_j|^2 / (2 bandwidth^2)) (C-Mixup, Yao et al. 2022, eq. 6)."""
     targets = _targets(examples)
-    distance = torch.cdist(targets, targets, compute_mode="donot_use_mm_for_euclid_dist")
-    score = -distance.square() / (2 * config.bandwidth**2)
+    return _kernel(torch.cdist(targets, targets, compute_mode="donot_use_mm_for_euclid_dist"), config.bandwidth)
+
+
+def _kernel(distance: Tensor, bandwidth: float) -> Tensor:
+    score = -distance.square() / (2 * bandwidth**2)
     score.fill_diagonal_(-torch.inf)
     # Probabilities are the same when divided by the largest, and those of an outlier do not vanish.
     return torch.exp(score - score.amax(1, keepdim=True))
+
+
+def _near_length(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
+    """exp(-(n_i - n_j)^2 / (2 bandwidth^2)) of the numbers of tokens, as `_near_label` of labels."""
+    ids, mask = (examples.inputs.get(name) for name in ("input_ids", "attention_mask"))
+    assert ids is not None
+    length = (torch.ones_like(ids) if mask is None else mask != 0)[: examples.size].sum(1, keepdim=True).float()
+    return _kernel((length - length.t()).abs(), config.bandwidth)
+
+
+def _near_text(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
+    """The nearest texts by the cosine of their states share `near_prob`, and all others the rest (LADA, sec. 3.3)."""
+    assert examples.states is not None
+    states = torch.nn.functional.normalize(examples.states()[: examples.size].float(), dim=1)
+    near = (states @ states.t()).fill_diagonal_(-torch.inf)
+    others = ~torch.eye(len(near), dtype=torch.bool, device=near.device)
+    count = min(config.neighbors, len(near) - 1)
+    is_near = torch.zeros_like(others).scatter(1, near.topk(count, dim=1).indices, True)
+    return config.near_prob * is_near / max(count, 1) + (1 - config.near_prob) * others / max(len(near) - 1, 1)
 
 
 def _lisa(config: MixupConfig, examples: Examples, coin: bool) -> Tensor:
@@ -132,6 +154,8 @@ PARTNERS: dict[str, Partner] = {
     "balanced": Partner(_balanced, is_by_class=True),
     "lisa": Partner(_lisa, ("targets", "groups"), is_by_class=True),
     "margin": Partner(_margin, ("targets", "input_ids", "margins"), is_by_class=True),
+    "near_length": Partner(_near_length, needs=("input_ids",)),
+    "near_text": Partner(_near_text, needs=("input_ids", "states")),
     "same_text": Partner(),
     "previous_batch": Partner(),
     "all_ranks": Partner(),

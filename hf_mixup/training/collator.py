@@ -221,7 +221,10 @@ def _on_its_default(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_what_needs_a_model(config: MixupConfig) -> None:
     needs = {
         "interpolation": (config.interpolation, ("line", "box", "span")),
-        "partner": (config.partner, tuple(name for name in PARTNERS if name not in ("margin", "same_text", *OUTSIDE))),
+        "partner": (
+            config.partner,
+            tuple(name for name in PARTNERS if name not in ("margin", "near_text", "same_text", *OUTSIDE)),
+        ),
         "similarity": (config.similarity, (None,)),
         "clean_weight": (config.clean_weight, (0.0,)),
         "add_noise": (config.add_noise, (0.0,)),

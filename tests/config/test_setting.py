@@ -23,6 +23,8 @@ OTHER = {
     "alpha": 0.5,
     "beta": 3.0,
     "lam": 0.25,
+    "neighbors": 2,
+    "near_prob": 0.25,
     "similarity": 2.0,
     "similarity_width": 0.25,
     "mode": "batch",
@@ -94,7 +96,7 @@ def test_the_help_has_a_heading_for_each_group_and_says_what_a_field_needs():
     places = [printed.index(f"\n{group}:\n") for group in GROUPS]
     assert places == sorted(places)
     assert places[2] < printed.index("  layers ") < places[3] < printed.index("  add_noise ") < places[4]
-    assert "Only with partner near_label. Default: 1.0." in " ".join(printed.split())
+    assert "Only with partner near_label or near_length. Default: 1.0." in " ".join(printed.split())
 
 
 def test_the_docstring_says_under_its_question_what_a_field_means():

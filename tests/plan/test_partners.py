@@ -161,3 +161,57 @@ def test_a_large_batch_of_ties_stays_inside_the_batch():
     weights.fill_diagonal_(0)
     drawn = draw_from_rows(weights, torch.full((257,), 1 - 2**-53, dtype=torch.float64))
     assert drawn.tolist() == [256] * 256 + [255]
+
+
+# ---- By the texts themselves ----
+
+
+def texts_of(lengths):
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+    return Examples(len(lengths), inputs={"input_ids": torch.ones_like(mask), "attention_mask": mask})
+
+
+def drawn(examples, count=3000, **fields):
+    config, generator = plain_config(**fields), np.random.default_rng(0)
+    counts = np.zeros((examples.size, examples.size), int)
+    for _ in range(count):
+        chosen = choose_partner(config, examples, torch.from_numpy(generator.random(examples.size)), True)
+        counts[np.arange(examples.size), chosen.numpy()] += 1
+    return counts
+
+
+@pytest.mark.parametrize("bandwidth", [1.0, 3.0])
+def test_near_lengths_follow_the_gaussian_kernel_without_oneself(bandwidth):
+    lengths = [3, 4, 6, 9, 10]
+    counts = drawn(texts_of(lengths), partner="near_length", bandwidth=bandwidth)
+    for i, row in enumerate(counts):
+        expected = np.array([np.exp(-((lengths[i] - n) ** 2) / (2 * bandwidth**2)) for n in lengths])
+        expected[i] = 0
+        expected *= row.sum() / expected.sum()
+        # Those that are hardly ever drawn count as one.
+        often = expected > 5
+        found, wanted = ([*values[often], values[~often].sum() + 1] for values in (row, expected))
+        assert row[i] == 0 and stats.chisquare(found, wanted).pvalue > 1e-4
+
+
+def test_a_text_of_a_length_of_its_own_has_the_nearest_as_partner():
+    assert drawn(texts_of([2, 3, 30]), 100, partner="near_length")[2].tolist() == [0, 100, 0]
+
+
+@pytest.mark.parametrize("near_prob", [0.0, 0.5, 1.0])
+def test_near_texts_are_the_nearest_by_angle(near_prob):
+    angles = torch.tensor([0.0, 0.1, 0.3, 1.0, 1.2, 2.0])
+    # The length of a vector says nothing.
+    states = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([1.0, 5.0, 0.1, 2.0, 1.0, 9.0]).unsqueeze(1)
+    examples = Examples(6, states=lambda: states)
+    counts = drawn(examples, partner="near_text", neighbors=2, near_prob=near_prob)
+    for i, row in enumerate(counts):
+        nearest = (angles - angles[i]).abs().argsort()[1:3].tolist()
+        expected = np.array([near_prob * (j in nearest) / 2 + (1 - near_prob) * (j != i) / 5 for j in range(6)])
+        seen = expected > 0
+        assert row[~seen].sum() == 0 and stats.chisquare(row[seen], 3000 * expected[seen]).pvalue > 1e-4
+
+
+def test_near_texts_of_a_small_batch_are_all_others():
+    counts = drawn(Examples(3, states=lambda: torch.eye(3)), partner="near_text", neighbors=5, near_prob=1.0)
+    assert_uniform(counts, [{1, 2}, {0, 2}, {0, 1}])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hf_mixup.config.checks import nearest
 from hf_mixup.forward.anatomy.anatomy import Anatomy
-from hf_mixup.forward.anatomy.host import is_adapter, recorded_blocks
+from hf_mixup.forward.anatomy.host import is_adapter, is_whole, recorded_blocks
 from hf_mixup.forward.anatomy.quirks import quirk_of
 
 
@@ -97,13 +100,18 @@ def with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
 
 def embedding_width(backbone: nn.Module) -> int | None:
     """The width of the token embeddings."""
+    embeddings = _token_embeddings(backbone)
+    return None if embeddings is None else embeddings.embedding_dim
+
+
+def _token_embeddings(backbone: nn.Module) -> nn.Embedding | None:
     try:
         embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
     except NotImplementedError:
         embeddings = None
     if not isinstance(embeddings, nn.Embedding):
         embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
-    return None if embeddings is None else embeddings.embedding_dim
+    return embeddings
 
 
 def site_width(anatomy: Anatomy, site: str, layer: int | None) -> int:
@@ -111,3 +119,19 @@ def site_width(anatomy: Anatomy, site: str, layer: int | None) -> int:
     if site == "word_embeddings":
         return embedding_width(anatomy.backbone) or 1
     return anatomy.calls[0].widths[0] if layer is None or layer < 0 else anatomy.calls[layer].widths[1]
+
+
+def text_states(root: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The mean token embedding of each text, by a lookup without a pass or gradients: `(batch, width)`.
+
+    Raises:
+        ValueError: for a model whose token embeddings are not all here.
+    """
+    embeddings = _token_embeddings(root)
+    if embeddings is None or not is_whole(embeddings.weight):
+        raise ValueError(f"partner='near_text': the token embeddings of {type(root).__name__} are not all here.")
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    with torch.no_grad():
+        share = torch.ones_like(ids) if mask is None else mask
+        share = (share / share.sum(1, keepdim=True)).unsqueeze(-1)
+        return (functional.embedding(ids, embeddings.weight).float() * share).sum(1)
