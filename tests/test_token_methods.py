@@ -75,6 +75,8 @@ def test_seq_mix_exchanges_a_whole_entity_and_its_labels(seed):
         for position, at in taken:
             ids[row, position] = batch["input_ids"][plan.partner[row], at]
             expected[row, position] = labels[plan.partner[row], at]
+        ends = [int(batch["attention_mask"][text].sum()) - 1 for text in (row, int(plan.partner[row]))]
+        assert all(0 < position < ends[0] and 0 < at < ends[1] for position, at in taken)
         if taken:
             exchanged += 1
             assert NAMES[int(labels[row, taken[0][0]])] != "O" and NAMES[int(expected[row, taken[0][0]])] != "O"
@@ -97,6 +99,8 @@ def test_seq_mix_needs_to_know_which_label_is_none():
 def test_inter_lada_mixes_near_texts_by_their_token_embeddings():
     model, batch = named_tagger(), collate(sentences(12))
     labels, mixup = batch.pop("labels"), Mixup(model, {"recipe": "inter_lada", "near_prob": 1.0, "neighbors": 2})
+    # Padding has an embedding of its own here, which does not count.
+    model.bert.embeddings.word_embeddings.weight.data[1] = 9.0
     looked_up, mask = model.bert.embeddings.word_embeddings.weight.detach()[batch["input_ids"]], batch["attention_mask"]
     means = torch.stack([looked_up[row, : int(mask[row].sum())].mean(0) for row in range(12)])
     found = torch.nn.functional.cosine_similarity(means.unsqueeze(0), means.unsqueeze(1), dim=-1)
