@@ -20,7 +20,7 @@ from hf_mixup.forward.anatomy.inputs import bind, body_config, check_model, map_
 from hf_mixup.forward.anatomy.masks import reads_padding
 from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.readout import FIXED_READ
-from hf_mixup.forward.endpoints import SPREAD_TOLERANCE, check_site, rounding_of
+from hf_mixup.forward.endpoints import SPREAD_TOLERANCE, check_site, rounding_of, texts_read
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 
@@ -160,7 +160,8 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
     """`place` with the differences from the clean logits of `batch`, measured there."""
     anatomy = mixup.prepare()
     partner, lam, is_compared = _pairs(anatomy, batch)
-    spread, size = (clean - clean[partner])[lam == 0].abs().max(), clean.abs().max()
+    texts, size = texts_read(anatomy, batch, clean), clean.abs().max()
+    spread = ((clean - clean[partner]) * texts * texts[partner])[lam == 0].abs().max()
     try:
         if not 0 < spread < torch.inf:
             raise ValueError("the clean logits are the same for every example, or not finite: nothing can be measured.")
@@ -171,8 +172,9 @@ def _checked(place: SiteCheck, mixup: Mixup, batch: dict[str, Tensor], clean: Te
             raise ValueError("the logits of a mixture are not finite.")
     except Exception as error:
         return replace(place, reason=_reason(error))
-    expected = torch.where((lam > 0.5).unsqueeze(1), clean, clean[partner])
-    errors = (mixed - expected).abs().amax(1) * is_compared
+    is_own = (lam > 0.5).reshape(-1, *[1] * (clean.dim() - 1))
+    expected, read = torch.where(is_own, clean, clean[partner]), torch.where(is_own, texts, texts[partner])
+    errors = ((mixed - expected) * read).abs().flatten(1).amax(1) * is_compared
     at_0, at_1, *beside = (errors.view(len(LAMBDAS), -1).amax(1) / spread).tolist()
     near, nearer = max(beside[:2]), max(beside[2:])
     tolerance = SPREAD_TOLERANCE + (rounding_of(anatomy.root) * size / spread).item()

@@ -18,7 +18,7 @@ from hf_mixup.forward.anatomy.anatomy import Anatomy
 from hf_mixup.forward.anatomy.blocks import site_width
 from hf_mixup.forward.anatomy.calling import probe_batch
 from hf_mixup.forward.anatomy.inputs import MASKS
-from hf_mixup.forward.anatomy.probe_batch import PROBE_BATCH, nonzero_parameters, undisturbed
+from hf_mixup.forward.anatomy.probe_batch import nonzero_parameters, undisturbed
 from hf_mixup.forward.anatomy.quirks import quirk_of
 from hf_mixup.forward.anatomy.readout import EVERY_TOKEN
 from hf_mixup.forward.anatomy.unsupported import refuse_layerdrop
@@ -132,7 +132,8 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
     partner = torch.arange(size).roll(1)
     lam = (torch.arange(size) % 2).float()
     with undisturbed(root), nonzero_parameters(root, anatomy.backbone), torch.no_grad():
-        clean, texts = anatomy.float_logits(batch), _texts(anatomy, batch)
+        clean = anatomy.float_logits(batch)
+        texts = texts_read(anatomy, batch, clean)
         # Partners that stay as they are, and partners that are replaced in their turn.
         for layer, ends in itertools.product(_layers(anatomy, config), (lam, 1 - lam, torch.zeros(size))):
             plan = _plan(anatomy, config, layer, partner, ends)
@@ -144,11 +145,12 @@ def _compare_endpoints(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> N
             _compare(mixed * read, expected * read, spread, plan, anatomy, config)
 
 
-def _texts(anatomy: Anatomy, batch: dict[str, Tensor]) -> Tensor:
-    """1 for the logits that somebody looks at, of the shape of the logits or of a dimension of 1: not of padding."""
-    if anatomy.readout != EVERY_TOKEN:
-        return torch.ones(PROBE_BATCH, 1)
-    return batch["attention_mask"].float().unsqueeze(-1).cpu()
+def texts_read(anatomy: Anatomy, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
+    """1 for logits that somebody looks at, 0 for those of padding tokens, of a shape that goes with the logits."""
+    mask = batch.get("attention_mask")
+    if anatomy.readout != EVERY_TOKEN or mask is None:
+        return torch.ones(len(logits), *[1] * (logits.dim() - 1))
+    return mask.float().unsqueeze(-1).cpu()
 
 
 def check_outside_partners(anatomy: Anatomy, config: MixupConfig, apply: Apply) -> None:

@@ -7,7 +7,13 @@ import sys
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification, Wav2Vec2Config, Wav2Vec2ForSequenceClassification
+from transformers import (
+    AutoModelForTokenClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForSequenceClassification,
+)
 
 from benchmarks.flash_stand_in import flash_stand_in
 from hf_mixup import Mixup, MixupPlan, inspect_model
@@ -366,3 +372,14 @@ def test_help_needs_no_torch():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "a folder" in done.stdout and done.stdout.endswith("False\n")
+
+
+def test_a_token_classifier_is_inspected_as_one(capsys, tmp_path):
+    """Texts of both lengths: what is read of a mixture is what the text of that end has."""
+    model = toy_model("bert", auto=AutoModelForTokenClassification)
+    found = inspect_model(model)
+    assert found.readout == "tokens" and all(check.exact and check.continuous for check in found.sites)
+    assert max(check.at_0 for check in found.sites) < 1e-4 and max(check.nearer for check in found.sites) < 1e-2
+    model.save_pretrained(tmp_path)
+    status, said = inspect(capsys, tmp_path)
+    assert status == 0 and "BertForTokenClassification" in said and "head reads        every token" in said

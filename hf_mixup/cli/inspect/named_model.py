@@ -7,7 +7,13 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
@@ -23,7 +29,7 @@ logger = logging.getLogger(__name__)
 def named_model(
     name: str, attention: str | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, str]:
-    """The sequence classifier of a name, in float32, and what the name was taken for.
+    """The classifier of a name, in float32, and what the name was taken for: of texts, unless it was saved of tokens.
 
     Args:
         name (`str`): the first of these that there is: a folder; a model type of transformers, which is built at toy
@@ -54,7 +60,9 @@ def named_model(
             model, source = toy_model(name, attention), f"model type {name} at toy size, random weights"
         else:
             kernel = {} if attention is None else {"attn_implementation": attention}
-            model = AutoModelForSequenceClassification.from_pretrained(
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+            tags = any(name.endswith("ForTokenClassification") for name in config.architectures or ())
+            model = (AutoModelForTokenClassification if tags else AutoModelForSequenceClassification).from_pretrained(
                 path, dtype=torch.float32, trust_remote_code=trust_remote_code, **kernel
             )
             source = f"{'demo model' if path != name else 'folder' if is_folder else 'hub model'} {name}"
