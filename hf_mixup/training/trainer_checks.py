@@ -30,9 +30,9 @@ NOTHING_RAN = (
 
 
 def has_partners(config: MixupConfig, args: TrainingArguments) -> bool:
-    """Whether a batch has partners: a batch of one has none, unless they come from other batches or processes."""
+    """Whether a batch has partners: a batch of one has none, unless they are of its text, or of other batches."""
     reach = args.world_size if config.partner == "all_ranks" else 1
-    return args.train_batch_size * reach > 1 or config.partner == "previous_batch"
+    return args.train_batch_size * reach > 1 or config.partner in ("previous_batch", "same_text")
 
 
 def check_model(mixup: Mixup, args: TrainingArguments) -> None:

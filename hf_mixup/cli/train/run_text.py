@@ -30,6 +30,9 @@ PARTNERS = {
     "balanced": "a text of a class drawn evenly",
     "lisa": "a text of the same label or group",
     "margin": "an easier or harder text",
+    "near_length": "a text of about as many tokens",
+    "near_text": "a near text of the batch, or any",
+    "same_text": "another token of the same text",
     "previous_batch": "a text of the batches before",
     "all_ranks": "a random text of the global batch",
 }
@@ -144,6 +147,8 @@ def _mixup_words(trainer: Any, spec: Any, given: MixupConfig | None) -> str:
     name = spec if isinstance(spec, str) else _recipe(given)
     site = SITES.get(config.site) or _layers(config, trainer.mixup.prepare().depth)
     how = f"with {PARTNERS[config.partner]}, {site}"
+    if config.interpolation == "entity_span":
+        how = f"an entity of {PARTNERS[config.partner]} in the place of one"
     if config.strength != AUTO:
         return f"{name} - {how}" + ("" if config.strength == 1 else f", at strength {config.strength:g}")
     checks, follows = _checks(trainer), f"{name} - as much as held-out predictions ask for"

@@ -13,9 +13,11 @@ from transformers import AutoModelForTokenClassification, BertConfig, BertForTok
 
 from hf_mixup.cli.compare.rows import read_data
 from hf_mixup.cli.main import main
+from hf_mixup.cli.train import run_text
 from hf_mixup.cli.train.arguments import parse
 from hf_mixup.cli.train.classification import build_model, finish, load_data, prepare
 from hf_mixup.cli.train.named_classifier import head_labels
+from hf_mixup.config.mixup_config import PARTNERS
 from hf_mixup.evaluation import fit_temperature, token_metrics
 from hf_mixup.forward.anatomy.host import LOAD_REPORT, LOADING_LOGGER
 from hf_mixup.training.metric_names import METRIC_NAMES, TAG_METRICS
@@ -73,6 +75,25 @@ def test_mixup_and_the_training_without_it(config, tmp_path, capsys):
     for name in ("nll", "f1", "temperature"):
         assert mixed["baseline"]["metrics"][name] == pytest.approx(plain[name], abs=1e-6)
     assert mixed["mixup"]["site"] == "hidden" and mixed["metrics"]["nll"] != plain["nll"]
+
+
+MIXED = {
+    "inter_lada": "inter_lada - with a near text of the batch, or any",
+    "intra_lada": "intra_lada - with another token of the same text, at the input of the last linear layer",
+    "seq_mix": "seq_mix - an entity of a random text of the batch in the place of one",
+    "default": "default - as much as held-out predictions ask for",
+}
+
+
+@pytest.mark.parametrize("recipe", MIXED)
+def test_a_run_says_how_it_mixes(config, tmp_path, capsys, recipe):
+    assert main(["train", config(mixup=recipe, max_steps=4, eval_strategy="epoch")]) == 0
+    assert f"Mixup {MIXED[recipe]}" in " ".join(capsys.readouterr().out.split())
+    assert results_of(tmp_path / "out")["mixup"] is not None
+
+
+def test_every_partner_has_its_words():
+    assert set(run_text.PARTNERS) == set(PARTNERS)
 
 
 def test_what_is_saved_is_a_plain_model(config, tmp_path, capsys):
