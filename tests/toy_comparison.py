@@ -123,10 +123,18 @@ def _regression(method, size, noise, seed):
     return {"pearson": value, "rmse": 1.2 - value, "spearman": None, "generalisation_gap": 0.1 * value}, {}
 
 
+def _tokens(method, size, noise, seed):
+    value = 0.6 + 0.02 * np.random.default_rng([seed, size, crc32(method.encode())]).normal()
+    metrics = {"f1": value, "precision": value + 0.01, "recall": value - 0.01, "accuracy": 0.3 + value, "nll": 0.4}
+    metrics |= {"nll_scaled": 0.38, "ece": 0.1, "entity_ece": 0.2 * value, "entity_ece_scaled": 0.1 * value}
+    return metrics | {"test_loss": 0.4}, {}
+
+
 MADE_UP = {
     "single_label_classification": _single_label,
     "multi_label_classification": _multi_label,
     "regression": _regression,
+    "token_classification": _tokens,
 }
 
 

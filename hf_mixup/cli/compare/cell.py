@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, se
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_mixup.cli.compare.grid import EARLY_STOPPING, RESEED, STEPS_FACTOR, Comparison, of_the_run
-from hf_mixup.cli.compare.measures import further_metrics, predict
-from hf_mixup.cli.compare.moments import STOPS, BestWeights, LearningCurve, loss_of, ranked, unlabeled_curve
+from hf_mixup.cli.compare.measures import further_metrics, kept_predictions, metrics_of, predict
+from hf_mixup.cli.compare.moments import STOPS, BestWeights, LearningCurve, ranked, unlabeled_curve
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import PREDICTIONS, RESULT, Cell
 from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
@@ -32,7 +32,7 @@ from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import AUTO, MixupConfig
 from hf_mixup.config.recipes import resolve_config
 from hf_mixup.evaluation.calibration import reliability
-from hf_mixup.evaluation.metrics import METRICS
+from hf_mixup.evaluation.predictions import CHECKS
 from hf_mixup.evaluation.temperature import fit_temperature, scaled_metrics
 from hf_mixup.mixup import Mixup
 from hf_mixup.training.groups import number_groups
@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 # The model arguments by which its trainings differ, not the model.
 NOT_OF_THE_MODEL = ("mixup", "nonfinite_loss", "averaging", "ema_decay")
 
+# The tasks whose texts or tokens have one class each.
+ONE_CLASS = ("single_label_classification", "token_classification")
+
 
 @dataclass
 class Trained:
@@ -56,7 +59,7 @@ class Trained:
         learning (`dict[str, list]`): `step`, `train_loss` and `dev_loss`, of clean batches.
         train_loss (`float`): of a clean batch of training rows, of the weights that are measured.
         dev_metrics (`dict[str, float]`): with `loss`.
-        dev_logits (`np.ndarray`): of the development split.
+        dev_logits (`np.ndarray`), dev_labels (`np.ndarray`): of the development split.
         fields (`dict`): what makes the variant.
         mixup (`MixupConfig`, *optional*): what was asked for.
         seconds (`float`): of the training, with what is measured on the way.
@@ -68,6 +71,7 @@ class Trained:
     train_loss: float
     dev_metrics: dict[str, float]
     dev_logits: np.ndarray
+    dev_labels: np.ndarray
     fields: dict[str, Any]
     mixup: MixupConfig | None
     seconds: float = 0.0
@@ -138,14 +142,15 @@ def train_variant(comparison: Comparison, cell: Cell, variant: dict[str, Any], d
     trainer.add_callback(curve)
     trainer.remove_callback(PrinterCallback)
     if variant.get(EARLY_STOPPING):
-        trainer.add_callback(BestWeights(trainer, splits["validation"], data.problem_type, comparison.select_by))
+        trainer.add_callback(BestWeights(trainer, splits["validation"], comparison.select_by))
     seconds = trainer.train().metrics["train_runtime"]
-    logits, labels = predict(trainer, splits["validation"])
-    metrics = METRICS[data.problem_type](logits, labels) | {"loss": loss_of(data.problem_type, logits, labels)}
+    held_out = predict(trainer, splits["validation"])
+    metrics = metrics_of(trainer, *held_out)
     asked = mixup
     if mixup is not None and trainer.mixup is not None:
         asked = replace(trainer.mixup.config, unlabeled=mixup.unlabeled)
-    return Trained(trainer, splits, curve.learning, curve.loss("train_loss"), metrics, logits, variant, asked, seconds)
+    train_loss = curve.loss("train_loss")
+    return Trained(trainer, splits, curve.learning, train_loss, metrics, *held_out, variant, asked, seconds)
 
 
 def better(best: Trained | None, other: Trained, metric: str | None) -> Trained:
@@ -161,9 +166,9 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     """Metrics of the test split, raw and with a temperature fitted on development data; curves; and predictions."""
     kind, trainer = data.problem_type, best.trainer
     logits, labels = predict(trainer, best.splits["test"])
-    dev_labels = np.asarray(best.splits["validation"]["labels"])
-    metrics = METRICS[kind](logits, labels) | {f"dev_{name}": value for name, value in best.dev_metrics.items()}
-    metrics |= {"train_loss": best.train_loss, "test_loss": loss_of(kind, logits, labels)}
+    metrics = metrics_of(trainer, logits, labels)
+    losses = {"train_loss": best.train_loss, "test_loss": metrics.pop("loss")}
+    metrics |= {f"dev_{name}": value for name, value in best.dev_metrics.items()} | losses
     metrics["generalisation_gap"] = metrics["test_loss"] - metrics["train_loss"]
     guessed = unlabeled_curve(trainer)
     curves: dict[str, Any] = {"unlabeled": guessed} if guessed else {}
@@ -173,16 +178,17 @@ def measure(best: Trained, data: TextData, flipped: np.ndarray) -> tuple[dict[st
     if auto is not None:
         metrics["mixup_strength"], curves["strength"] = auto.value, [check._asdict() for check in auto.checks]
     if kind != "regression":
-        temperature = fit_temperature(best.dev_logits, dev_labels, kind)
-        metrics |= {"temperature": temperature} | scaled_metrics(logits, labels, kind, temperature)
-    if kind == "single_label_classification":
-        curves["reliability"] = reliability(logits, labels)
-        curves["reliability_scaled"] = reliability(logits / temperature, labels)
+        temperature = fit_temperature(best.dev_logits, best.dev_labels, kind)
+        metrics |= {"temperature": temperature} | scaled_metrics(logits, labels, kind, temperature, data.label_names)
+    if kind in ONE_CLASS:
+        scores, classes = CHECKS[kind](logits, labels)
+        curves["reliability"] = reliability(scores, classes)
+        curves["reliability_scaled"] = reliability(scores / temperature, classes)
     if flipped.any():
         wrong = predict(trainer, best.splits["train"].select(np.flatnonzero(flipped)))
-        metrics["memorised"] = METRICS[kind](*wrong)["accuracy"]
-    predictions = {"test_logits": logits, "test_labels": labels}
-    return metrics, curves, predictions | {"dev_logits": best.dev_logits, "dev_labels": dev_labels}
+        metrics["memorised"] = metrics_of(trainer, *wrong)["accuracy"]
+    dev = kept_predictions("dev", best.dev_logits, best.dev_labels, data)
+    return metrics, curves, kept_predictions("test", logits, labels, data) | dev
 
 
 def check_runs(comparison: Comparison) -> TextData:
@@ -198,7 +204,7 @@ def check_runs(comparison: Comparison) -> TextData:
     for size, noise in itertools.product(comparison.train_sizes, comparison.label_noise):
         training_data(data, Cell(comparison.baseline, size, noise, comparison.seeds[0]), *drawn_by(comparison))
     if comparison.select_by:
-        check_metric_name(data.problem_type, comparison.select_by, "select_by")
+        check_metric_name(data.problem_type, comparison.select_by, "select_by", data.label_names)
     if comparison.outliers is not None:
         if data.problem_type != "single_label_classification":
             raise ValueError(
@@ -248,7 +254,7 @@ def check_variant(
     model: PreTrainedModel,
 ) -> None:
     """Raise `ValueError` for a variant that cannot be trained."""
-    if args.label_smoothing_factor and data.problem_type != "single_label_classification":
+    if args.label_smoothing_factor and data.problem_type not in ONE_CLASS:
         raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} needs single classes.")
     with mixup_errors():
         mixup = resolve_config(model_args.mixup)

@@ -32,9 +32,10 @@ from hf_mixup.cli.compare.grid import Comparison, of_the_run
 from hf_mixup.cli.compare.rows import digest
 from hf_mixup.cli.compare.runs import ASKED, LOCK, RESULT, Cell, files_of_all, read_asked, read_run
 from hf_mixup.cli.train.arguments import parse_fields
+from hf_mixup.cli.train.run_fields import TOKENS
 from hf_mixup.config.files import write_whole
 from hf_mixup.config.mixup_config import MixupConfig
-from hf_mixup.config.recipes import resolve_config
+from hf_mixup.config.recipes import config_to_mix, resolve_config
 from hf_mixup.config.setting import changed_fields
 
 # What may differ when a comparison resumes: more of the grid, and how it is run.
@@ -159,9 +160,11 @@ def check_recipes(comparison: Comparison, folder: Path) -> None:
 
 
 def resolved(comparison: Comparison, variant: dict[str, Any]) -> MixupConfig | None:
-    """The mixup that a variant means."""
+    """The mixup that a variant means, for the task of the comparison."""
     fields = comparison.run | of_the_run(variant) | {"output_dir": comparison.output_dir}
-    return resolve_config(parse_fields(fields)[0].mixup)
+    model_args, data_args, _ = parse_fields(fields)
+    mixup = resolve_config(model_args.mixup)
+    return mixup if mixup is None or data_args.task != TOKENS else config_to_mix(mixup, labels_tokens=True)
 
 
 def run_missing(comparison: Comparison, share: list[Cell], folder: Path) -> list[Cell]:

@@ -14,6 +14,7 @@ from hf_mixup.cli.compare.table import SETTING, number, verdict_of
 from hf_mixup.training.metric_names import higher_is_better
 
 NAMES = {
+    "f1": "F1 of entities",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
     "subset_accuracy": "subset accuracy",
@@ -23,6 +24,7 @@ NAMES = {
     "ece": "ECE",
     "adaptive_ece": "adaptive ECE",
     "label_ece": "ECE per label",
+    "entity_ece": "ECE of entities",
     "aurc": "AURC",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
@@ -36,6 +38,7 @@ NAMES = {
     "memorised": "memorised share",
 }
 PHRASES = {
+    "f1": "finds entities better than",
     "accuracy": "is more accurate than",
     "ece": "is better calibrated than",
     "nll": "gives better probabilities than",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hf_mixup.cli.compare.runs import DERIVED, Cell
-from hf_mixup.cli.train.run_fields import DataArguments
+from hf_mixup.cli.train.run_fields import TOKENS, DataArguments
 from hf_mixup.cli.train.training_options import refused_in_comparison
 from hf_mixup.config import checks
 from hf_mixup.config.checks import nearest
@@ -57,7 +57,7 @@ class Comparison:
             a number, multiplies the updates. In a YAML file also a list of names: recipes, `none`, `label_smoothing`,
             `early_stopping` (without mixup), `again` (the baseline, reseeded).
         seeds (`list[int]`, defaults to 0 to 4): the runs of one seed have the same training rows in every method.
-        train_sizes (`list[int]`): training rows of each class, or training rows in all without single classes.
+        train_sizes (`list[int]`): training rows of each class, or training rows in all if texts have no single class.
         balanced (`bool`, defaults to `True`): `False` makes `train_sizes` training rows in all, of whatever class.
         label_noise (`list[float]`, defaults to [0]): shares of the training labels that are replaced by another one.
         unlabeled (`int`, *optional*): so many training rows, other than those of a run, are without labels in it, for
@@ -65,7 +65,8 @@ class Comparison:
         small_validation (`bool`, defaults to `False`): `True` leaves each run as many rows of the development split as
             it has training rows, drawn as these are.
         select_by (`str`, *optional*): metric of the development split that picks a variant; defaults to the loss.
-        measures (`list[str]`, defaults to both): what else is measured: `"boundary"`, `"perturbation"`.
+        measures (`list[str]`, defaults to both): what else is measured: `"boundary"`, `"perturbation"`; of tokens
+            nothing, which is the default of a YAML file for them.
         measured_samples (`int`, defaults to 128): test texts for these.
         outliers (`str`, *optional*): a file or dataset of texts of another kind, to be told apart.
         workers (`int`, *optional*): runs at a time; defaults to the number of GPUs, else of cores, 8 at most.
@@ -108,6 +109,8 @@ class Comparison:
         self.label_noise = shares
         for measure in _list("measures", self.measures, may_be_empty=True):
             checks.choice(*MEASURES)("measures", measure)
+            if self.run.get("task") == TOKENS:
+                raise ValueError(f"measures={self.measures!r}: {measure} is of whole texts, not with task: {TOKENS}.")
         for name in ("balanced", "small_validation"):
             checks.boolean(name, getattr(self, name))
         checks.count(2)("measured_samples", self.measured_samples)
@@ -156,8 +159,9 @@ class Comparison:
         for name in ("output_dir", "methods", "train_sizes"):
             if values.get(name) is None:
                 raise ValueError(f"{name} is missing; a comparison needs output_dir, methods and train_sizes.")
+        usual: dict[str, Any] = {"measures": []} if values.get("task") == TOKENS else {}
         return cls(
-            **{name: value for name, value in values.items() if name in own},
+            **usual | {name: value for name, value in values.items() if name in own},
             run={name: value for name, value in values.items() if name not in own},
         )
 

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.train.data import TextData, first_rows, texts_of
 from hf_mixup.cli.train.encoding import encode
 from hf_mixup.cli.train.run_fields import DataArguments
 from hf_mixup.evaluation.boundary import embedding_noise_logits, gradient_norm, paths
+from hf_mixup.evaluation.entities import entity_counts
 from hf_mixup.evaluation.metrics import METRICS, first_output
 from hf_mixup.evaluation.outliers import outlier_metrics
 from hf_mixup.evaluation.perturbation import PERTURBATIONS, flips, perturb
+from hf_mixup.evaluation.predictions import IGNORED
+from hf_mixup.training.metric_names import has_entities
 
 # Strengths of each perturbation: shares of letters or words, and of the root mean square of the embeddings.
 STRENGTHS = {**dict.fromkeys(PERTURBATIONS, (0.1, 0.3)), "noise": (0.5, 1.0)}
@@ -30,6 +33,8 @@ def further_metrics(
     comparison: Comparison, trainer: Trainer, data: TextData, data_args: DataArguments, seed: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and curves that the comparison asks for, on `measured_samples` texts of the test split."""
+    if not comparison.measures and comparison.outliers is None:
+        return {}, {}
     raw = first_rows(data.splits["test"].shuffle(seed=0), comparison.measured_samples)
     measured = _Measured(trainer, data, data_args, raw)
     metrics: dict[str, float] = {}
@@ -101,7 +106,33 @@ class _Measured:
 
 
 def predict(trainer: Trainer, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of some rows; texts of like length are run together, for the sake of padding."""
+    """Logits and labels of some rows, of tokens padded; texts of like length are run together, to pad them less."""
     order = np.argsort([len(tokens) for tokens in rows["input_ids"]], kind="stable")
-    logits = first_output(trainer.predict(rows.select(order)).predictions)
-    return logits[np.argsort(order)], np.asarray(rows["labels"])
+    predicted, back = trainer.predict(rows.select(order)), np.argsort(order)
+    logits = first_output(predicted.predictions)[back]
+    return logits, np.asarray(predicted.label_ids)[back] if logits.ndim == 3 else np.asarray(rows["labels"])
+
+
+def metrics_of(trainer: Trainer, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics of the task, and as `loss` that of its problem type, without smoothing or weights."""
+    assert trainer.compute_metrics is not None
+    found = trainer.compute_metrics(EvalPrediction(logits, labels))
+    return found | {"loss": found["rmse"] ** 2 if "rmse" in found else found["nll"]}
+
+
+def kept_predictions(name: str, logits: np.ndarray, labels: np.ndarray, data: TextData) -> dict[str, np.ndarray]:
+    """What is kept of the predictions of a split.
+
+    Returns:
+        `dict[str, np.ndarray]`: with the name of the split in front, `logits` and `labels`; of tokens only those with
+            a label, one below the other, with `texts`, the number of the text of each, and, if tags mark entities,
+            `entities`, shape (2, texts): twice how many are right, and how many are predicted or in the labels.
+    """
+    found = {"logits": logits, "labels": labels}
+    if logits.ndim == 3:
+        kept = labels != IGNORED
+        found = {"logits": logits[kept], "labels": labels[kept], "texts": np.nonzero(kept)[0]}
+        if has_entities(data.label_names):
+            predicted = found["logits"].argmax(1)
+            found["entities"] = entity_counts(predicted, found["labels"], found["texts"], data.label_names)
+    return {f"{name}_{part}": values for part, values in found.items()}

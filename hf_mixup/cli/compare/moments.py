@@ -7,14 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from hf_mixup.cli.compare.measures import predict
+from hf_mixup.cli.compare.measures import metrics_of, predict
 from hf_mixup.cli.train.data import first_rows
 from hf_mixup.cli.train.probabilities import as_classes
-from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.training.metric_names import higher_is_better
 from hf_mixup.training.trainer import MixupTrainer
 from hf_mixup.training.trainer_seams import same_random_state
@@ -31,7 +29,7 @@ class LearningCurve(TrainerCallback):
     """Losses of clean batches, of training and development rows, at moments spread over the training."""
 
     def __init__(self, trainer: Trainer, splits: Mapping[str, Dataset], problem_type: str) -> None:
-        self.trainer, self.problem_type = trainer, problem_type
+        self.trainer = trainer
         self.rows = {
             "train_loss": as_classes(first_rows(splits["train"].shuffle(seed=0), CURVE_ROWS), problem_type),
             "dev_loss": first_rows(splits["validation"], CURVE_ROWS),
@@ -48,7 +46,7 @@ class LearningCurve(TrainerCallback):
 
     def loss(self, name: str) -> float:
         """The loss of now, of the rows of that name."""
-        return loss_of(self.problem_type, *predict(self.trainer, self.rows[name]))
+        return metrics_of(self.trainer, *predict(self.trainer, self.rows[name]))["loss"]
 
 
 class BestWeights(TrainerCallback):
@@ -57,12 +55,11 @@ class BestWeights(TrainerCallback):
     Args:
         trainer (`MixupTrainer`): whose averaged weights they are, if it has some.
         rows (`Dataset`): of the development split, tokenised.
-        problem_type (`str`): as in a transformers config.
         metric (`str`, *optional*): what tells the best; the loss decides between equals, and if there is none.
     """
 
-    def __init__(self, trainer: MixupTrainer, rows: Dataset, problem_type: str, metric: str | None = None) -> None:
-        self.trainer, self.rows, self.problem_type, self.metric = trainer, rows, problem_type, metric
+    def __init__(self, trainer: MixupTrainer, rows: Dataset, metric: str | None = None) -> None:
+        self.trainer, self.rows, self.metric = trainer, rows, metric
         self.best, self.weights = (-math.inf, -math.inf), dict[str, Any]()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -71,7 +68,7 @@ class BestWeights(TrainerCallback):
             return
         with same_random_state(args.device):
             predicted = predict(self.trainer, self.rows)
-        found = METRICS[self.problem_type](*predicted) | {"loss": loss_of(self.problem_type, *predicted)}
+        found = metrics_of(self.trainer, *predicted)
         value = ranked(found, self.metric)
         if math.isfinite(found["loss"]) and (value, -found["loss"]) > self.best:
             self.best = value, -found["loss"]
@@ -103,9 +100,3 @@ def unlabeled_curve(trainer: Trainer) -> dict[str, list[float]]:
 def moments(steps: int, number: int) -> set[int]:
     """The steps that end each of so many parts of a training."""
     return {math.ceil(steps * part / number) for part in range(1, number + 1)}
-
-
-def loss_of(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> float:
-    """The loss of the problem type, without smoothing or weights."""
-    metrics = METRICS[problem_type](logits, labels)
-    return metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]

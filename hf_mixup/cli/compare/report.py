@@ -143,7 +143,7 @@ def _verdict(pictured: Pictured, asked: dict[str, Any]) -> str:
     explored = without_doubles(pictured.summary)
     lines.append(_survivors("Explored: better or worse", explored, False, (BETTER, WORSE)))
     most = len(asked["seeds"])
-    primary = ", ".join(metric_name(metric) for metric in PRIMARY[pictured.problem_type])
+    primary = ", ".join(metric_name(metric) for metric in PRIMARY[pictured.problem_type] if metric in pictured.main)
     seeds = f"From up to {most} seed{'s' * (most != 1)}"
     lines.append(f"<p>{HOW_TO_READ.format(seeds=seeds, primary=primary)}</p>")
     return "\n".join(lines)

@@ -32,30 +32,35 @@ def gather_predictions(folder: str | Path) -> dict[str, np.ndarray]:
     Returns:
         `dict[str, np.ndarray]`: `logits`, float16 (float32 for regression), shape (runs, texts, classes); `labels`, of
             the texts; `problem_type`; and of each run `method`, `train_size`, `label_noise`, `seed` and `temperature`
-            (nan if there is none). Empty if no run has left its predictions.
+            (nan if there is none). For tagged tokens both are of the tokens of all texts; `texts` is the number of the
+            text of each, and `entities`, shape (runs, 2, texts), what F1 is made of, if tags mark entities. Empty if no
+            run has left its predictions.
 
     Raises:
         FileNotFoundError: if the folder holds no comparison.
         ValueError: if runs were tested on other texts.
     """
     runs: list[tuple[Any, ...]] = []
-    logits, labels = [], None
+    logits, entities, same = [], [], dict[str, np.ndarray]()
     for run in load_runs(folder):
         cell = Cell(*(run[name] for name in KEY))
         path = Path(folder) / "runs" / cell.name / PREDICTIONS
         if not path.is_file():
             continue
         with np.load(path) as saved:
-            scores, truth = saved["test_logits"].clip(-LARGEST, LARGEST), saved["test_labels"]
-        if labels is not None and not np.array_equal(truth, labels):
+            scores = saved["test_logits"].clip(-LARGEST, LARGEST)
+            fixed = {name: saved[f"test_{name}"] for name in ("labels", "texts") if f"test_{name}" in saved}
+            entities += [saved["test_entities"]] if "test_entities" in saved else []
+        if same and not all(np.array_equal(fixed[name], same[name]) for name in same):
             raise ValueError(f"{path}: the test labels are not those of the other runs.")
-        labels, kind = truth, run["problem_type"]
+        same, kind = fixed, run["problem_type"]
         logits.append(scores.astype(np.float32 if kind == "regression" else np.float16))
         runs.append((*(run[name] for name in KEY), run["metrics"].get("temperature") or np.nan))
-    if labels is None:
+    if not same:
         return {}
     columns = dict(zip([*KEY, "temperature"], map(np.array, zip(*runs, strict=True)), strict=True))
-    return columns | {"logits": np.stack(logits), "labels": labels, "problem_type": np.array(kind)}
+    columns |= {"entities": np.stack(entities)} if entities else {}
+    return columns | same | {"logits": np.stack(logits), "problem_type": np.array(kind)}
 
 
 def save_predictions(predictions: Mapping[str, np.ndarray], path: str | Path) -> None:
@@ -118,32 +123,47 @@ def _resampled_metrics(
 ) -> dict[tuple[Any, ...], dict[str, np.ndarray]]:
     """Of every run, and of the baseline with its temperature, each primary endpoint: (1 + resamples,)."""
     kind, labels, every = str(predictions["problem_type"]), predictions["labels"], predictions["logits"]
-    texts, generator = len(labels), np.random.default_rng(0)
+    of_text = predictions["texts"] if "texts" in predictions else np.arange(len(labels))
+    entities = predictions["entities"] if "entities" in predictions else [None] * len(every)
+    texts, generator = int(of_text.max()) + 1, np.random.default_rng(0)
     draws = (np.bincount(generator.integers(texts, size=texts), minlength=texts) for _ in range(resamples))
     counts = np.stack([np.ones(texts, np.uint8), *(draw.astype(np.uint8) for draw in draws)], axis=1)
     values = {}
     columns = (predictions[name].tolist() for name in [*KEY, "temperature"])
-    for (*key, temperature), logits in zip(zip(*columns, strict=True), every, strict=True):
+    for (*key, temperature), logits, counted in zip(zip(*columns, strict=True), every, entities, strict=True):
         scores = logits.astype(np.float64)
-        values[tuple(key)] = _metrics(kind, scores, labels, counts)
+        values[tuple(key)] = _metrics(kind, scores, labels, counts, of_text, counted)
         if key[0] == baseline and np.isfinite(temperature):
-            values[(DERIVED, *key[1:])] = _metrics(kind, scores / temperature, labels, counts)
+            values[(DERIVED, *key[1:])] = _metrics(kind, scores / temperature, labels, counts, of_text, counted)
     return values
 
 
-def _metrics(kind: str, logits: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of texts that are there `counts` (texts, samples) times: (samples,)."""
+def _metrics(
+    kind: str,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    counts: np.ndarray,
+    of_text: np.ndarray,
+    entities: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Every metric of texts that are there `counts` (texts, samples) times: (samples,); `of_text` is of each label."""
     found, blocks = {}, np.split(counts, range(AT_A_TIME, counts.shape[1], AT_A_TIME), axis=1)
+    belongs = sparse.csr_array((np.ones(len(labels)), (np.arange(len(labels)), of_text)))
+
+    def summed(parts: Any) -> np.ndarray:
+        return np.concatenate([parts @ block.astype(np.float64) for block in blocks], axis=1)
+
+    rows = summed(np.bincount(of_text)[None])
     # Runs that diverged, and equal scores, have no value.
     with np.errstate(all="ignore"):
-        for metric, parts in PARTS[kind](logits, labels).items():
-            sums = np.concatenate([parts @ block.astype(np.float64) for block in blocks], axis=1)
-            found[metric] = FINISH.get(metric, np.ravel)(sums / len(labels))
+        of_texts = {metric: parts @ belongs for metric, parts in PARTS[kind](logits, labels).items()}
+        for metric, parts in (of_texts | ({} if entities is None else {"f1": entities})).items():
+            found[metric] = FINISH.get(metric, np.ravel)(summed(parts) / rows)
     return found
 
 
 def _single_label(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What each text contributes to each metric, (parts, texts): the metric is made of the means over texts."""
+    """What each text or token contributes to each metric, (parts, texts): it is made of the means over them."""
     logs = log_softmax(logits, axis=1)
     correct = logs.argmax(axis=1) == labels
     gaps = _gaps(np.exp(logs.max(axis=1))[:, None], correct[:, None])
@@ -195,11 +215,12 @@ PARTS: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, Any]]] = {
     "single_label_classification": _single_label,
     "multi_label_classification": _several_labels,
     "regression": _one_score,
+    "token_classification": _single_label,
 }
 # How a metric is made of the means of its parts, (parts, samples); of one part it is the mean.
 FINISH: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys(("ece", "label_ece"), lambda means: np.abs(means).sum(axis=0)),
-    "micro_f1": lambda means: np.where(means[1] > 0, means[0] / means[1], 0.0),
+    **dict.fromkeys(("f1", "micro_f1"), lambda means: np.where(means[1] > 0, means[0] / means[1], 0.0)),
     "pearson": _pearson,
     "rmse": lambda means: np.sqrt(means[0]),
 }

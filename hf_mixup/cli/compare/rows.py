@@ -16,7 +16,7 @@ from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.train.classification import load_data
 from hf_mixup.cli.train.data import UNLABELED, TextData, first_rows, hold_out
 from hf_mixup.cli.train.probabilities import as_classes, most_probable
-from hf_mixup.cli.train.run_fields import TEXTS, DataArguments, ModelArguments
+from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,8 @@ def read_data(model_args: ModelArguments, data_args: DataArguments, args: Traini
     What is missing is held out of the training rows, a tenth of what is left each time, the same in every run.
 
     Raises:
-        ValueError: for another task than texts, test rows that were given without labels, or fewer than two rows to
-            measure on.
+        ValueError: for test rows that were given without labels, or fewer than two rows to measure on.
     """
-    if data_args.task != TEXTS:
-        raise ValueError(f"task={data_args.task!r}: a comparison is of classes or scores of texts, task: {TEXTS}.")
     # Development rows are needed in any case: to pick variants and to fit the temperature.
     args.eval_strategy = IntervalStrategy.EPOCH
     whole = replace(data_args, max_train_samples=None, max_eval_samples=None, max_predict_samples=None)
@@ -87,8 +84,9 @@ def without(data: TextData, held_out: Iterable[Dataset], name: str = "train") ->
 
 
 def spelled(rows: Dataset, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts of each row, whatever their case and blanks."""
-    texts = [[" ".join(text.lower().split()) for text in rows[column]] for column in columns]
+    """The texts of each row, whatever their case and blanks; tokens as a text."""
+    cells = [[[cell] if isinstance(cell, str) else cell for cell in rows[column]] for column in columns]
+    texts = [[" ".join(" ".join(words).lower().split()) for words in column] for column in cells]
     return list(zip(*texts, strict=True))
 
 

@@ -17,6 +17,8 @@ TOO_FEW, DIVERGED = "too few seeds", "diverged"
 # What the differences may say; which of these, is decided over a whole family.
 DECIDED = (BETTER, WORSE, EQUIVALENT, NO_WORSE, SAME)
 MAIN_METRICS = {
+    # Of tags that mark no entities accuracy comes first, as neither F1 nor the error of entities is there.
+    "token_classification": ["f1", "accuracy", "macro_f1", "nll", "ece", "entity_ece"],
     "single_label_classification": ["accuracy", "macro_f1", "nll", "ece"],
     "multi_label_classification": ["micro_f1", "lrap", "nll", "label_ece"],
     "regression": ["pearson", "rmse"],
@@ -26,12 +28,13 @@ PRIMARY = {
     "single_label_classification": ["accuracy", "nll", "ece"],
     "multi_label_classification": ["lrap", "micro_f1", "nll", "label_ece"],
     "regression": ["pearson", "rmse"],
+    "token_classification": ["f1", "accuracy", "nll", "ece"],
 }
 PRIMARY_NAMES = {name for names in PRIMARY.values() for name in names}
 # The largest difference that does not matter: a point of a share, nats, or a share of the baseline. Others have none.
 MARGINS: dict[str, float] = {
     **dict.fromkeys(("accuracy*", "*f1", "subset_accuracy", "lrap*", "pearson*", "spearman*", "ood_*"), 0.01),
-    **dict.fromkeys(("*ece*", "brier*", "aurc*", "flips_*", "memorised"), 0.01),
+    **dict.fromkeys(("*ece*", "brier*", "aurc*", "flips_*", "memorised", "precision", "recall"), 0.01),
     **{"nll*": 0.02, "rmse": 0.01},
 }
 OF_THE_BASELINE = ("rmse",)

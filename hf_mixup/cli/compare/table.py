@@ -33,7 +33,10 @@ AGAINST = [*PAIRED, "margin", "verdict"]
 TOLD_BY = "test_loss"
 SETTING = ["train_size", "label_noise"]
 # What a temperature leaves as it is: it changes no ranking of the classes.
-UNSCALED = ("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised")
+UNSCALED = (
+    *("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "flips", "memorised"),
+    *("f1", "precision", "recall"),
+)
 
 
 def collect(folder: str | Path) -> pd.DataFrame:

@@ -178,7 +178,7 @@ def variant(name, problem_type, logits, labels):
     """What is left of a training for the choice between variants."""
     metrics = METRICS[problem_type](logits, labels)
     loss = metrics["rmse"] ** 2 if problem_type == "regression" else metrics["nll"]
-    return Trained(SimpleNamespace(), {}, {}, 0.0, metrics | {"loss": loss}, logits, {"name": name}, None)
+    return Trained(SimpleNamespace(), {}, {}, 0.0, metrics | {"loss": loss}, logits, labels, {"name": name}, None)
 
 
 @pytest.mark.parametrize(

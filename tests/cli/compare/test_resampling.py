@@ -18,17 +18,17 @@ from hf_mixup.evaluation.metrics import METRICS
 from hf_mixup.evaluation.temperature import scaled_metrics
 from tests.toy_comparison import change_run, predicted, write_comparison, write_predictions
 
-SINGLE, _, SCORES = PRIMARY
+SINGLE, _, SCORES, _ = PRIMARY
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("kind", PRIMARY)
+@pytest.mark.parametrize("kind", METRICS)
 def test_the_fast_metrics_are_those_of_the_evaluation(kind, seed):
     generator = np.random.default_rng(seed)
     logits, labels = predicted(kind, generator)
     rows = generator.integers(len(labels), size=(3, len(labels)))
     counts = np.stack([np.bincount(some, minlength=len(labels)) for some in rows], axis=1)
-    found = _metrics(kind, logits, labels, counts)
+    found = _metrics(kind, logits, labels, counts, np.arange(len(labels)))
     assert set(found) == set(PRIMARY[kind]) and set(FINISH) <= {name for names in PRIMARY.values() for name in names}
     for place, some in enumerate(rows):
         wanted = METRICS[kind](logits[some], labels[some])
@@ -99,7 +99,7 @@ def test_a_calibration_error_of_fewer_different_texts_does_not_move_the_interval
     assert (found["low_texts"] + found["high_texts"]) / 2 == pytest.approx(difference, abs=0.01)
 
 
-@pytest.mark.parametrize("kind", PRIMARY)
+@pytest.mark.parametrize("kind", METRICS)
 def test_predictions_are_kept_in_one_small_file(tmp_path, kind):
     folder = write_comparison(tmp_path / "out", kind=kind, sizes=[20])
     labels, given = write_predictions(folder, kind)

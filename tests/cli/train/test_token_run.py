@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, BertConfig, BertForTokenClassification, pipeline
 
-from hf_mixup.cli.compare.rows import read_data
 from hf_mixup.cli.main import main
 from hf_mixup.cli.train import run_text
 from hf_mixup.cli.train.arguments import parse
@@ -197,5 +196,3 @@ def test_what_is_about_texts_is_refused(config, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "task='tokens': this script is about texts" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="task='tokens': a comparison is of classes or scores of texts"):
-        read_data(*parse([config()]))
