@@ -14,6 +14,7 @@ from hf_mixup.config.recipes import MixupLike, beside_unlabeled, resolve_config
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of
 from hf_mixup.loss.task import mixed_accuracy
+from hf_mixup.loss.token_task import TokenTask, task_of
 from hf_mixup.mixup import Mixup
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import partners_apart
@@ -243,6 +244,9 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
             check_joined(config, self.unlabeled)
             config = replace(config, unlabeled=None)
         super()._use(config)
+        if self.mixup is not None and isinstance(self.mixup.task, TokenTask):
+            # A head of one's own is known by its logits.
+            self._task = task_of(self._task.about, self._task.config, True)
 
     @property
     def _saved_config(self) -> MixupConfig | None:

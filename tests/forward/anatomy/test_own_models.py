@@ -224,20 +224,27 @@ def test_a_head_that_cuts_texts_off_by_their_own_mask_is_mixed_at_the_logits_onl
     assert_tokens_are_exact(model, Mixup(model, plain_config(site="pooled")), toy_batch(), "pooled")
 
 
-class OwnForTokenClassification(Own):
-    """By its name a trainer knows that it has a label per token."""
+class Tagger(Own):
+    """A model with a label per token and a loss, which a trainer knows by its logits."""
 
     def forward(self, input_ids, attention_mask=None, labels=None):
         output = super().forward(input_ids, attention_mask)
         return output if labels is None else output | {"loss": F.cross_entropy(output["logits"].mT, labels)}
 
 
-@pytest.mark.parametrize("mixup", [plain_config(), None])
-def test_a_head_of_each_token_is_trained_and_evaluated(tmp_path, mixup):
+class OwnForTokenClassification(Tagger):
+    """One that a trainer knows by its name, also with mixup off."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mixup"),
+    [(OwnForTokenClassification, plain_config()), (OwnForTokenClassification, None), (Tagger, "tmix")],
+)
+def test_a_head_of_each_token_is_trained_and_evaluated(tmp_path, kind, mixup):
     batch = toy_batch()
     labels = (batch["input_ids"] % 3).where(batch["attention_mask"].bool(), -100)
     rows = rows_of(batch, labels=labels)
-    model, args = OwnForTokenClassification(EachToken), arguments(tmp_path, max_steps=2)
+    model, args = kind(EachToken), arguments(tmp_path, max_steps=2)
     trainer = MixupTrainer(model, args, train_dataset=rows, eval_dataset=rows, mixup=mixup)
     trainer.train()
     found = trainer.evaluate()["eval_loss"]
