@@ -75,8 +75,6 @@ def test_seq_mix_exchanges_a_whole_entity_and_its_labels(seed):
         for position, at in taken:
             ids[row, position] = batch["input_ids"][plan.partner[row], at]
             expected[row, position] = labels[plan.partner[row], at]
-        ends = [int(batch["attention_mask"][text].sum()) - 1 for text in (row, int(plan.partner[row]))]
-        assert all(0 < position < ends[0] and 0 < at < ends[1] for position, at in taken)
         if taken:
             exchanged += 1
             assert NAMES[int(labels[row, taken[0][0]])] != "O" and NAMES[int(expected[row, taken[0][0]])] != "O"
@@ -87,13 +85,74 @@ def test_seq_mix_exchanges_a_whole_entity_and_its_labels(seed):
         torch.testing.assert_close(logits, mixup.model(input_ids=ids, attention_mask=batch["attention_mask"]).logits)
 
 
+def draws_of(labels, names, ends=None, **changes):
+    """The targets of many draws of two texts, as the names of the tags; `ends` is the id of the end of a text."""
+    model = tagger(id2label=dict(enumerate(names)), num_labels=len(names), bos_token_id=None, eos_token_id=ends)
+    labels = torch.tensor(labels)
+    batch = {"input_ids": torch.arange(10, 10 + labels.numel()).reshape(labels.shape)}
+    mixup, found = Mixup(model, {"recipe": "seq_mix", "prob": 1.0} | changes), set()
+    for _ in range(60):
+        plan = mixup.draw(batch, labels=labels)
+        for row in mixup.targets(labels, plan):
+            found.add(" ".join(names[int(one.argmax())] if one.any() else "-" for one in row))
+    return found
+
+
+BIO = ["O", "B-per", "I-per", "B-loc", "I-loc"]
+
+
+def test_an_entity_at_the_end_of_a_text_stays_whole():
+    """Of a tokenizer that ends texts by no token of its own; one of three tokens is not as long as one of two."""
+    assert draws_of([[0, 0, 1, 2, 2], [0, 3, 4, 0, 0]], BIO) == {"O O B-per I-per I-per", "O B-loc I-loc O O"}
+    assert "O O O B-loc I-loc" in draws_of([[0, 0, 0, 1, 2], [0, 3, 4, 0, 0]], BIO)
+
+
+def test_what_may_end_a_text_is_left_out_of_its_last_entity():
+    found = draws_of([[-100, 0, 1, -100], [-100, 3, 0, -100]], BIO)
+    assert found == {"- O B-per -", "- B-loc O -", "- O B-loc -", "- B-per O -"}
+
+
+@pytest.mark.parametrize("names", [["O", "B", "I"], ["O", "B_per", "I_per"], ["O", "S-per", "B-per", "I-per", "E-per"]])
+def test_entities_are_read_from_the_usual_tags(names):
+    single, several = (1, [2, 4]) if "S-per" in names else (1, [1, 2])
+    found = draws_of([[0, *several, 0, 0, 0], [single, 0, 0, *several, 0]], names)
+    # For an entity of two tokens there is one, for that of one token none.
+    one, two = names[single], " ".join(names[tag] for tag in several)
+    assert found == {f"O {two} O O O", f"{one} O O {two} O"}
+
+
+def test_lambda_and_strength_say_whether_an_entity_is_exchanged():
+    labels = [[0, 1, 0], [3, 0, 0]]
+    assert draws_of(labels, BIO, lam=1.0) == draws_of(labels, BIO, strength=0.0) == {"O B-per O", "B-loc O O"}
+    assert len(draws_of(labels, BIO, strength=0.5)) == 4
+
+
 def test_seq_mix_needs_to_know_which_label_is_none():
-    mixup, batch = Mixup(tagger(), "seq_mix"), collate(sentences(4))
-    labels = batch.pop("labels")
-    with pytest.raises(ValueError, match="id2label=.*LABEL_0.*: expected 'O' among the labels"):
-        mixup.draw(batch, labels=labels)
+    with pytest.raises(ValueError, match="interpolation='entity_span': needs 'O' among .*got LABEL_0"):
+        Mixup(tagger(), "seq_mix")
+    mixup, batch = Mixup(named_tagger(), "seq_mix"), collate(sentences(4))
+    del batch["labels"]
     with pytest.raises(ValueError, match="give draw"):
         mixup.draw(batch)
+    # Tokens of one text need no names.
+    batch = collate(sentences(4))
+    assert Mixup(tagger(), "intra_lada").draw(batch, labels=batch["labels"]).source is not None
+
+
+@pytest.mark.parametrize("rule", ["own", "larger"])
+def test_labels_of_exchanged_tokens_move_with_them(rule):
+    with pytest.raises(ValueError, match=f"label_rule='{rule}': labels of tokens move with them; expected 'lambda'"):
+        Mixup(named_tagger(), {"recipe": "seq_mix", "label_rule": rule})
+
+
+def test_boxes_of_exchanged_tokens_are_refused():
+    mixup, batch = Mixup(named_tagger(), {"recipe": "seq_mix", "prob": 1.0}), collate(sentences(4))
+    plan = mixup.draw(batch, labels=batch.pop("labels"))
+    with (
+        pytest.raises(ValueError, match="bbox: the boxes of tokens would stay"),
+        mixup.apply(plan, batch | {"bbox": 1}),
+    ):
+        pass
 
 
 def test_inter_lada_mixes_near_texts_by_their_token_embeddings():

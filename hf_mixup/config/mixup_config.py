@@ -184,7 +184,8 @@ class MixupConfig:
         "gives way to that of the partner, the label follows the share that stays (CutMix, Yun et al. 2019). span: of "
         "a text, a random span of tokens gives way to one of the partner. salient_span: the least salient span to the "
         "partner's most salient one (SSMix, Yoon et al. 2021), which takes another pass. "
-        "entity_span: an entity, with its labels, to one of the partner that is as long (labels per token).",
+        "entity_span: an entity, with its labels, to one of the partner that is as long (labels per token); strength "
+        "is the probability of that.",
         needs("site", *STATES, only=("dimensions",)),
         needs("site", "input", only=("box", *SPANS)),
         not_with("similarity", only=("dimensions",), why=AT_SITE),

@@ -203,6 +203,8 @@ def _check_other_inputs(plan: MixupPlan, batch: Mapping[str, Any]) -> None:
         for name in FLOAT_INPUTS:
             if name != "inputs_embeds" and batch.get(name) is not None:
                 raise ValueError(f"{name}: enters the text after the token lookup; mix at 'embeddings'.")
+    if plan.source is not None and plan.site == "input" and batch.get("bbox") is not None:
+        raise ValueError("bbox: the boxes of tokens would stay where these are exchanged; mix at 'embeddings'.")
     for name, given in INPUTS.items():
         if given.refused is not None and batch.get(name) is not None:
             raise ValueError(f"{name}: leave it out, {given.refused}.")

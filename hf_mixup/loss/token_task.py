@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -9,17 +10,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_mixup.config.checks import allow_only
-from hf_mixup.config.mixup_config import MixupConfig
+from hf_mixup.config.mixup_config import SPANS, MixupConfig
 from hf_mixup.loss.refusals import out_of_range
 from hf_mixup.loss.task import IGNORED, Task, check_size
-from hf_mixup.plan.entities import token_kinds
+from hf_mixup.plan.entities import OUTSIDE, UNLABELED, token_kinds
+from hf_mixup.plan.lambdas import numbers_on
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.plan.partners import PARTNERS
 from hf_mixup.plan.strength import surplus_of
 
 TOKENS, SINGLE = "token_classification", "single_label_classification"
 # Of the names of labels.
-OUTSIDE_TAG, BEGINNINGS = "O", ("B-", "S-", "U-")
+OUTSIDE_TAG, BEGINNINGS, PLACED = "O", "BSU", re.compile(r"([BIESLUM])(?:[-_](.*))?")
 # What is known of labels per token: partners that do not go by the label of a text.
 OF_TOKENS: dict[str, tuple[Any, ...]] = {
     "partner": tuple(name for name, rule in PARTNERS.items() if "targets" not in rule.needs or name == "same_text"),
@@ -55,7 +57,11 @@ class TokenTask(Task):
 
     def __init__(self, about: Any, config: MixupConfig) -> None:
         allow_only(config, OF_TOKENS, "not with labels per token")
+        if config.interpolation in SPANS:
+            allow_only(config, {"label_rule": ("lambda",)}, "labels of tokens move with them")
         super().__init__(about, config)
+        if config.interpolation == "entity_span":
+            _ = self._entities
 
     def problem_type(self, labels: Tensor | None) -> str:
         """`"token_classification"`. Raises `ValueError` for labels that are missing or not one class per token."""
@@ -93,14 +99,25 @@ class TokenTask(Task):
         if labels is None or not are_needed:
             return super().targets_to_draw(labels, size, are_needed)
         self.problem_type(labels)
+        if self.config.partner == "same_text":
+            return torch.where(labels >= 0, OUTSIDE, UNLABELED)
+        entities, begins = (numbers_on(labels.device, numbers) for numbers in self._entities)
+        return token_kinds(labels, entities.long(), begins.bool())
+
+    @property
+    def _entities(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The number of the type of each label, 0 for none, and whether it begins an entity, by their names."""
         names = [self.about.id2label[number] for number in range(self.about.num_labels)]
         if OUTSIDE_TAG not in names:
-            raise ValueError(f"id2label={names}: expected {OUTSIDE_TAG!r} among the labels, what is no entity.")
-        types = [name[2:] if name[1:2] == "-" else name for name in names]
+            raise ValueError(
+                f"interpolation='entity_span': needs {OUTSIDE_TAG!r} among the names of the labels, id2label of the "
+                f"model's config, for what is no entity; got {', '.join(names)}."
+            )
+        parts = [PLACED.fullmatch(name) for name in names]
+        types = [name if part is None else part[2] or "" for name, part in zip(names, parts, strict=True)]
         known = [OUTSIDE_TAG, *sorted({*types} - {OUTSIDE_TAG})]
-        entities = torch.tensor([known.index(kind) for kind in types], device=labels.device)
-        begins = torch.tensor([name[:2] in BEGINNINGS for name in names], device=labels.device)
-        return token_kinds(labels, entities, begins)
+        begins = [int(part is not None and part[1] in BEGINNINGS) for part in parts]
+        return tuple(known.index(kind) for kind in types), tuple(begins)
 
     def losses(self, logits: Tensor, targets: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
         """The part of each example in the loss, in float32, so that their mean is that of the batch: `(batch,)`.

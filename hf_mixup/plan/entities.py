@@ -29,7 +29,9 @@ def token_kinds(labels: Tensor, entities: Tensor, begins: Tensor) -> Tensor:
     return torch.where(is_first, BEGINS, inside)
 
 
-def plan_entities(kinds: Tensor, partner: Tensor, fixed: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def plan_entities(
+    kinds: Tensor, partner: Tensor, fixed: Tensor, wanted: Tensor, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
     """Which token of its partner each position takes, and the share of the tokens that stay.
 
     Of all pairs of an entity of the text and one of its partner that are as long, one is drawn; its tokens and their
@@ -40,6 +42,7 @@ def plan_entities(kinds: Tensor, partner: Tensor, fixed: Tensor, uniform: Tensor
         kinds (`torch.Tensor` of shape `(batch, length)`): `token_kinds`.
         partner (`torch.Tensor` of shape `(batch,)`): index of each partner.
         fixed (`torch.Tensor` of shape `(batch, length)`): true for padding, and tokens that begin, part or end texts.
+        wanted (`torch.Tensor` of shape `(batch,)`): true for texts in which an entity may give way.
         uniform (`torch.Tensor` of shape `(batch,)`): random numbers in [0, 1).
 
     Returns:
@@ -50,7 +53,7 @@ def plan_entities(kinds: Tensor, partner: Tensor, fixed: Tensor, uniform: Tensor
     begins, inside = (kinds == BEGINS) & ~fixed, (kinds >= INSIDE) & ~fixed
     ends = torch.where(inside, length, positions).flip(1).cummin(1).values.flip(1)
     size = F.pad(ends[:, 1:], (0, 1), value=length) - positions
-    has_partner = (partner != torch.arange(len(partner), device=partner.device)).reshape(-1, 1, 1)
+    has_partner = (wanted & (partner != torch.arange(len(partner), device=partner.device))).reshape(-1, 1, 1)
     fits = begins.unsqueeze(2) & begins[partner].unsqueeze(1) & (size.unsqueeze(2) == size[partner].unsqueeze(1))
     pairs = (fits & has_partner).flatten(1)
     cumulative = pairs.cumsum(1)

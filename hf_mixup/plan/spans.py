@@ -58,15 +58,10 @@ def plan_spans(
     return source, 1 - replaced / replaceable.clamp_min(1)
 
 
-def fixed_tokens(mask: Tensor, segments: Tensor | None, special: Tensor | None) -> Tensor:
-    """Padding, and the tokens that begin, part or end texts, which `plan_spans` leaves: boolean, `(batch, length)`."""
-    inside = mask.bool()
+def ends_of_text(mask: Tensor) -> Tensor:
+    """True at the last token of each text: `(batch, length)`."""
     positions = torch.arange(mask.shape[1], device=mask.device)
-    fixed = ~inside | (positions == inside.int().argmax(1, keepdim=True))
-    for number in range(1 if segments is None else 2):
-        part = inside if segments is None else inside & (segments == number)
-        fixed = fixed | (positions == (positions * part).argmax(1, keepdim=True))
-    return fixed if special is None else fixed | special
+    return positions == (positions * mask.bool()).argmax(1, keepdim=True)
 
 
 def _replaceable(mask: Tensor, segments: Tensor | None, special: Tensor | None, number: int) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ from hf_mixup.loss.token_task import task_of
 from hf_mixup.training import label_columns
 from hf_mixup.training.averaging import WeightAverage
 from hf_mixup.training.loss_watch import LossWatch
-from hf_mixup.training.step_counts import StepCounts
+from hf_mixup.training.step_counts import StepCounts, is_none
 from hf_mixup.training.teacher import Teacher
-from hf_mixup.training.trainer_checks import check_metric, check_trainer
+from hf_mixup.training.trainer_checks import check_metric, check_trainer, refuse_teacher_of_tokens
 from hf_mixup.training.trainer_seams import changed
 
 
@@ -63,8 +63,8 @@ class BaselineTrainer(StepCounts):
         self._class_weights = config.class_weights
         check_trainer(self, self._has_weights)
         self._task = task_of(model_config(self._module), config, labels_tokens(self._module))
-        if teacher is not None and self._labels_tokens:
-            raise ValueError("teacher: not with labels per token.")
+        if self._labels_tokens:
+            refuse_teacher_of_tokens(teacher)
         if teacher is not None:
             self._teacher = Teacher(teacher, teacher_weight, teacher_temperature).attach(self)
         elif (teacher_weight, teacher_temperature) != (1.0, 1.0):
@@ -159,8 +159,8 @@ class BaselineTrainer(StepCounts):
         if "train_dataset" in columns and self.is_world_process_zero():
             label_columns.warn_of_probabilities(columns["train_dataset"], config)
         found = any(map(self._has_ignored_rows, columns.values()))
-        is_empty = "train_dataset" in columns and found and bool((columns["train_dataset"] == IGNORED).all())
-        if is_empty and self._teacher is None:
+        trained = columns.get("train_dataset") if found or self._labels_tokens else None
+        if trained is not None and bool((trained == IGNORED).all()) and self._teacher is None:
             raise ValueError("train_dataset: labels: -100 in every row, so there is nothing to learn.")
         # A collator of the user's own may take labels away.
         is_known = "train_dataset" in columns and label_columns.is_of_transformers(self.data_collator)
@@ -195,7 +195,11 @@ class BaselineTrainer(StepCounts):
                 f"labels: none in this training batch, which has only {', '.join(inputs)}; name them so, or add -100 "
                 "for rows that only the teacher labels."
             )
-        if labels is None or is_users or not (is_taught or self._has_weights or self._are_probabilities(labels)):
+        if labels is not None and model.training and self._labels_tokens and is_none(self._count(labels)):
+            # transformers' loss of no token is nan.
+            loss, outputs = self._no_loss(model, inputs)
+            is_normalised = False
+        elif labels is None or is_users or not (is_taught or self._has_weights or self._are_probabilities(labels)):
             # A mean over the batch is not to be scaled by the number of processes, which Trainer does with the items.
             is_normalised = is_users or (self._smooths_by_step() and items is not None)
             loss, outputs = super().compute_loss(model, inputs, True, items if is_normalised else None)
@@ -261,4 +265,7 @@ class BaselineTrainer(StepCounts):
         is_users = self.compute_loss_func is not None and not self._casts_labels
         if not isinstance(labels, Tensor) or is_users:
             return dict(inputs)
+        if self._labels_tokens:
+            # What the config says of the problem is of a head for texts.
+            return {**inputs, "labels": labels if labels.is_floating_point() else labels.long()}
         return {**inputs, "labels": label_columns.as_loss_takes_them(labels, model_config(self._module))}

@@ -182,7 +182,7 @@ class ModelLoss:
         Raises:
             ValueError: if it is not the loss that mixed labels would get, which would silently be another.
         """
-        if self.is_share is not None:
+        if self.is_share is not None or bool((labels == IGNORED).all()):
             return
         inputs, items = inputs | {name: labels}, inputs.get("num_items_in_batch")
         targets, problem_type = task.targets(labels), task.problem_type(labels)

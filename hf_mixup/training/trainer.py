@@ -23,7 +23,7 @@ from hf_mixup.training.lesson import Lesson
 from hf_mixup.training.mixed_step import is_float, labels_in
 from hf_mixup.training.mixin import MixupMixin
 from hf_mixup.training.step_counts import is_none
-from hf_mixup.training.trainer_checks import check_trainer, overrides_loss
+from hf_mixup.training.trainer_checks import check_trainer, overrides_loss, refuse_teacher_of_tokens
 from hf_mixup.training.trainer_parameters import shown_as, trainer_parameters
 from hf_mixup.training.trainer_seams import run_again
 from hf_mixup.training.unlabeled import UnlabeledTrainer
@@ -246,6 +246,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         super()._use(config)
         if self.mixup is not None and isinstance(self.mixup.task, TokenTask):
             # A head of one's own is known by its logits.
+            refuse_teacher_of_tokens(self._teacher)
             self._task = task_of(self._task.about, self._task.config, True)
 
     @property

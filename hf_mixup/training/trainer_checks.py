@@ -77,6 +77,12 @@ def check_trainer(trainer: Any, has_weights: bool) -> None:
         )
 
 
+def refuse_teacher_of_tokens(teacher: Any) -> None:
+    """Raise `ValueError` for a teacher of a model that labels tokens."""
+    if teacher is not None:
+        raise ValueError("teacher: not with labels per token.")
+
+
 def check_metric(trainer: Any) -> None:
     """Refuse a metric that no evaluation will return, which Trainer finds at the first one."""
     name = metric_name(trainer)

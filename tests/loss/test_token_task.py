@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForTokenClassification, PretrainedConfig
+from datasets import Dataset
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    PretrainedConfig,
+)
 
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
@@ -227,6 +233,34 @@ def test_the_default_mixes_at_random_and_follows_held_out_tokens(tmp_path):
     assert [check.rows for check in checks] == [40] * 4 and max(check.strength for check in checks) > 0
 
 
+@pytest.mark.parametrize("mixup", [None, MIXED, "default"], ids=["off", "mixed", "default"])
+def test_a_text_without_labels_teaches_nothing(tmp_path, mixup):
+    """Not nan either: alone in its batch, the first and a later one."""
+    rows = sentences(8)
+    for number in (0, 3):
+        rows[number]["labels"] = [-100] * len(rows[number]["labels"])
+    each = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+    loss, gradients = step_of(tmp_path, rows, mixup=mixup, **each)
+    known, expected = step_of(tmp_path, rows, per_device_train_batch_size=8)
+    assert loss == pytest.approx(known, abs=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_the_problem_type_of_a_head_for_texts_says_nothing(tmp_path, kind):
+    rows = sentences(8)
+    for mixup in (None, MIXED | {"lam": 1.0}):
+        found = step_of(tmp_path, rows, mixup=mixup, model=tagger(problem_type=kind))
+        assert found[0] == pytest.approx(step_of(tmp_path, rows, mixup=mixup)[0], rel=1e-5)
+
+
+def test_a_model_waits_for_labels_to_look_at_its_loss():
+    model, batch = MixupModel(tagger(), MIXED).train(), collate(sentences(8))
+    model(**batch | {"labels": torch.full_like(batch["labels"], -100)}).loss.backward()
+    assert model(**batch).loss.item() > 0
+
+
 # ---- What is refused ----
 
 
@@ -256,6 +290,15 @@ def test_labels_of_another_kind_are_refused(tmp_path):
     rows[5]["labels"][1] = 7
     trainer = MixupTrainer(tagger(), arguments(tmp_path), train_dataset=rows, data_collator=collate, mixup=MIXED)
     with pytest.raises(ValueError, match="num_labels=5, so labels must lie in 0 to 4; row"):
+        trainer.train()
+
+
+def test_rows_without_any_label_are_refused(tmp_path):
+    rows = [row | {"labels": [-100] * len(row["labels"])} for row in sentences(8)]
+    collator = DataCollatorForTokenClassification(None)
+    args = arguments(tmp_path)
+    trainer = MixupTrainer(tagger(), args, train_dataset=Dataset.from_list(rows), data_collator=collator, mixup=MIXED)
+    with pytest.raises(ValueError, match="-100 in every row"):
         trainer.train()
 
 

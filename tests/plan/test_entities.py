@@ -57,13 +57,13 @@ def test_an_entity_gives_way_to_one_that_is_as_long(seed):
     generator = torch.Generator().manual_seed(seed)
     fixed = torch.arange(14) >= torch.randint(8, 14, (6, 1), generator=generator)
     fixed[:, 0] = True
-    partner = torch.tensor([1, 2, 0, 3, 5, 4])
-    source, lam = plan_entities(kinds, partner, fixed, torch.rand(6, generator=generator))
+    partner, wanted = torch.tensor([1, 2, 0, 3, 5, 4]), torch.tensor([True] * 5 + [False])
+    source, lam = plan_entities(kinds, partner, fixed, wanted, torch.rand(6, generator=generator))
     for row, other in enumerate(partner.tolist()):
         own, theirs = (slow_entities(kinds[at].tolist(), fixed[at].tolist()) for at in (row, other))
         pairs = {(a, b, size) for a, size in own for b, length in theirs if length == size and row != other}
         taken = [(position, at) for position, at in enumerate(source[row].tolist()) if at >= 0]
-        if not pairs:
+        if not pairs or not wanted[row]:
             assert not taken and lam[row] == 1
             continue
         (start, begin), size = taken[0], len(taken)
@@ -76,7 +76,7 @@ def test_every_pair_of_entities_is_as_likely():
     kinds = torch.tensor([[0, 1, 0, 1, 2, 1], [1, 0, 1, 2, 1, 0]])
     fixed, partner, found = torch.zeros(2, 6, dtype=torch.bool), torch.tensor([1, 0]), Counter()
     for uniform in torch.linspace(0, 0.999, 1000):
-        source, _ = plan_entities(kinds, partner, fixed, uniform.expand(2))
+        source, _ = plan_entities(kinds, partner, fixed, torch.ones(2, dtype=torch.bool), uniform.expand(2))
         found[tuple(source[0].tolist())] += 1
     # Two entities of one token with two, and one of two tokens with one.
     assert len(found) == 5 and all(190 <= count <= 210 for count in found.values())

@@ -107,7 +107,14 @@ def align_labels(words: Sequence[int | None], labels: Sequence[int], following: 
 
 
 def inside_tags(names: Sequence[str]) -> list[int]:
-    """By the index of a tag, that of the tokens that go on with it: `I-` for `B-` if there is one, else the same."""
+    """By the index of a tag, that of the tokens that go on with it: `I-` for `B-` if there is one, else the same.
+
+    Raises:
+        ValueError: for tags that say where an entity ends, which would end more than once.
+    """
+    ending = sorted(name for name in names if name[:2] in ("E-", "S-", "L-", "U-"))
+    if ending:
+        raise ValueError(f"label_all_tokens=True: needs tags in IOB, and there is {ending[0]!r}; leave it out.")
     inside = [f"I-{name[2:]}" if name.startswith("B-") else name for name in names]
     return [names.index(tag) if tag in names else place for place, tag in enumerate(inside)]
 
