@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.io import wavfile
+from transformers import DataCollatorForTokenClassification, Trainer, TrainingArguments, pipeline
 
 from hf_mixup.training.metric_names import METRIC_NAMES
+from tests.toy_tags import NAMES, tagged, write_conll
 from tests.toy_text import save_toy_model, write_reviews
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -92,6 +94,42 @@ def test_the_plain_script_trains_on_files(monkeypatch, tmp_path, capsys, mixup):
     assert metrics["test_accuracy"] * 10 == round(metrics["test_accuracy"] * 10) and metrics["epoch"] == 1
     assert json.loads((tmp_path / "out/config.json").read_text())["id2label"] == {"0": "bad", "1": "good"}
     assert (tmp_path / "out/mixup_config.yaml").is_file() == (mixup != "none")
+
+
+@pytest.mark.parametrize("mixup", ["seq_mix", "none"])
+def test_the_script_for_tokens_trains_on_conll_files_and_evaluates_unmixed(monkeypatch, tmp_path, capsys, mixup):
+    files = [
+        write_conll(tmp_path / f"{seed}.conll", tagged(count, seed), between=" _ ")
+        for seed, count in ((0, 96), (1, 16))
+    ]
+    given = [
+        *files,
+        "--model",
+        save_toy_model(tmp_path / "toy"),
+        "--epochs",
+        "2",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    monkeypatch.setattr("sys.argv", ["", *given, "--mixup", mixup])
+    names = runpy.run_path(str(EXAMPLES / "token_classification.py"), run_name="__main__")
+    metrics = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert metrics["epoch"] == 2 and 0 <= metrics["eval_f1"] <= 1
+    assert (tmp_path / "out/mixup_config.yaml").is_file() == (mixup != "none")
+
+    classify = pipeline("token-classification", model=str(tmp_path / "out"))
+    assert classify.model.config.id2label == dict(enumerate(NAMES))
+    assert {found["word"] for found in classify("the great film")} <= {"the", "great", "film"}
+
+    rows = [
+        {**classify.tokenizer(words, is_split_into_words=True), "labels": [-100, *map(NAMES.index, tags), -100]}
+        for words, tags in tagged(16, 1)
+    ]
+    collator = DataCollatorForTokenClassification(classify.tokenizer)
+    args = TrainingArguments(str(tmp_path / "plain"), use_cpu=True, report_to="none")
+    plain = Trainer(classify.model, args, data_collator=collator, eval_dataset=rows).evaluate()
+    assert metrics["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-5)
+    assert names["read_conll"](files[1])["tags"] == [tags for _, tags in tagged(16, 1)]
 
 
 def test_the_plain_script_stays_short():
