@@ -308,3 +308,25 @@ def test_teachers_and_unlabeled_rows_are_refused(tmp_path):
         MixupTrainer(tagger(), **given, teacher=tagger())
     with pytest.raises(ValueError, match="unlabeled_dataset: not with labels per token"):
         MixupTrainer(tagger(), **given, mixup=MIXED | {"unlabeled": UnlabeledConfig()}, unlabeled_dataset=sentences(8))
+
+
+class ChainedForTokenClassification(type(tagger())):
+    """A head whose loss is not that of each token alone, as a CRF's is not: neighbors of one class cost extra."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        outputs = super().forward(input_ids, attention_mask, labels=labels)
+        if labels is not None:
+            chances = outputs.logits.softmax(-1)
+            outputs.loss = outputs.loss + (chances[:, 1:] * chances[:, :-1]).sum(-1).mean()
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [MixupTrainer, MixupModel])
+def test_a_head_with_a_loss_of_its_own_is_refused_at_the_first_batch(tmp_path, kind):
+    model = ChainedForTokenClassification(tagger().config).train()
+    with pytest.raises(ValueError, match="loss that ChainedForToken.* computes by itself.* is not the token_classification loss"):
+        if kind is MixupModel:
+            MixupModel(model, MIXED)(**collate(sentences(8)))
+        else:
+            trained(tmp_path, sentences(8), MIXED, model)[0].train()
+    assert model.training and not any(parameter.grad is not None for parameter in model.parameters())

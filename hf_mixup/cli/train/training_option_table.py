@@ -138,7 +138,9 @@ OPTIONS: dict[str, Option] = {
         "used by GaLore and APOLLO only", used=lambda args, _: args.optim.startswith(("galore", "apollo"))
     ),
     "gradient_accumulation_steps": Option("1 or more", checks.count(1)),
-    "average_tokens_across_devices": Option("losses are means over examples, not tokens", decision=NO_EFFECT),
+    "average_tokens_across_devices": Option(
+        "losses are means over the labelled texts, or tokens, of all processes", decision=NO_EFFECT
+    ),
     "label_smoothing_factor": Option("from 0 to 1", checks.number(high=1)),
     **_all("bf16 fp16 bf16_full_eval fp16_full_eval tf32", Option("if the hardware has it")),
     **_all("activation_checkpointing gradient_checkpointing", Option()),
