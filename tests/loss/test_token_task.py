@@ -324,7 +324,8 @@ class ChainedForTokenClassification(type(tagger())):
 @pytest.mark.parametrize("kind", [MixupTrainer, MixupModel])
 def test_a_head_with_a_loss_of_its_own_is_refused_at_the_first_batch(tmp_path, kind):
     model = ChainedForTokenClassification(tagger().config).train()
-    with pytest.raises(ValueError, match="loss that ChainedForToken.* computes by itself.* is not the token_classification loss"):
+    message = "loss that ChainedForToken.* computes by itself.* is not the token_classification loss"
+    with pytest.raises(ValueError, match=message):
         if kind is MixupModel:
             MixupModel(model, MIXED)(**collate(sentences(8)))
         else:
