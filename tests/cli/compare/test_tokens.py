@@ -5,21 +5,25 @@ import math
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hf_mixup.cli.compare.cell import check_runs, run_cell
 from hf_mixup.cli.compare.compare import check_recipes
 from hf_mixup.cli.compare.grid import Comparison
 from hf_mixup.cli.compare.measures import kept_predictions
-from hf_mixup.cli.compare.resampling import _metrics
+from hf_mixup.cli.compare.report import write_report
+from hf_mixup.cli.compare.resampling import _metrics, add_text_intervals, gather_predictions
 from hf_mixup.cli.compare.rows import read_data, training_data
 from hf_mixup.cli.compare.runs import Cell
 from hf_mixup.cli.compare.statistics import PRIMARY
+from hf_mixup.cli.compare.table import write_tables
 from hf_mixup.cli.train.arguments import parse_fields
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.evaluation.metrics import token_metrics
 from hf_mixup.evaluation.temperature import scaled_metrics
 from hf_mixup.training.metric_names import METRIC_NAMES, TAG_METRICS
+from tests.toy_comparison import change_run, write_comparison
 from tests.toy_tags import NAMES, tagged, write_conll
 
 KIND = "token_classification"
@@ -148,3 +152,38 @@ def test_the_fast_metrics_are_those_of_the_evaluation(seed):
         wanted = token_metrics(logits[some], labels[some], NAMES)
         for name, values in found.items():
             assert values[place] == pytest.approx(wanted[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_whole_texts_are_drawn_and_the_interval_holds_the_difference(tmp_path, padding):
+    folder = write_comparison(tmp_path, methods=("none", "tmix"), kind=KIND, sizes=[20])
+    labels = made_up(np.random.default_rng(0))[1]
+    for number, run in enumerate(sorted((folder / "runs").iterdir())):
+        generator = np.random.default_rng([1, number])
+        sure = 3.0 if run.name.startswith("tmix") else 1.0
+        logits = sure * np.eye(5)[labels.clip(min=0)] + generator.normal(size=(*labels.shape, 5))
+        # Another tokenizer pads to another length.
+        pads = [(0, 0), (0, padding * (number % 2)), (0, 0)]
+        padded = np.pad(logits, pads), np.pad(labels, pads[:2], constant_values=-100)
+        np.savez_compressed(run / "predictions.npz", **saved(*padded))
+        change_run(folder, run.name, **token_metrics(logits, labels, NAMES))
+    _, summary = write_tables(folder)
+    known = summary[summary["low_texts"].notna()].set_index("metric")
+    assert set(known.index) == set(PRIMARY[KIND]) and set(known["method"]) == {"tmix"}
+    assert (known["low_texts"] < known["difference"]).all() and (known["difference"] < known["high_texts"]).all()
+    assert known.loc["f1", "verdict"] == known.loc["nll", "verdict"] == "better"
+    gathered = gather_predictions(folder)
+    assert gathered["entities"].shape == (10, 2, 40) and gathered["logits"].shape == (10, (labels >= 0).sum(), 5)
+    assert str(gathered["problem_type"]) == KIND and len(gathered["texts"]) == len(gathered["labels"])
+    # Four times as many tokens in the same texts say nothing more about other texts.
+    longer = {name: np.repeat(gathered[name], 4, axis=0) for name in ("labels", "texts")}
+    longer["logits"] = np.repeat(gathered["logits"], 4, axis=1)
+    bare = summary.drop(columns=["low_texts", "high_texts"])
+    pd.testing.assert_frame_equal(add_text_intervals(bare, gathered | longer, "none"), summary, atol=1e-6)
+
+
+def test_the_report_names_what_was_declared(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the plots extra")
+    page = write_report(write_comparison(tmp_path, kind=KIND)).read_text(encoding="utf-8")
+    assert "primary endpoints (F1 of entities, accuracy, NLL, ECE) are corrected by Holm" in " ".join(page.split())
+    assert "20 training rows</h3>" in page and "finds entities better than" in page
