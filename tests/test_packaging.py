@@ -18,7 +18,7 @@ import sys, tempfile
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+from transformers import AutoModelForTokenClassification, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
 import hf_mixup
 from hf_mixup import MixupTrainer
@@ -31,6 +31,11 @@ def vit():
     return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
 
 
+def tagger():
+    names = {"id2label": dict(enumerate(["O", "B-x", "I-x"])), "label2id": {"O": 0, "B-x": 1, "I-x": 2}}
+    return toy_model("bert", auto=AutoModelForTokenClassification, **names)
+
+
 for name in recipe_names():
     set_seed(0)
     is_image = name in ("input_mixup", "cutmix")
@@ -41,7 +46,10 @@ for name in recipe_names():
     options = {"max_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
     args = TrainingArguments(tempfile.mkdtemp(), label_names=["labels"], **options)
     mixup = {"recipe": "remix", "class_counts": [3, 3, 2]} if name == "remix" else name
-    model = vit() if is_image else toy_model("bert")
+    of_tokens = name in ("intra_lada", "seq_mix")
+    if of_tokens:
+        rows = [row | {"labels": [0, 1, 2, 0, 1, 2, 2, 0, 0]} for row in rows]
+    model = vit() if is_image else tagger() if of_tokens else toy_model("bert")
     needs_more = name in ("few_labels", "ict", "mean_teacher", "mixtext", "softmatch")
     more = {"unlabeled_dataset": rows} if needs_more else {}
     trainer = MixupTrainer(model=model, args=args, train_dataset=rows, mixup=mixup, **more)

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from hf_mixup import Mixup, MixupCollator, MixupModel, MixupTrainer
+from hf_mixup.cli.inspect.toy import toy_model as any_toy_model
 from hf_mixup.config.recipes import resolve_config
 from tests.loss.test_token_task import NAMES, TAGS, collate, named_tagger, sentences, slow_loss, tagger
 from tests.methods import OF_TOKENS
 from tests.plain_config import plain_config
 from tests.toy_runs import arguments
-from tests.zoo import cached_toy_model
+from tests.zoo import cached_toy_model, toy_batch
 
 SEEDS = range(4)
 
@@ -172,6 +173,14 @@ def test_inter_lada_mixes_near_texts_by_their_token_embeddings():
         with mixup.apply(plan, batch), torch.no_grad():
             logits = model(**batch).logits
         torch.testing.assert_close(mixup.loss(logits, labels, plan), slow_loss(logits, labels, plan))
+
+
+def test_near_texts_need_a_lookup_of_tokens():
+    """Canine hashes characters, and names none."""
+    model = any_toy_model("canine")
+    mixup, batch = Mixup(model, plain_config(partner="near_text", site="pooled")), toy_batch()
+    with pytest.raises(ValueError, match="partner='near_text': the token embeddings of Canine.* are not named"):
+        mixup.draw(batch)
 
 
 @pytest.mark.parametrize("recipe", [*OF_TOKENS, "inter_lada"])

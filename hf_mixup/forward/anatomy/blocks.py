@@ -100,18 +100,19 @@ def with_adapter(module: nn.Module, backbone: nn.Module) -> nn.Module:
 
 def embedding_width(backbone: nn.Module) -> int | None:
     """The width of the token embeddings."""
-    embeddings = _token_embeddings(backbone)
+    embeddings = _named_embeddings(backbone) if isinstance(backbone, PreTrainedModel) else None
+    if embeddings is None:
+        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
     return None if embeddings is None else embeddings.embedding_dim
 
 
-def _token_embeddings(backbone: nn.Module) -> nn.Embedding | None:
+def _named_embeddings(model: PreTrainedModel) -> nn.Embedding | None:
+    """The lookup that a model says is that of its tokens."""
     try:
-        embeddings = backbone.get_input_embeddings() if isinstance(backbone, PreTrainedModel) else None
+        embeddings = model.get_input_embeddings()
     except NotImplementedError:
-        embeddings = None
-    if not isinstance(embeddings, nn.Embedding):
-        embeddings = next((module for module in backbone.modules() if isinstance(module, nn.Embedding)), None)
-    return embeddings
+        return None
+    return embeddings if isinstance(embeddings, nn.Embedding) else None
 
 
 def site_width(anatomy: Anatomy, site: str, layer: int | None) -> int:
@@ -127,9 +128,12 @@ def text_states(root: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: for a model whose token embeddings are not all here.
     """
-    embeddings = _token_embeddings(root)
+    inner = next((module for module in root.modules() if isinstance(module, PreTrainedModel)), None)
+    embeddings = None if inner is None else _named_embeddings(inner)
     if embeddings is None or not is_whole(embeddings.weight):
-        raise ValueError(f"partner='near_text': the token embeddings of {type(root).__name__} are not all here.")
+        raise ValueError(
+            f"partner='near_text': the token embeddings of {type(root).__name__} are not named, or not all here."
+        )
     ids, mask = batch["input_ids"], batch.get("attention_mask")
     with torch.no_grad():
         share = torch.ones_like(ids) if mask is None else mask

@@ -1,6 +1,7 @@
 """`hf-mixup train` with `task: tokens`, from a CoNLL file to results.json and a pipeline."""
 
 import json
+import logging
 import re
 import runpy
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification, BertConfig, BertForTokenClassification, pipeline
+from transformers.utils.logging import get_verbosity, set_verbosity
 
 from hf_mixup.cli.main import main
 from hf_mixup.cli.train import run_text
@@ -24,6 +26,15 @@ from tests.toy_tags import NAMES, tagged, write_conll
 from tests.toy_text import save_toy_model
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "run_classification.py"
+
+
+@pytest.fixture(autouse=True)
+def spoken():
+    """A comparison in the same process leaves transformers quiet."""
+    before = get_verbosity()
+    set_verbosity(logging.WARNING)
+    yield
+    set_verbosity(before)
 
 
 @pytest.fixture
