@@ -18,7 +18,8 @@ import sys, tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForTokenClassification, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
+from transformers import AutoModelForTokenClassification, TrainingArguments, ViTConfig
+from transformers import ViTForImageClassification, set_seed
 
 import hf_mixup
 from hf_mixup import MixupTrainer
