@@ -197,6 +197,12 @@ class ModelLoss:
             return
         known = logits.detach().requires_grad_(True)
         losses = task.losses(known, targets.to(logits.device), problem_type)
+        if _leaves(own) - _leaves(logits):
+            raise ValueError(
+                f"The loss that {type(root).__name__} computes by itself has parameters that its logits do not depend "
+                "on, as the transitions of a CRF, so it is not known for mixed labels, which would not train them. Use "
+                "a head without such parameters, or mixup=None."
+            )
         if items is not None and _is_same(own, logits, share_of_items(losses, labels, 2 * items), known):
             self.is_share = True
         elif not _is_same(own, logits, losses.mean(), known):
@@ -230,6 +236,17 @@ def loss_in(outputs: Any) -> Tensor | None:
         return outputs.get("loss")
     parts = outputs if isinstance(outputs, (tuple, list)) else []
     return next((part for part in parts if isinstance(part, Tensor) and part.dim() == 0), None)
+
+
+def _leaves(value: Tensor) -> set[Any]:
+    """The nodes of the parameters that a value was computed from."""
+    found, left = set(), [value.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            left += [before for before, _ in node.next_functions]
+    return {node for node in found if not node.next_functions}
 
 
 def _is_same(own: Tensor, logits: Tensor, expected: Tensor, known: Tensor) -> bool:
