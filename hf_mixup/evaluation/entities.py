@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from seqeval.metrics.sequence_labeling import get_entities
 
+from hf_mixup.config.tags import PLACES
 from hf_mixup.evaluation.calibration import binary_ece
-from hf_mixup.training.metric_names import PLACES
 
 # seqeval reads B, I, E and S.
 READ_AS = {place: place for place in PLACES} | {"M": "I", "L": "E", "U": "S"}
@@ -21,8 +21,8 @@ def entity_metrics(
     """Precision, recall and F1 of the predicted entities, and the calibration error of their probabilities.
 
     An entity is right if its type, its first and its last token are. The probability that a tagger gives to one is the
-    product of those of its tokens' tags, as it draws each for itself. Kuleshov and Liang 2015
-    measure the calibration of such events, Jagannatha and Yu 2020 that of entities.
+    product of those of its tokens' tags, as it draws each for itself. Kuleshov and Liang 2015 measure the calibration
+    of such events, Jagannatha and Yu 2020 that of entities.
 
     Args:
         probabilities (`np.ndarray`): of the tags, shape (tokens, classes).

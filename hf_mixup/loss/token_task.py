@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hf_mixup.config.checks import allow_only
 from hf_mixup.config.mixup_config import SPANS, MixupConfig
+from hf_mixup.config.tags import BEGINNINGS, OUTSIDE_TAG, tag_parts
 from hf_mixup.loss.refusals import out_of_range
 from hf_mixup.loss.task import IGNORED, Task, check_size
 from hf_mixup.plan.entities import OUTSIDE, UNLABELED, token_kinds
@@ -20,8 +21,6 @@ from hf_mixup.plan.partners import PARTNERS
 from hf_mixup.plan.strength import surplus_of
 
 TOKENS, SINGLE = "token_classification", "single_label_classification"
-# Of the names of labels.
-OUTSIDE_TAG, BEGINNINGS, PLACED = "O", "BSU", re.compile(r"([BIESLUM])(?:[-_](.*))?")
 # What is known of labels per token: partners that do not go by the label of a text.
 OF_TOKENS: dict[str, tuple[Any, ...]] = {
     "partner": tuple(name for name, rule in PARTNERS.items() if "targets" not in rule.needs or name == "same_text"),
@@ -61,7 +60,8 @@ class TokenTask(Task):
             allow_only(config, {"label_rule": ("lambda",)}, "labels of tokens move with them")
         super().__init__(about, config)
         if config.interpolation == "entity_span":
-            _ = self._entities
+            names = [about.id2label[number] for number in range(about.num_labels)]
+            self._entities, self._begins = types_and_beginnings(names)
 
     def problem_type(self, labels: Tensor | None) -> str:
         """`"token_classification"`. Raises `ValueError` for labels that are missing or not one class per token."""
@@ -101,23 +101,8 @@ class TokenTask(Task):
         self.problem_type(labels)
         if self.config.partner == "same_text":
             return torch.where(labels >= 0, OUTSIDE, UNLABELED)
-        entities, begins = (numbers_on(labels.device, numbers) for numbers in self._entities)
+        entities, begins = (numbers_on(labels.device, numbers) for numbers in (self._entities, self._begins))
         return token_kinds(labels, entities.long(), begins.bool())
-
-    @property
-    def _entities(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The number of the type of each label, 0 for none, and whether it begins an entity, by their names."""
-        names = [self.about.id2label[number] for number in range(self.about.num_labels)]
-        if OUTSIDE_TAG not in names:
-            raise ValueError(
-                f"interpolation='entity_span': needs {OUTSIDE_TAG!r} among the names of the labels, id2label of the "
-                f"model's config, for what is no entity; got {', '.join(names)}."
-            )
-        parts = [PLACED.fullmatch(name) for name in names]
-        types = [name if part is None else part[2] or "" for name, part in zip(names, parts, strict=True)]
-        known = [OUTSIDE_TAG, *sorted({*types} - {OUTSIDE_TAG})]
-        begins = [int(part is not None and part[1] in BEGINNINGS) for part in parts]
-        return tuple(known.index(kind) for kind in types), tuple(begins)
 
     def losses(self, logits: Tensor, targets: Tensor, problem_type: str, label_smoothing: float = 0.0) -> Tensor:
         """The part of each example in the loss, in float32, so that their mean is that of the batch: `(batch,)`.
@@ -161,6 +146,22 @@ class TokenTask(Task):
         """The tokens that have a label; a tensor on an accelerator, which is not waited for."""
         found = (labels != IGNORED).sum()
         return int(found) if found.device.type == "cpu" else found
+
+
+def types_and_beginnings(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The number of the type of each label, 0 for none, and whether it begins an entity, by their names.
+
+    Raises:
+        ValueError: for names of which none is outside of entities.
+    """
+    if OUTSIDE_TAG not in names:
+        raise ValueError(
+            f"interpolation='entity_span': needs {OUTSIDE_TAG!r} among the names of the labels, id2label of the "
+            f"model's config, for what is no entity; got {', '.join(names)}."
+        )
+    places, types = zip(*map(tag_parts, names), strict=True)
+    known = [OUTSIDE_TAG, *sorted({*types} - {OUTSIDE_TAG})]
+    return tuple(map(known.index, types)), tuple(int(place != "" and place in BEGINNINGS) for place in places)
 
 
 def check_tokens(labels: Tensor, num_labels: int) -> None:

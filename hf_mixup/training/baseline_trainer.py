@@ -195,8 +195,8 @@ class BaselineTrainer(StepCounts):
                 f"labels: none in this training batch, which has only {', '.join(inputs)}; name them so, or add -100 "
                 "for rows that only the teacher labels."
             )
-        if labels is not None and model.training and self._labels_tokens and is_none(self._count(labels)):
-            # transformers' loss of no token is nan.
+        if labels is not None and model.training and not is_users and is_none(self._count(labels)):
+            # transformers' loss of no label is nan.
             loss, outputs = self._no_loss(model, inputs)
             is_normalised = False
         elif labels is None or is_users or not (is_taught or self._has_weights or self._are_probabilities(labels)):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from hf_mixup.config.checks import nearest
+from hf_mixup.config.tags import OUTSIDE_TAG, PLACED, PLACES
 
 METRIC_NAMES = {
     "single_label_classification": ("accuracy", "macro_f1", "nll", "brier", "ece", "adaptive_ece", "aurc"),
@@ -16,9 +16,6 @@ METRIC_NAMES = {
 }
 # Of tags that mark no entities, such as parts of speech.
 TAG_METRICS = ("accuracy", "macro_f1", "nll", "brier", "ece")
-# Where in an entity a token is; a bare letter is a place too, if there is nothing else.
-PLACES = "BIMESLU"
-PLACED = re.compile(rf"[{PLACES}]-.")
 
 # What tells a better model, for names after `dev_` or `eval_` is taken off.
 HIGHER_IS_BETTER = {
@@ -51,7 +48,7 @@ def higher_is_better(metric: str) -> bool | None:
 def has_entities(label_names: Iterable[str]) -> bool:
     """Whether tags mark entities: one begins with its place, such as `B-` or `I-`, or all are places or `O`."""
     names = set(label_names)
-    return any(map(PLACED.match, names)) or ({"B", "I"} <= names <= {*PLACES, "O"})
+    return any(map(PLACED.match, names)) or ({"B", "I"} <= names <= {*PLACES, OUTSIDE_TAG})
 
 
 def metric_names(problem_type: str, label_names: Sequence[str] = ()) -> tuple[str, ...]:

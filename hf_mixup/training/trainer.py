@@ -118,10 +118,10 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self._mixes_itself(inputs):
             return self._mixed_loss(self.compute_loss, model, inputs, return_outputs, num_items_in_batch)
-        given, inputs = inputs, self._with_usual_labels(inputs)
-        self._reached = True
+        inputs, self._reached = self._with_usual_labels(inputs), True
         mixup = self._mixup_of_current_model()
         groups = inputs.pop(mixup.config.group_column or "", None)
+        given = dict(inputs)
         if inputs.get("labels") is None:
             raise ValueError(
                 f"labels: none in this training batch, which has only {', '.join(inputs)}. Name the column labels, and "
@@ -136,7 +136,7 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
             self._check_models_loss(inputs)
         labels = inputs.pop("labels")
         if is_none(count) or self._rests:
-            found = self._unmixed(model, inputs if is_none(count) else given, is_none(count), num_items_in_batch)
+            found = self._clean_loss(model, given, num_items_in_batch)
             return found if return_outputs else found[0]
         labels, learnt = self._taught(model, inputs, labels)
         plan = self._plan_of(mixup, inputs, labels, learnt, groups)
@@ -187,12 +187,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
         drawn = learnt if mixup.config.partner in OUTSIDE else labels
         return mixup.draw(inputs, self.state.epoch or 0.0, progress=progress, labels=drawn, groups=groups)
 
-    def _unmixed(
-        self, model: nn.Module, inputs: dict[str, Any], is_empty: bool, items: Tensor | int | None
-    ) -> tuple[Tensor, Any]:
-        """The loss with mixup off, of a batch that the strength has to know of, if it has labels."""
-        if is_empty:
-            return self._no_loss(model, inputs)
+    def _clean_loss(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> tuple[Tensor, Any]:
+        """The loss with mixup off, of a batch that the strength has to know of."""
         loss, outputs = super().compute_loss(model, inputs, True, items)
         self._learn(outputs, self._with_usual_labels(inputs)["labels"])
         return loss, outputs

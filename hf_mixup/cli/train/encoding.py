@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_mixup.cli.train.data import TextData
 from hf_mixup.cli.train.run_fields import TEXTS, TOKENS, DataArguments
+from hf_mixup.config.tags import ENDINGS, tag_parts
 from hf_mixup.loss.task import IGNORED
 from hf_mixup.training.groups import number_groups
+from hf_mixup.training.metric_names import has_entities
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +114,12 @@ def inside_tags(names: Sequence[str]) -> list[int]:
     Raises:
         ValueError: for tags that say where an entity ends, which would end more than once.
     """
-    ending = sorted(name for name in names if name[:2] in ("E-", "S-", "L-", "U-"))
-    if ending:
+    parts = [tag_parts(name) for name in names]
+    ending = [name for name, (place, _) in zip(names, parts, strict=True) if place and place in ENDINGS]
+    if ending and has_entities(names):
         raise ValueError(f"label_all_tokens=True: needs tags in IOB, and there is {ending[0]!r}; leave it out.")
-    inside = [f"I-{name[2:]}" if name.startswith("B-") else name for name in names]
-    return [names.index(tag) if tag in names else place for place, tag in enumerate(inside)]
+    inside = {kind: number for number, (place, kind) in enumerate(parts) if place == "I"}
+    return [inside.get(kind, number) if place == "B" else number for number, (place, kind) in enumerate(parts)]
 
 
 def _with_a_label(name: str, rows: Dataset, words: Dataset, max_length: int, all_tokens: bool) -> Dataset:

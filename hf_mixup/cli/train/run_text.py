@@ -101,15 +101,14 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
         following += ["--baseline true trains once more, with mixup off and labelled rows only"]
     elif _mixes(trainer) and not shows_baseline:
         following += ["--baseline true trains once more with mixup off, to see what mixup did"]
-    if data.task == TEXTS:
-        following += ["hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"]
+    following += ["hf-mixup compare CONFIG.yaml compares methods over seeds (docs/comparison.md)"]
     return "\n".join(
         [
             "",
             _line("Saved", f"{folder}: the model, its tokenizer, results.json"),
             f"{'Use':<{INDENT}}from transformers import pipeline",
             f'{"":<{INDENT}}pipeline("{PIPELINES[data.task]}", {options})({text})',
-            *[_line("Next", "; ".join(following))] * bool(following),
+            _line("Next", "; ".join(following)),
         ]
     )
 

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_mixup.cli.train.label_task import doubts_about, in_model_order, in_order, quoted
 from hf_mixup.cli.train.labels import LabelColumn, plain, refuse_one_class, refuse_unseen
 from hf_mixup.cli.train.run_fields import DataArguments
-from hf_mixup.training.metric_names import PLACED
+from hf_mixup.config.tags import PLACED
 
 # The field that names the columns, what they hold, and what a row without it is called.
 FIELD, INPUT, LACKING = "token_column_name", "tokens", "without tokens"

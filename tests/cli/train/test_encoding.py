@@ -80,6 +80,7 @@ def test_by_hand(tokenizer):
 
 def test_a_tag_without_its_inside_goes_on_as_it_is():
     assert inside_tags(["B-x", "B-y", "I-x", "O", "noun"]) == [2, 1, 2, 3, 4]
+    assert inside_tags(["B", "I", "O"]) == [1, 1, 2] and inside_tags(["noun", "S"]) == [0, 1]
     with pytest.raises(ValueError, match="label_all_tokens=True: needs tags in IOB, and there is 'E-x'"):
         inside_tags(["B-x", "I-x", "O", "E-x"])
 

@@ -73,7 +73,7 @@ def test_train_end_to_end(config, tmp_path, capsys):
         assert line in in_one_line
     before, after = (f"{found['f1']:.4f}" for found in (results["before"], metrics))
     assert re.search(rf"^f1 +{before} +{after}$", printed, flags=re.MULTILINE)
-    assert "hf-mixup compare" not in printed
+    assert "hf-mixup compare CONFIG.yaml compares methods" in in_one_line
 
 
 def test_mixup_and_the_training_without_it(config, tmp_path, capsys):
