@@ -12,7 +12,7 @@ from transformers import (
 
 from hf_mixup import Mixup, MixupModel, MixupPlan, MixupTrainer
 from hf_mixup.config.unlabeled_config import UnlabeledConfig
-from hf_mixup.loss.token_task import TokenTask
+from hf_mixup.loss.token_task import TokenTask, types_and_beginnings
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import NO_DROPOUT, Gradients, arguments
 from tests.zoo import COMMON, FAMILIES, VOCAB
@@ -145,6 +145,11 @@ def test_the_surplus_is_that_of_the_labeled_tokens():
     sure = logits[0].softmax(-1).amax(-1)
     torch.testing.assert_close(found[0], (sure[0] - 1 + sure[1]) / 2)
     assert found[1].isnan()
+
+
+def test_what_begins_an_entity_is_known_by_the_names():
+    names = ["O", "S-x", "U-x", "B-x", "I-x", "E-x", "noun"]
+    assert types_and_beginnings(names) == ((0, 2, 2, 2, 2, 2, 1), (0, 1, 1, 1, 0, 0, 0))
 
 
 # ---- The ways in ----
