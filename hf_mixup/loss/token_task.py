@@ -60,8 +60,7 @@ class TokenTask(Task):
             allow_only(config, {"label_rule": ("lambda",)}, "labels of tokens move with them")
         super().__init__(about, config)
         if config.interpolation == "entity_span":
-            names = [about.id2label[number] for number in range(about.num_labels)]
-            self._entities, self._begins = types_and_beginnings(names)
+            self._entities, self._begins = types_and_beginnings(label_names(about))
 
     def problem_type(self, labels: Tensor | None) -> str:
         """`"token_classification"`. Raises `ValueError` for labels that are missing or not one class per token."""
@@ -136,16 +135,30 @@ class TokenTask(Task):
         return (*labels.shape, self.about.num_labels)
 
     def surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Task`: the mean over the labeled tokens of each example, nan without any: `(examples,)`."""
+        """As that of `Task`, of the labeled tokens that the model takes for entities: `(examples,)`.
+
+        It is their mean in each example: 0 if there are none, nan if no token is labeled. Mixed with a random token,
+        which mostly is none, an entity gets less sure and what is none hardly does, so it is not asked of the latter.
+        If no label is named O, all labeled tokens count.
+        """
         labels = labels.to(logits.device)
         known = (labels >= 0) & (labels < self.about.num_labels)
         targets = F.one_hot(labels.where(known, 0).long(), self.about.num_labels).float()
-        return (surplus_of(logits, targets, SINGLE) * known).sum(1) / known.sum(1)
+        names = label_names(self.about)
+        outside = names.index(OUTSIDE_TAG) if OUTSIDE_TAG in names else -1
+        counts = known & (logits.argmax(-1) != outside)
+        found = (surplus_of(logits, targets, SINGLE) * counts).sum(1) / counts.sum(1).clamp_min(1)
+        return found.where(known.any(1), torch.nan)
 
     def count(self, labels: Tensor) -> int | Tensor:
         """The tokens that have a label; a tensor on an accelerator, which is not waited for."""
         found = (labels != IGNORED).sum()
         return int(found) if found.device.type == "cpu" else found
+
+
+def label_names(about: Any) -> list[str]:
+    """The names of the labels of a model with the config `about` it, by number."""
+    return [about.id2label[number] for number in range(about.num_labels)]
 
 
 def types_and_beginnings(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:

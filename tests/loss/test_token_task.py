@@ -137,14 +137,19 @@ def test_a_batch_without_labels_gives_0():
     assert loss.item() == 0 and not logits.grad.any()
 
 
-def test_the_surplus_is_that_of_the_labeled_tokens():
-    task = TokenTask(PretrainedConfig(num_labels=2), plain_config())
-    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], [[1.0, 1.0]] * 3])
-    labels = torch.tensor([[0, 0, -100], [-100, -100, -100]])
+@pytest.mark.parametrize("names", [None, ("O", "B-x"), ("I-x", "O")])
+def test_the_surplus_is_that_of_the_tokens_that_are_taken_for_entities(names):
+    names = {} if names is None else {"id2label": dict(enumerate(names))}
+    task = TokenTask(PretrainedConfig(num_labels=2, **names), plain_config())
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], [[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3, [[1.0, 1.0]] * 3])
+    labels = torch.tensor([[0, 0, -100], [0, 0, -100], [0, 0, -100], [-100, -100, -100]])
+    outside = [number for number, name in task.about.id2label.items() if name == "O"]
     found = task.surplus(logits, labels)
-    sure = logits[0].softmax(-1).amax(-1)
-    torch.testing.assert_close(found[0], (sure[0] - 1 + sure[1]) / 2)
-    assert found[1].isnan()
+    for row, of_row in enumerate(found[:3]):
+        tokens = [token for token in (0, 1) if logits[row, token].argmax() not in outside]
+        surpluses = [logits[row, token].softmax(-1).max() - float(logits[row, token].argmax() == 0) for token in tokens]
+        torch.testing.assert_close(of_row, torch.stack(surpluses).mean() if tokens else torch.tensor(0.0))
+    assert found[3].isnan()
 
 
 def test_what_begins_an_entity_is_known_by_the_names():
