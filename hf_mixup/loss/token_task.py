@@ -135,20 +135,20 @@ class TokenTask(Task):
         return (*labels.shape, self.about.num_labels)
 
     def surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Task`, of the labeled tokens that the model takes for entities: `(examples,)`.
+        """As that of `Task`, in two kinds, `(examples, 2)`: of all labeled tokens, and of those taken for entities.
 
-        It is their mean in each example: 0 if there are none, nan if no token is labeled. Mixed with a random token,
-        which mostly is none, an entity gets less sure and what is none hardly does, so it is not asked of the latter.
-        If no label is named O, all labeled tokens count.
+        Each is a mean over tokens: 0 if none is taken for an entity, nan if none is labeled. Mixed with a random token,
+        which mostly is outside of entities, an entity gets less sure and what is outside hardly does. So mixup cannot
+        repair predictions that are too sure of the outside. If no label is named O, the kinds are the same.
         """
         labels = labels.to(logits.device)
         known = (labels >= 0) & (labels < self.about.num_labels)
         targets = F.one_hot(labels.where(known, 0).long(), self.about.num_labels).float()
         names = label_names(self.about)
         outside = names.index(OUTSIDE_TAG) if OUTSIDE_TAG in names else -1
-        counts = known & (logits.argmax(-1) != outside)
-        found = (surplus_of(logits, targets, SINGLE) * counts).sum(1) / counts.sum(1).clamp_min(1)
-        return found.where(known.any(1), torch.nan)
+        kinds = torch.stack([known, known & (logits.argmax(-1) != outside)], -1)
+        found = (surplus_of(logits, targets, SINGLE).unsqueeze(-1) * kinds).sum(1) / kinds.sum(1).clamp_min(1)
+        return found.where(known.any(1, keepdim=True), torch.nan)
 
     def count(self, labels: Tensor) -> int | Tensor:
         """The tokens that have a label; a tensor on an accelerator, which is not waited for."""

@@ -48,11 +48,14 @@ class AutoStrength:
     standard errors. A model that is as sure of these is about to learn, and mixup would hold it up: s is halved. In the
     first pass over the training examples there is nothing to repair, and s is 0: each is new to the model, as a
     held-out one is, so its own loss corrects a surplus.
+
+    Predictions may be of kinds, such as all tokens and those taken for entities: s is the least of what they ask for.
     """
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
-        # Number, sum and sum of squares of the surpluses of training examples since the last check, on their device.
+        # Number, sum and sum of squares of the surpluses of training examples since the last check, on their device:
+        # (3,) or (3, kinds).
         self.trained: Tensor | None = None
 
     @property
@@ -64,25 +67,33 @@ class AutoStrength:
         """Take in a training batch, of which only sums are kept; nothing waits for an accelerator.
 
         Args:
-            surplus (`torch.Tensor` of shape `(examples,)`): `surplus_of` each, by its own label; nan without one.
+            surplus (`torch.Tensor` of shape `(examples,)` or `(examples, kinds)`): as in `see`, by the own label.
         """
         known, values = surplus.isfinite(), surplus.detach().float().nan_to_num()
-        sums = torch.stack([known.float().sum(), values.sum(), values.square().sum()])
+        sums = torch.stack([known.float().sum(0), values.sum(0), values.square().sum(0)])
         self.trained = sums if self.trained is None else self.trained.to(sums.device) + sums
 
     def see(self, surplus: Tensor, is_first_pass: bool = False) -> None:
         """Follow a check of held-out examples.
 
         Args:
-            surplus (`torch.Tensor` of shape `(examples,)`): `surplus_of` of each; two or more, else nothing is learnt.
-                Values that are not finite are left out.
+            surplus (`torch.Tensor` of shape `(examples,)` or `(examples, kinds)`): `surplus_of` of each; of some kinds
+                of its predictions, the one that asks for the least mixup is followed. Rows with a value that is not
+                finite are left out; of less than two rows nothing is learnt.
             is_first_pass (`bool`, defaults to `False`): whether no training example has been seen twice.
         """
-        values = surplus.double()[surplus.isfinite()]
-        trained, its_error = _mean_and_error([0.0] if self.trained is None else self.trained.tolist())
-        self.trained = None
-        if len(values) < 2:
+        told, self.trained = self.trained, None
+        kinds = surplus.double() if surplus.dim() > 1 else surplus.double().unsqueeze(1)
+        kinds = kinds[kinds.isfinite().all(1)]
+        if len(kinds) < 2:
             return
+        sums = torch.zeros(3, kinds.shape[1]) if told is None else told.reshape(3, -1)
+        checks = [self._check(*pair, is_first_pass) for pair in zip(kinds.T, sums.T.tolist(), strict=True)]
+        self.checks.append(min(checks, key=lambda check: (check.strength, check.surplus)))
+
+    def _check(self, values: Tensor, told: list[float], is_first_pass: bool) -> Check:
+        """What the surpluses `(examples,)` of one kind ask for; `told` are the sums of those of training examples."""
+        trained, its_error = _mean_and_error(told)
         mean, error = float(values.mean()), float(values.std()) / math.sqrt(len(values))
         step = GAIN * mean
         if mean > 0:
@@ -93,7 +104,7 @@ class AutoStrength:
         if is_held_back:
             strength = min(strength, self.value / 2)
         strength = 0.0 if is_first_pass else min(max(strength, 0.0), 1.0)
-        self.checks.append(Check(mean, error, len(values), trained, strength, is_held_back, is_first_pass))
+        return Check(mean, error, len(values), trained, strength, is_held_back, is_first_pass)
 
     def story(self) -> str:
         """What it did and why, in one sentence; empty if nothing was seen."""

@@ -138,7 +138,7 @@ def test_a_batch_without_labels_gives_0():
 
 
 @pytest.mark.parametrize("names", [None, ("O", "B-x"), ("I-x", "O")])
-def test_the_surplus_is_that_of_the_tokens_that_are_taken_for_entities(names):
+def test_the_surplus_is_that_of_all_tokens_and_of_what_is_taken_for_entities(names):
     names = {} if names is None else {"id2label": dict(enumerate(names))}
     task = TokenTask(PretrainedConfig(num_labels=2, **names), plain_config())
     logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], [[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3, [[1.0, 1.0]] * 3])
@@ -146,10 +146,11 @@ def test_the_surplus_is_that_of_the_tokens_that_are_taken_for_entities(names):
     outside = [number for number, name in task.about.id2label.items() if name == "O"]
     found = task.surplus(logits, labels)
     for row, of_row in enumerate(found[:3]):
-        tokens = [token for token in (0, 1) if logits[row, token].argmax() not in outside]
-        surpluses = [logits[row, token].softmax(-1).max() - float(logits[row, token].argmax() == 0) for token in tokens]
-        torch.testing.assert_close(of_row, torch.stack(surpluses).mean() if tokens else torch.tensor(0.0))
-    assert found[3].isnan()
+        surplus = [logits[row, token].softmax(-1).max() - float(logits[row, token].argmax() == 0) for token in (0, 1)]
+        taken = [token for token in (0, 1) if logits[row, token].argmax() not in outside]
+        of_taken = sum(surplus[token] for token in taken) / max(len(taken), 1)
+        torch.testing.assert_close(of_row, torch.stack([sum(surplus) / 2, torch.as_tensor(of_taken)]))
+    assert found[3].isnan().all()
 
 
 def test_what_begins_an_entity_is_known_by_the_names():

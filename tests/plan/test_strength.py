@@ -45,6 +45,30 @@ def test_the_strength_moves_by_the_surplus_less_its_error():
     assert 0 < auto.value < 1
 
 
+def test_of_several_kinds_the_one_that_asks_for_the_least_is_followed():
+    both, expected, root = AutoStrength(), 0.0, math.sqrt(SIZE)
+    # The mean and spread of each kind: the lower mean, then the lower one in doubt, then below 0.
+    for one, other in (((0.05, 0.1), (0.2, 0.3)), ((0.06, 0.1), (0.07, 0.4)), ((0.3, 0.1), (-0.02, 0.3))):
+        for part in torch.stack([rows(-0.1, 0.2), rows(-0.2, 0.2)], -1).chunk(3):
+            both.learn(part)
+        both.see(torch.stack([rows(*one), rows(*other)], -1))
+        asked = [
+            by_hand(expected, mean, spread / root, (trained, 0.2 * math.sqrt(1 - 1 / SIZE) / root))
+            for (mean, spread), trained in ((one, -0.1), (other, -0.2))
+        ]
+        expected = min(asked)
+        assert both.value == pytest.approx(expected, rel=1e-5)
+        followed = (one, other)[asked.index(expected)]
+        assert both.checks[-1].surplus == pytest.approx(followed[0])
+    assert [round(check.surplus, 6) for check in both.checks] == [0.05, 0.07, -0.02] and both.value > 0
+    kept = AutoStrength()
+    both.learn(torch.stack([rows(0.5), rows(0.1)], -1))
+    kept.load_state_dict(json.loads(json.dumps(both.state_dict())))
+    assert torch.equal(kept.trained, both.trained) and kept.checks == both.checks
+    kept.see(torch.full((SIZE, 2), math.nan))
+    assert kept.checks == both.checks and kept.trained is None
+
+
 def test_a_surplus_within_one_and_a_half_errors_starts_nothing():
     error = 0.3 / math.sqrt(SIZE)
     for share, moves in ((1.49, False), (1.51, True)):
