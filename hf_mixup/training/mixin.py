@@ -184,7 +184,8 @@ class MixupMixin(HeldOutChecks):
         if not passes.outputs:
             raise ValueError(NOTHING_RAN)
         self._reached = True
-        if self._keeps_loss:
+        if self._keeps_loss or not plan.active:
+            # What mixup.loss, which others are evaluated by, takes in itself.
             self._learn(passes.outputs[0], next(iter(labels.values()), None))
         self._logs.add(plan.resolved, None)
         return mean_of_label_sets(losses, plan)

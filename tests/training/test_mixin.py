@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from hf_mixup import Mixup, MixupMixin, MixupModel, MixupTrainer
+from hf_mixup.loss.token_task import SINGLE
+from hf_mixup.plan.strength import Check, surplus_of
 from tests.plain_config import PLAIN
 from tests.toy_runs import (
     CLASSES,
@@ -112,6 +114,20 @@ def passes_of(model):
 
 
 # ---- The loss is kept ----
+
+
+@pytest.mark.parametrize("kind", [First, Second, OnTrainer])
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_the_automatic_strength_learns_of_each_training_batch_once(tmp_path, kind, strength):
+    trainer, inputs = trainer_of(kind, tmp_path, mixup=MIXED | {"strength": "auto"}), training_inputs()
+    auto = trainer.mixup.planner.auto_strength
+    auto.checks.append(Check(0.1, 0.0, 9, 0.0, strength, False, False))
+    trainer._surplus = []
+    step_on(trainer, dict(inputs))
+    assert trainer.mixup.mixed == (strength > 0) and auto.trained[0].item() == len(inputs["labels"])
+    if not strength:
+        surplus = surplus_of(clean_logits(trainer.model, inputs), torch.eye(CLASSES)[inputs["labels"]], SINGLE)
+        torch.testing.assert_close(auto.trained[1:, 0], torch.stack([surplus.sum(), surplus.square().sum()]))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
