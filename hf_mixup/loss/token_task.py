@@ -60,7 +60,8 @@ class TokenTask(Task):
             allow_only(config, {"label_rule": ("lambda",)}, "labels of tokens move with them")
         super().__init__(about, config)
         if config.interpolation == "entity_span":
-            self._entities, self._begins = types_and_beginnings(label_names(about))
+            names = [about.id2label[number] for number in range(about.num_labels)]
+            self._entities, self._begins = types_and_beginnings(names)
 
     def problem_type(self, labels: Tensor | None) -> str:
         """`"token_classification"`. Raises `ValueError` for labels that are missing or not one class per token."""
@@ -144,21 +145,15 @@ class TokenTask(Task):
         labels = labels.to(logits.device)
         known = (labels >= 0) & (labels < self.about.num_labels)
         targets = F.one_hot(labels.where(known, 0).long(), self.about.num_labels).float()
-        names = label_names(self.about)
-        outside = names.index(OUTSIDE_TAG) if OUTSIDE_TAG in names else -1
+        outside = next((int(label) for label, name in self.about.id2label.items() if name == OUTSIDE_TAG), -1)
         kinds = torch.stack([known, known & (logits.argmax(-1) != outside)], -1)
-        found = (surplus_of(logits, targets, SINGLE).unsqueeze(-1) * kinds).sum(1) / kinds.sum(1).clamp_min(1)
+        found = surplus_of(logits, targets, SINGLE).unsqueeze(-1).where(kinds, 0).sum(1) / kinds.sum(1).clamp_min(1)
         return found.where(known.any(1, keepdim=True), torch.nan)
 
     def count(self, labels: Tensor) -> int | Tensor:
         """The tokens that have a label; a tensor on an accelerator, which is not waited for."""
         found = (labels != IGNORED).sum()
         return int(found) if found.device.type == "cpu" else found
-
-
-def label_names(about: Any) -> list[str]:
-    """The names of the labels of a model with the config `about` it, by number."""
-    return [about.id2label[number] for number in range(about.num_labels)]
 
 
 def types_and_beginnings(names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:

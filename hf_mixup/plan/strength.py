@@ -15,7 +15,7 @@ ERRORS = 1.5
 
 
 class Check(NamedTuple):
-    """One look at held-out predictions.
+    """One look at held-out predictions, or at the kind of them that asked for the least mixup.
 
     Args:
         surplus (`float`): mean confidence less accuracy.
@@ -55,7 +55,7 @@ class AutoStrength:
     def __init__(self) -> None:
         self.checks: list[Check] = []
         # Number, sum and sum of squares of the surpluses of training examples since the last check, on their device:
-        # (3,) or (3, kinds).
+        # (3, kinds).
         self.trained: Tensor | None = None
 
     @property
@@ -69,7 +69,8 @@ class AutoStrength:
         Args:
             surplus (`torch.Tensor` of shape `(examples,)` or `(examples, kinds)`): as in `see`, by the own label.
         """
-        known, values = surplus.isfinite(), surplus.detach().float().nan_to_num()
+        kinds = _kinds(surplus.detach().float())
+        known, values = kinds.isfinite(), kinds.nan_to_num()
         sums = torch.stack([known.float().sum(0), values.sum(0), values.square().sum(0)])
         self.trained = sums if self.trained is None else self.trained.to(sums.device) + sums
 
@@ -83,11 +84,11 @@ class AutoStrength:
             is_first_pass (`bool`, defaults to `False`): whether no training example has been seen twice.
         """
         told, self.trained = self.trained, None
-        kinds = surplus.double() if surplus.dim() > 1 else surplus.double().unsqueeze(1)
+        kinds = _kinds(surplus.double())
         kinds = kinds[kinds.isfinite().all(1)]
         if len(kinds) < 2:
             return
-        sums = torch.zeros(3, kinds.shape[1]) if told is None else told.reshape(3, -1)
+        sums = torch.zeros(3, kinds.shape[1]) if told is None else told
         checks = [self._check(*pair, is_first_pass) for pair in zip(kinds.T, sums.T.tolist(), strict=True)]
         self.checks.append(min(checks, key=lambda check: (check.strength, check.surplus)))
 
@@ -133,7 +134,12 @@ class AutoStrength:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.checks = [Check(*check) for check in state["checks"]]
-        self.trained = None if state["trained"] is None else torch.tensor(state["trained"])
+        self.trained = None if state["trained"] is None else torch.tensor(state["trained"]).reshape(3, -1)
+
+
+def _kinds(surplus: Tensor) -> Tensor:
+    """`(examples, kinds)`; of one kind, if there are no others."""
+    return surplus if surplus.dim() > 1 else surplus.unsqueeze(1)
 
 
 def _mean_and_error(sums: list[float]) -> tuple[float, float]:
