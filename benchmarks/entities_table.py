@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -40,14 +41,15 @@ def table(runs: pd.DataFrame) -> str:
         "| set | method | seeds | F1 | change of F1 | NLL | ECE | entity ECE | marked |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    verdicts = corrected(differences(runs)).set_index(["set", "method", "metric"])
     for name, title in SETS.items():
+        verdicts = corrected(differences(runs[runs["set"] == name])).set_index(["method", "metric"])
         for method in METHODS:
             own = runs[(runs["set"] == name) & (runs["method"] == method)]
             if own.empty:
                 continue
-            found = verdicts.reindex([(name, method, metric) for metric in METRICS])
-            change = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found[["difference", "low", "high"]].iloc[0])
+            found = verdicts.reindex([(method, metric) for metric in METRICS])
+            mean, *interval = found[["difference", "low", "high"]].iloc[0]
+            change = f"{mean:+.3f}" + ("" if isnan(interval[0]) else " [{:+.3f}, {:+.3f}]".format(*interval))
             marks = [(title, row.verdict) for title, row in zip(METRICS.values(), found.itertuples(), strict=True)]
             marked = [f"{title} {verdict}" for title, verdict in marks if verdict in (BETTER, WORSE)]
             f1, *others = (f"{own[metric].mean():.3f}" for metric in METRICS)
@@ -57,15 +59,13 @@ def table(runs: pd.DataFrame) -> str:
 
 
 def differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """The tests of each metric of each method, not corrected."""
-    rows = []
-    for (name, method), own in runs.set_index("seed").groupby(["set", "method"]):
-        off = runs[(runs["set"] == name) & (runs["method"] == "none")].set_index("seed").reindex(own.index)
-        for metric in METRICS if method != "none" else ():
-            change = (own[metric] - off[metric]).dropna().to_numpy()
-            tests = paired(change, metric, margin_of(metric, off[metric].mean()))
-            rows.append([name, method, metric, SAME, *tests])
-    return pd.DataFrame(rows, columns=["set", "method", "metric", "verdict", *PAIRED])
+    """The tests of each metric of each method of a set, not corrected."""
+    rows, off = [], runs[runs["method"] == "none"].set_index("seed")
+    for method, own in runs[runs["method"] != "none"].set_index("seed").groupby("method"):
+        for metric in METRICS:
+            change = (own[metric] - off[metric].reindex(own.index)).dropna().to_numpy()
+            rows.append([method, metric, SAME, *paired(change, metric, margin_of(metric, off[metric].mean()))])
+    return pd.DataFrame(rows, columns=["method", "metric", "verdict", *PAIRED])
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def measured(mixup: Mixup, model_type: str, head: str) -> str:
         ]
         ends, near, between = zip(*found, strict=True)
         if max(ends) >= AT_THE_END:
-            sides, bound, _ = ALL_LIMITS[head][model_type]
+            sides, bound, _ = ALL_LIMITS[head].get(model_type, ((), None, None))
             assert side in sides and bound == AT_THE_END, (model_type, side)
             return LIMITED
         assert min(between) > 1e-3, (model_type, side)
@@ -111,15 +111,14 @@ def summary() -> str:
 
 
 def lines_of(head: str, kind: str) -> list[str]:
-    """An item for each outcome of a kind of kernel; the most frequent one names no architectures."""
+    """An item for each outcome of a kind of kernel; the exact ones are the others."""
     groups: dict[str, list[str]] = {}
     for model_type in HEADS[head]:
         if model_type not in NOT_BUILT:
             groups.setdefault(outcome(model_type, kind, head), []).append(f"`{model_type}`")
-    most = max(groups, key=lambda text: len(groups[text]))
     items = []
-    for text in sorted(groups, key=lambda text: (text == most, text)):
-        named = "the others" if text == most else ", ".join(groups[text])
+    for text in sorted(groups, key=lambda text: (text == EXACT, text)):
+        named = "the others" if text == EXACT else ", ".join(groups[text])
         item = f"- **{head}, {kind}, {text}** ({len(groups[text])}): {named}"
         items.append(fill(item, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     return items
