@@ -17,12 +17,14 @@ from transformers import TrainingArguments
 from hf_mixup.cli.train.classification import finish, prepare
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 
-WNUT17 = {"train_file": "wnut17_train.conll", "validation_file": "wnut17_dev.conll", "test_file": "wnut17_test.conll"}
 # The files of a set, and the sentences and updates of a run.
 SETS: dict[str, tuple[dict[str, str], int, int]] = {
     "snips": ({"train_file": "snips_train.jsonl", "test_file": "snips_test.jsonl"}, 200, 200),
-    "wnut17": (WNUT17, 400, 200),
-    "wnut17_long": (WNUT17, 400, 600),
+    "wnut17": (
+        {"train_file": "wnut17_train.conll", "validation_file": "wnut17_dev.conll", "test_file": "wnut17_test.conll"},
+        400,
+        200,
+    ),
 }
 METHODS = ("none", "default", "tmix", "inter_lada", "intra_lada", "seq_mix")
 METRICS = ("f1", "precision", "recall", "accuracy", "nll", "ece", "entity_ece")

@@ -18,7 +18,7 @@ from hf_mixup.cli.compare.statistics import BETTER, PAIRED, SAME, WORSE, correct
 ROOT = Path(__file__).parent.parent
 KEPT, PAGE = ROOT / "benchmarks/results/entities.csv", ROOT / "docs/tokens.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-SETS = {"snips": "SNIPS slots", "wnut17": "WNUT-17", "wnut17_long": "WNUT-17, 600 updates"}
+SETS = {"snips": "SNIPS slots", "wnut17": "WNUT-17"}
 METHODS = ("none", "default", "tmix", "inter_lada", "intra_lada", "seq_mix")
 KEY = ["set", "seed", "method"]
 METRICS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "entity_ece": "entity ECE"}

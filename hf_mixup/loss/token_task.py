@@ -136,19 +136,21 @@ class TokenTask(Task):
         return (*labels.shape, self.about.num_labels)
 
     def surplus(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """As that of `Task`, in two kinds, `(examples, 2)`: of all labeled tokens, and of those taken for entities.
+        """As that of `Task`, in two kinds, `(examples, 2)`: of what the tokens are, and of how many entities there are.
 
-        Each is a mean over tokens: 0 if none is taken for an entity, nan if none is labeled. Mixed with a random token,
-        which mostly is outside of entities, an entity gets less sure and what is outside hardly does. So mixup cannot
-        repair predictions that are too sure of the outside. If no label is named O, the kinds are the same.
+        The second is the probability of an entity (any label but O) less the share of entities. Mixed with a random
+        token, which mostly is O, an entity gets less sure and O hardly does, so mixup makes a model find fewer
+        entities. Both are means over labeled tokens, nan without any. If no label is named O, both are the first.
         """
         labels = labels.to(logits.device)
         known = (labels >= 0) & (labels < self.about.num_labels)
         targets = F.one_hot(labels.where(known, 0).long(), self.about.num_labels).float()
-        outside = next((int(label) for label, name in self.about.id2label.items() if name == OUTSIDE_TAG), -1)
-        kinds = torch.stack([known, known & (logits.argmax(-1) != outside)], -1)
-        found = surplus_of(logits, targets, SINGLE).unsqueeze(-1).where(kinds, 0).sum(1) / kinds.sum(1).clamp_min(1)
-        return found.where(known.any(1, keepdim=True), torch.nan)
+        of_tokens = of_entities = surplus_of(logits, targets, SINGLE)
+        outside = next((int(label) for label, name in self.about.id2label.items() if name == OUTSIDE_TAG), None)
+        if outside is not None:
+            of_entities = targets[..., outside] - logits.float().softmax(-1)[..., outside]
+        found = torch.stack([of_tokens, of_entities], -1).where(known.unsqueeze(-1), 0).sum(1)
+        return found / known.sum(1, keepdim=True)
 
     def count(self, labels: Tensor) -> int | Tensor:
         """The tokens that have a label; a tensor on an accelerator, which is not waited for."""

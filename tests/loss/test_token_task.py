@@ -138,7 +138,7 @@ def test_a_batch_without_labels_gives_0():
 
 
 @pytest.mark.parametrize("names", [None, ("O", "B-x"), ("I-x", "O")])
-def test_the_surplus_is_that_of_all_tokens_and_of_what_is_taken_for_entities(names):
+def test_the_surplus_is_that_of_tokens_and_of_the_number_of_entities(names):
     names = {} if names is None else {"id2label": dict(enumerate(names))}
     task = TokenTask(PretrainedConfig(num_labels=2, **names), plain_config())
     logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 0.0]], [[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3, [[1.0, 1.0]] * 3])
@@ -146,10 +146,11 @@ def test_the_surplus_is_that_of_all_tokens_and_of_what_is_taken_for_entities(nam
     outside = [number for number, name in task.about.id2label.items() if name == "O"]
     found = task.surplus(logits, labels)
     for row, of_row in enumerate(found[:3]):
-        surplus = [logits[row, token].softmax(-1).max() - float(logits[row, token].argmax() == 0) for token in (0, 1)]
-        taken = [token for token in (0, 1) if logits[row, token].argmax() not in outside]
-        of_taken = sum(surplus[token] for token in taken) / max(len(taken), 1)
-        torch.testing.assert_close(of_row, torch.stack([sum(surplus) / 2, torch.as_tensor(of_taken)]))
+        chances = logits[row, :2].softmax(-1)
+        sure = chances.max(-1).values - (chances.argmax(-1) == 0).float()
+        # Both tokens have label 0.
+        entities = sum(chances[:, label].mean() - float(label == 0) for label in (0, 1) if label not in outside)
+        torch.testing.assert_close(of_row, torch.stack([sure.mean(), entities if outside else sure.mean()]))
     assert found[3].isnan().all()
 
 
