@@ -49,7 +49,7 @@ class AutoStrength:
     first pass over the training examples there is nothing to repair, and s is 0: each is new to the model, as a
     held-out one is, so its own loss corrects a surplus.
 
-    Predictions may be of kinds, such as all tokens and those taken for entities: s is the least of what they ask for.
+    There may be kinds of surpluses, as of tokens and of the number of entities: s is the least of what they ask for.
     """
 
     def __init__(self) -> None:

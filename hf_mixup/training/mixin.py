@@ -185,7 +185,7 @@ class MixupMixin(HeldOutChecks):
             raise ValueError(NOTHING_RAN)
         self._reached = True
         if self._keeps_loss or not plan.active:
-            # What mixup.loss, which others are evaluated by, takes in itself.
+            # Else mixup.loss was called, which takes it in.
             self._learn(passes.outputs[0], next(iter(labels.values()), None))
         self._logs.add(plan.resolved, None)
         return mean_of_label_sets(losses, plan)
