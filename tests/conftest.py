@@ -17,10 +17,19 @@ from tests.toy_text import save_toy_model, write_reviews  # noqa: E402
 torch.set_num_threads(1)
 
 
-def pytest_collection_finish():
-    """Trainer collects garbage before each training: 0.3 s, unless what was imported is left out of it."""
+def leave_out_of_garbage():
+    """Trainer collects garbage before each training: seconds, if what was imported or compiled is looked through."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish():
+    leave_out_of_garbage()
+
+
+def pytest_runtest_teardown(item, nextitem):
+    if nextitem is not None and nextitem.path != item.path:
+        leave_out_of_garbage()
 
 
 @pytest.fixture

@@ -25,25 +25,30 @@ def results():
     return module
 
 
+@pytest.fixture(scope="module")
+def summaries(results):
+    return results.kept_summaries()
+
+
 @pytest.mark.parametrize("name", ["DOCS", "TABLES"])
-def test_tables_are_those_of_the_raw_results(results, name):
+def test_tables_are_those_of_the_raw_results(results, summaries, name):
     page = getattr(results, name).read_text(encoding="utf-8")
     shown = page.partition(results.BEGIN)[2].partition(results.END)[0].strip()
     written = results.default_pages if name == "DOCS" else results.tables
-    assert shown == written(results.kept_summaries()) and shown.count("\n") > 10
+    assert shown == written(summaries) and shown.count("\n") > 10
 
 
-def test_the_default_is_nowhere_worse_and_repairs_two_thirds(results):
-    summaries = {path: group for path, group in results.kept_summaries().items() if "compare_default_" in path.name}
-    judged = pd.concat(summaries.values())
+def test_the_default_is_nowhere_worse_and_repairs_two_thirds(results, summaries):
+    default_summaries = {path: group for path, group in summaries.items() if "compare_default_" in path.name}
+    judged = pd.concat(default_summaries.values())
     primary = judged[(judged["method"] == "default") & judged["metric"].isin(results.PRIMARY_NAMES)]
-    assert len(summaries) == 9 and len(primary) == 47 and not (primary["verdict"] == "worse").any()
+    assert len(default_summaries) == 9 and len(primary) == 47 and not (primary["verdict"] == "worse").any()
     # From the values themselves, of one setting.
     values = pd.read_csv(results.KEPT / "compare_default_sst2.csv").query("train_size == 20 and metric == 'ece'")
     none, scaled, default = (
         values[values["method"] == name]["value"].mean() for name in ("none", "temperature_scaling", "default")
     )
-    shares = re.findall(r"(\d+)% \|", results.default_pages(summaries))
+    shares = re.findall(r"(\d+)% \|", results.default_pages(default_summaries))
     assert f"{100 * (none - default) / (none - scaled):.0f}" == shares[4] and min(map(int, shares)) >= 67
 
 
@@ -63,14 +68,14 @@ def test_the_picture_of_the_readme_shows_the_raw_results(results, tmp_path, monk
     assert [line.get_label() for line in left.lines[1:]] == list(picture.NAMES.values())
 
 
-def test_the_number_of_verdicts_is_said(results):
+def test_the_number_of_verdicts_is_said(results, summaries):
     text = " ".join(results.DOCS.read_text(encoding="utf-8").split())
-    assert "Of {:,} verdicts {:,} are marked".format(*results.verdicts(results.kept_summaries())) in text
+    assert "Of {:,} verdicts {:,} are marked".format(*results.verdicts(summaries)) in text
 
 
-def test_every_comparison_that_is_configured_is_kept(results):
+def test_every_comparison_that_is_configured_is_kept(summaries):
     configured = {path.stem for path in (ROOT / "configs/compare").glob("*.yaml")}
-    assert {path.stem.removeprefix("compare_") for path in results.kept_summaries()} == configured
+    assert {path.stem.removeprefix("compare_") for path in summaries} == configured
 
 
 def test_the_page_is_written_from_comparisons_and_their_predictions_are_kept(results, tmp_path, monkeypatch, capsys):

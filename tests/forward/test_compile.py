@@ -20,7 +20,7 @@ CASES += [
     ("albert", "hidden"),
 ]
 # One site of the largest graph is enough for the test command.
-SLOW = [("t5", "embeddings"), ("t5", "pooled")]
+SLOW = [("t5", "hidden"), ("t5", "pooled")]
 CASES = [case for case in CASES if case not in SLOW] + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
 compiled_once = pytest.mark.skipif(COMPILES_ANEW, reason="torch < 2.11 compiles anew whenever hooks are registered")
 
