@@ -41,6 +41,8 @@ METHODS: dict[str, tuple[Any, bool, float]] = {
     "tmix_long": ("tmix", False, 2),
     "few_labels": ("default", True, 1),
     "unmixed": (None, True, 1),
+    "given": ({"recipe": "few_labels", "unlabeled": {"guesses": "given"}}, True, 1),
+    "given_unmixed": ({"recipe": "few_labels", "strength": 0, "unlabeled": {"guesses": "given"}}, True, 1),
     "mixtext": ("mixtext", True, 1),
     "ict": ("ict", True, 1),
     "softmatch": ("softmatch", True, 1),
@@ -101,22 +103,30 @@ def split_rows(name: str, data: Path, size: int, seed: int, changed: str) -> dic
     }
 
 
+def with_guesses(frames: dict[str, pd.DataFrame], file: Path) -> dict[str, pd.DataFrame]:
+    """The rows of a run with the texts of `file` for unlabelled ones, and their class probabilities for labels."""
+    rows = pd.read_json(file, orient="records", lines=True, dtype=False)
+    return {**frames, "unlabeled": rows[~rows["text"].isin(frames["train"]["text"])]}
+
+
 def of_each_class(rows: pd.DataFrame, size: int, seed: int) -> pd.DataFrame:
     """`size` rows of each class, or all if there are fewer."""
     state = np.random.RandomState(seed)
     return pd.concat([own.sample(min(size, len(own)), random_state=state) for _, own in rows.groupby("label")])
 
 
-def run(name: str, size: int, seed: int, method: str, changed: str, data: Path, steps: int) -> dict[str, Any]:
+def run(name: str, size: int, seed: int, method: str, given: argparse.Namespace) -> dict[str, Any]:
     """Train once, and measure the kept weights on the test rows."""
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path(MODEL))
-    frames = split_rows(name, data, size, seed, changed)
+    frames = split_rows(name, given.data, size, seed, given.changed)
+    if method.startswith("given"):
+        frames = with_guesses(frames, given.guesses / f"{name}.jsonl")
     splits = {part: encoded(rows, tokenizer) for part, rows in frames.items()}
     set_seed(seed)
     classes = frames["train"]["label"].nunique()
     model = AutoModelForSequenceClassification.from_pretrained(demo.model_path(MODEL), num_labels=classes)
     mixup, uses_unlabeled, longer = METHODS[method]
-    updates = int(steps * longer)
+    updates = int(given.updates * longer)
     compute = compute_metrics_for("single_label_classification")
     with tempfile.TemporaryDirectory() as folder:
         trainer = Measured(
@@ -138,7 +148,7 @@ def run(name: str, size: int, seed: int, method: str, changed: str, data: Path, 
     logs = [log for log in trainer.state.log_history if "unlabeled_use" in log]
     guesses = {key: value for key, value in logs[-1].items() if key.startswith("unlabeled_")} if logs else {}
     step = int(Path(trainer.state.best_model_checkpoint or "checkpoint-0").name.rpartition("-")[2])
-    about = {"set": name, "size": size, "seed": seed, "method": method, "changed": changed, "updates": updates}
+    about = {"set": name, "size": size, "seed": seed, "method": method, "changed": given.changed, "updates": updates}
     last = {f"last_{key}": value for key, value in trainer.last.items()}
     return {**about, **best, **last, **guesses, "best_step": step, "seconds": seconds}
 
@@ -187,6 +197,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["none", "tmix", "few_labels"], choices=METHODS)
     parser.add_argument("--changed", default="", choices=["", "foreign", "imbalanced"])
     parser.add_argument("--updates", type=int, default=150)
+    parser.add_argument("--guesses", type=Path, help="folder of SET.jsonl, of examples/language_model_guesses.py")
     given = parser.parse_args()
     done = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
     asked = [
@@ -200,7 +211,7 @@ def main() -> None:
     for name, size, seed, method in asked:
         if (name, size, seed, method, given.changed) in known:
             continue
-        row = run(name, size, seed, method, given.changed, given.data, given.updates)
+        row = run(name, size, seed, method, given)
         with given.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)

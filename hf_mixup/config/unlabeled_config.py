@@ -13,6 +13,7 @@ from hf_mixup.config.setting import check_settings, document_fields, needs, sett
 
 SHARE, POSITIVE = number(high=1), number(open_low=True)
 LABELS, UNIFORM, NONE = "labels", "uniform", "none"
+GIVEN = "given"
 
 # Each takes default, check, help and conditions of a field.
 how_many = partial(setting, "how many rows and how much they count")
@@ -48,20 +49,21 @@ class UnlabeledConfig:
 
     ratio: float = how_many(1.0, POSITIVE, "Unlabelled rows per labelled row of a batch.")
     weight: float = how_many(1.0, number(), "The weight of the unlabelled rows in the loss. 0: they are not read.")
-    start: float = how_many(
-        0.5,
-        SHARE,
+    start: float | None = how_many(
+        None,
+        checks.optional(SHARE),
         "The share of the training that is over before unlabelled rows are used, so that who guesses has learned "
-        "from the labels.",
+        "from the labels. null: half of it, or 0 if the guesses are given.",
     )
     ramp: float = how_many(
         0.1, SHARE, "The share of the training over which the weight then rises from 0, linearly (MixMatch)."
     )
     guesses: str = guess(
         "average",
-        choice("average", "model"),
+        choice("average", "model", GIVEN),
         "Who guesses, in evaluation mode. average: the moving average of the weights (the mean teacher of Tarvainen "
-        "and Valpola), which is evaluated and saved as well. model: the model as it is.",
+        "and Valpola), which is evaluated and saved as well. model: the model as it is. given: somebody else, before "
+        "the training, such as a language model; the labels of the rows are the probabilities of the classes.",
     )
     decay: float = guess(
         0.99,
@@ -105,6 +107,13 @@ class UnlabeledConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def begins(self) -> float:
+        """The share of the training that is over before unlabelled rows are used."""
+        if self.start is None:
+            return 0.0 if self.guesses == GIVEN else 0.5
+        return self.start
 
 
 def unlabeled_config(name: str, value: Any) -> UnlabeledConfig | None:

@@ -61,7 +61,8 @@ class MixupTrainer(MixupMixin, UnlabeledTrainer):
             `train_dataset`, whose classes are guessed in the second half of the training, and learned. The field
             `unlabeled` of the config says how. Then the moving average of the weights guesses, and is what is evaluated
             and saved; if there is a `teacher`, that guesses, and nothing is averaged. Labels that these rows have are
-            not learned; `unlabeled_accuracy` in the logs compares the guesses with them.
+            not learned; `unlabeled_accuracy` in the logs compares the guesses with them. With `guesses: given` they are
+            class probabilities, `(num_labels,)` per row, and learned from the start.
         unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
             such as paraphrases: what is guessed for a row is learned on its view.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_mixup.config.files import write_whole
-from hf_mixup.config.unlabeled_config import UnlabeledConfig
+from hf_mixup.config.unlabeled_config import GIVEN, UnlabeledConfig
 from hf_mixup.forward.anatomy.inputs import logits_of, model_config, text_config
 from hf_mixup.plan.mixup_plan import MixupPlan
 from hf_mixup.training.baseline_trainer import BaselineTrainer
@@ -31,7 +31,15 @@ from hf_mixup.training.unlabeled_checks import (
     without_missing_mask,
 )
 from hf_mixup.training.unlabeled_logs import UnlabeledLogs
-from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
+from hf_mixup.training.unlabeled_rows import (
+    UnlabeledRows,
+    given_guesses,
+    join_rows,
+    known_classes,
+    warn_of_unused_guesses,
+    with_masked_tokens,
+    without_labels,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -46,7 +54,8 @@ class UnlabeledTrainer(BaselineTrainer):
     Args:
         *args, **kwargs: those of `BaselineTrainer`.
         unlabeled_dataset (`Dataset` or `IterableDataset`, *optional*): rows like those of `train_dataset`. Labels that
-            they have are not learned; the guesses are compared with them in the logs.
+            they have are not learned; the guesses are compared with them in the logs. If the guesses are given, the
+            labels are these: `(num_labels,)` probabilities per row.
         unlabeled_views (`Dataset` or `IterableDataset`, *optional*): the same rows, in the same order, in other words,
             such as paraphrases. The classes are guessed from `unlabeled_dataset`, and learned on these.
         unlabeled (`UnlabeledConfig`, *optional*): how they are used.
@@ -137,6 +146,9 @@ class UnlabeledTrainer(BaselineTrainer):
         for rows in (self._rows, self._views):
             batch = None if rows is None else rows.look()
             if batch is not None:
+                batch, labels = without_labels(batch)
+                if rows is self._rows and self._given(labels) is None:
+                    warn_of_unused_guesses(labels)
                 self._joined({name: value for name, value in inputs.items() if name != "labels"}, batch)
 
     def _joined(self, labelled: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +164,7 @@ class UnlabeledTrainer(BaselineTrainer):
         """The weight of unlabelled rows in the loss of the coming step."""
         if self._rows is None:
             return 0.0
-        since = self.state.global_step / max(self.state.max_steps, 1) - self.unlabeled.start
+        since = self.state.global_step / max(self.state.max_steps, 1) - self.unlabeled.begins
         risen = min(1.0, max(0.0, since / self.unlabeled.ramp)) if self.unlabeled.ramp else float(since >= 0)
         return self.unlabeled.weight * risen
 
@@ -186,19 +198,24 @@ class UnlabeledTrainer(BaselineTrainer):
         labels, learnt = self._taught(model, inputs, labels)
         own, size = self._task.targets(learnt, None, self.args.device), len(labels)
         number = self._rows.taken
-        batch, hidden = known_labels(self._rows.take())
-        batch = self._on_device(batch)
-        targets, weights = self._guesses.learn(self._guess(batch), self._horizon, partial(self._over_processes, "mean"))
+        batch, found = without_labels(self._rows.take())
+        given, batch = self._given(found), self._on_device(batch)
+        guessed = self._guess(batch) if given is None else given.to(self.args.device)
+        targets, weights = self._guesses.learn(guessed, self._horizon, partial(self._over_processes, "mean"))
         classes = targets.argmax(-1)
-        self._unlabeled_logs.add_guesses(classes, weights, hidden, weight)
+        self._unlabeled_logs.add_guesses(classes, weights, known_classes(found), weight)
         if self._views is not None:
-            batch = self._on_device(known_labels(self._views.take())[0])
+            batch = self._on_device(without_labels(self._views.take())[0])
         if self.unlabeled.mask:
             tokens, seed = self._mask_tokens, (self.args.seed, number + self.args.process_index)
             batch = with_masked_tokens(batch, self.unlabeled.mask, *tokens, seed)
         weights = torch.cat([torch.ones(size, device=weights.device), weights * (weight * size / len(weights))])
         labels = torch.cat([own, targets] if labels.is_floating_point() else [labels.reshape(-1), classes])
         return Lesson(self._joined(inputs, batch), labels, torch.cat([own, targets]), weights, size)
+
+    def _given(self, labels: Tensor | None) -> Tensor | None:
+        """The probabilities that unlabelled rows come with, if these are learned. Raises `ValueError`."""
+        return given_guesses(labels, self._task.about.num_labels) if self.unlabeled.guesses == GIVEN else None
 
     def _guess(self, batch: dict[str, Any]) -> Tensor:
         """The probabilities of unlabelled rows: by the average, the model as it is, or the teacher that was given."""

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
+from transformers.utils import logging
 
+from hf_mixup.config.unlabeled_config import GIVEN
+from hf_mixup.loss.task import PROBABILITY_TOLERANCE
 from hf_mixup.training.trainer_seams import same_random_state
+
+logger = logging.get_logger(__name__)
 
 # Seeds of this package go with a number for what they are for; 1 is that of held-out rows.
 ORDER, MASK = 2, 3
@@ -61,12 +66,12 @@ class UnlabeledRows:
         return _as_mapping(next(self._batches))
 
     def look(self) -> dict[str, Any] | None:
-        """A batch of the first rows, without labels, that takes none of them; `None` of a stream."""
+        """A batch of the first rows that takes none of them; `None` of a stream."""
         if is_stream(self.dataset):
             return None
         with same_random_state(torch.device("cpu")):
             rows = [self.dataset[number] for number in range(min(self.size, len(self.dataset)))]
-            return known_labels(_as_mapping(self.collate(rows)))[0]
+            return _as_mapping(self.collate(rows))
 
     def restart(self, taken: int = 0) -> None:
         """Begin again, after `taken` batches of all processes."""
@@ -192,10 +197,38 @@ def with_masked_tokens(
     return {**batch, "input_ids": tokens.masked_fill(drawn.to(tokens.device) & ~stays, mask)}
 
 
-def known_labels(batch: dict[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
-    """A batch without its labels, and those; `None` if it has none, or none that is a class."""
-    found: list[Any] = [batch.pop(name, None) for name in ("labels", "label")]
-    for labels in found:
-        if isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dim() == 1:
-            return batch, labels if bool((labels >= 0).any()) else None
-    return batch, None
+def without_labels(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor | None]:
+    """A batch without its labels, and those; `None` if it has none."""
+    rest, names = dict(batch), ("labels", "label")
+    found = [rest.pop(name, None) for name in names]
+    return rest, next((labels for labels in found if isinstance(labels, Tensor)), None)
+
+
+def known_classes(labels: Tensor | None) -> Tensor | None:
+    """The class of each row, negative for none; `None` if no row has one."""
+    are_classes = labels is not None and labels.dim() == 1 and not labels.is_floating_point()
+    return labels if are_classes and bool((labels >= 0).any()) else None  # type: ignore[union-attr, operator]
+
+
+def given_guesses(labels: Tensor | None, num_labels: int) -> Tensor:
+    """The probabilities of the classes that rows have for labels: `(rows, num_labels)`. Raises `ValueError`."""
+    found = f"has shape {tuple(labels.shape)}" if labels is not None else "there is none"
+    if labels is not None and labels.is_floating_point() and labels.shape[1:] == (num_labels,):
+        sums = labels.sum(-1)
+        if bool((labels >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
+            return labels.float()
+        found = "not all are 0 or more and sum to 1"
+    raise ValueError(
+        f"unlabeled.guesses={GIVEN!r}: the column labels of unlabeled_dataset has to hold a probability for each of "
+        f"the {num_labels} classes; {found}."
+    )
+
+
+def warn_of_unused_guesses(labels: Tensor | None) -> None:
+    """Say that labels are probabilities, which are not learned."""
+    if labels is not None and labels.is_floating_point() and labels.dim() == 2:
+        logger.warning(
+            "unlabeled_dataset: the column labels holds probabilities, which are not used; unlabeled.guesses=%r learns "
+            "them.",
+            GIVEN,
+        )

@@ -48,6 +48,8 @@ def without_labels(rows):
 
 
 UNLABELED = without_labels(examples(20, seed=1))
+CHANCES = torch.randn(20, CLASSES, generator=torch.Generator().manual_seed(7)).softmax(-1).tolist()
+GUESSED = [row | {"labels": chances} for row, chances in zip(UNLABELED, CHANCES, strict=True)]
 
 
 def with_rows(mixup, **changes):
@@ -56,7 +58,7 @@ def with_rows(mixup, **changes):
         given = {"trainer": UnlabeledTrainer, "unlabeled": UnlabeledConfig(**USED | changes)}
     else:
         given = {"mixup": mixup | {"unlabeled": USED | changes}}
-    return given | {"unlabeled_dataset": UNLABELED}
+    return given | {"unlabeled_dataset": GUESSED if changes.get("guesses") == "given" else UNLABELED}
 
 
 def as_rows(batch):
@@ -126,9 +128,12 @@ def slow_step(inputs, plan, how, prior, guesser=None, taught=None, **options):
         labels = labels[labels != -100]
     known = len(labels)
     targets = taught or (labels.tolist() if labels.is_floating_point() else [one_hot(label) for label in labels])
-    order = UnlabeledRows(UNLABELED, lambda rows: {"rows": rows}, round(how.ratio * 8), SEED, 0, 1, 0)
+    order = UnlabeledRows(GUESSED, lambda rows: {"rows": rows}, round(how.ratio * 8), SEED, 0, 1, 0)
     others = order.take()["rows"]
-    chances = [clean_logits(guesser or model.eval(), collate([row])).softmax(-1)[0].tolist() for row in others]
+    chances = [row["labels"] for row in others]
+    others = without_labels(others)
+    if how.guesses != "given":
+        chances = [clean_logits(guesser or model.eval(), collate([row])).softmax(-1)[0].tolist() for row in others]
     guessed, trust = Slow(how, prior).learn(chances)
     weights = [1.0] * known + [how.weight * known / len(others) * each for each in trust]
     batch = collate(rows + others)
@@ -156,6 +161,7 @@ CASES = {
     "squared error": ({"loss": "squared_error"}, {}),
     "apart": ({"partners": "apart"}, {}),
     "model": ({"guesses": "model"}, {}),
+    "given": ({"guesses": "given", "start": None}, {}),
     "class weights": ({}, {"class_weights": [1.0, 2.0, 0.5]}),
     "smoothing": ({}, {"label_smoothing_factor": 0.1}),
     "both": ({}, {"label_smoothing_factor": 0.1, "class_weights": [1.0, 2.0, 0.5]}),
@@ -229,6 +235,14 @@ def test_the_logits_of_a_teacher_are_divided_by_its_temperature(tmp_path):
     teacher, batch = toy_model("bert"), collate(UNLABELED[:4])
     trainer = make_trainer(tmp_path, teacher=teacher, teacher_temperature=2.0, **with_rows(MIXED))
     assert torch.allclose(trainer._guess(batch), (clean_logits(teacher, batch) / 2).softmax(-1))
+
+
+def test_given_guesses_cost_no_pass_and_no_average(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, **with_rows(MIXED, guesses="given", start=None))
+    trainer._guess = None
+    trainer.train()
+    assert trainer._average.averaging is None and trainer.unlabeled_weight == 1.0
+    assert "unlabeled_accuracy" not in trainer.state.log_history[0]
 
 
 def test_with_a_teacher_nothing_is_averaged(tmp_path):

@@ -1,5 +1,7 @@
 """What is refused of unlabelled rows, and when."""
 
+import logging
+
 import pytest
 import torch
 from datasets import Dataset
@@ -10,7 +12,7 @@ from transformers import TrainerCallback
 from hf_mixup import Mixup, MixupCollator, MixupTrainer
 from tests.plain_config import PLAIN, plain_config
 from tests.toy_runs import CLASSES, collate, examples, make_trainer, one_hot, steady_bert
-from tests.training.test_unlabeled import MIXED, UNLABELED, with_rows
+from tests.training.test_unlabeled import GUESSED, MIXED, UNLABELED, with_rows
 
 
 class Own(MixupTrainer):
@@ -147,6 +149,23 @@ def test_rows_of_other_inputs_are_refused_before_the_first_step(tmp_path, mixup)
     with pytest.raises(ValueError, match=r"token_type_ids"):
         trainer.train()
     assert not steps.made
+
+
+@pytest.mark.parametrize("mixup", [None, MIXED], ids=["off", "mixed"])
+def test_guesses_that_are_missing_are_refused_before_the_first_step(tmp_path, mixup):
+    steps, given = Steps(), with_rows(mixup, start=0.9, guesses="given") | {"unlabeled_dataset": UNLABELED}
+    with pytest.raises(ValueError, match="guesses='given': the column labels .* each of the 3 classes; there is none"):
+        make_trainer(tmp_path, max_steps=4, callbacks=[steps], **given).train()
+    assert not steps.made
+
+
+def test_guesses_that_are_not_used_are_warned_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("hf_mixup"), "propagate", True)
+    for guesses in ("given", "average"):
+        given = with_rows(MIXED, start=0.9, guesses=guesses) | {"unlabeled_dataset": GUESSED}
+        caplog.clear()
+        make_trainer(tmp_path, max_steps=1, **given).train()
+        assert ("holds probabilities, which are not used" in caplog.text) == (guesses == "average")
 
 
 def test_the_first_look_at_the_rows_changes_no_run(tmp_path):

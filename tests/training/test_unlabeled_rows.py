@@ -1,5 +1,6 @@
 """The order of unlabelled rows, where it resumes, and two batches made one."""
 
+import math
 import random
 from collections import Counter
 from itertools import islice
@@ -10,7 +11,14 @@ import torch
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 
-from hf_mixup.training.unlabeled_rows import UnlabeledRows, join_rows, known_labels, with_masked_tokens
+from hf_mixup.training.unlabeled_rows import (
+    UnlabeledRows,
+    given_guesses,
+    join_rows,
+    known_classes,
+    with_masked_tokens,
+    without_labels,
+)
 
 SIZE, LENGTH, SEED = 3, 10, 7
 
@@ -216,17 +224,34 @@ def test_masks_stand_for_a_share_of_the_tokens_and_for_none_of_the_special_ones(
 
 def test_labels_of_unlabelled_rows_are_taken_away():
     tokens = {"input_ids": torch.ones(2, 3)}
-    for name, labels, expected in (
+    for name, labels, classes in (
         ("labels", torch.tensor([1, -100]), [1, -100]),
         ("label", torch.tensor([1, 0]), [1, 0]),
         ("labels", torch.tensor([-100, -100]), None),
         ("labels", torch.rand(2, 3), None),
         ("labels", ["a", "b"], None),
     ):
-        rest, found = known_labels({**tokens, name: labels})
+        rest, found = without_labels({**tokens, name: labels})
         assert rest.keys() == tokens.keys()
-        assert (None if found is None else found.tolist()) == expected
-    assert known_labels(dict(tokens))[1] is None
+        known = known_classes(found)
+        assert (None if known is None else known.tolist()) == classes
+    assert without_labels(tokens)[1] is None
+
+
+def test_given_guesses_are_probabilities_of_all_classes():
+    chances = torch.tensor([[0.25, 0.75], [1.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(given_guesses(chances, 2), chances.float())
+    for labels, words in (
+        (None, "there is none"),
+        (torch.tensor([1, 0]), r"has shape \(2,\)"),
+        (torch.tensor([0.5, 0.5]), r"has shape \(2,\)"),
+        (chances, r"each of the 3 classes; has shape \(2, 2\)"),
+        (torch.tensor([[1.5, -0.5]]), "not all are 0 or more and sum to 1"),
+        (torch.tensor([[0.5, 0.4]]), "not all are 0 or more and sum to 1"),
+        (torch.tensor([[math.nan, 1.0]]), "not all are 0 or more and sum to 1"),
+    ):
+        with pytest.raises(ValueError, match=f"unlabeled.guesses='given': the column labels .*{words}"):
+            given_guesses(labels, 3 if labels is chances else 2)
 
 
 def test_the_batches_never_end():
@@ -236,4 +261,4 @@ def test_the_batches_never_end():
 
 def test_a_negative_label_is_none():
     for labels, known in (([-1, -1], False), ([-100, -1], False), ([0, -1], True)):
-        assert (known_labels({"labels": torch.tensor(labels)})[1] is not None) == known
+        assert (known_classes(torch.tensor(labels)) is not None) == known

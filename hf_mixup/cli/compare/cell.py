@@ -26,6 +26,7 @@ from hf_mixup.cli.train.arguments import mixup_errors, parse_fields
 from hf_mixup.cli.train.classification import build_model, build_trainer
 from hf_mixup.cli.train.data import UNLABELED, TextData, texts_of
 from hf_mixup.cli.train.encoding import encode
+from hf_mixup.cli.train.probabilities import check_guesses
 from hf_mixup.cli.train.results import known_to_json
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
 from hf_mixup.config.files import write_whole
@@ -268,6 +269,7 @@ def check_variant(
                     "unlabeled: needs texts without labels; give unlabeled: 1000 beside methods, unlabeled_file or "
                     "unlabeled_split_name."
                 )
+            check_guesses(mixup.unlabeled, data.splits.get(UNLABELED))
             average_guesses(mixup.unlabeled, model_args.averaging)
             check_joined(mixup, mixup.unlabeled)
         Mixup(model, replace(mixup, unlabeled=None))

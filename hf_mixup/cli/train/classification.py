@@ -26,6 +26,7 @@ from hf_mixup.cli.train.arguments import mixup_errors
 from hf_mixup.cli.train.data import UNLABELED, TextData, load_splits
 from hf_mixup.cli.train.encoding import encode
 from hf_mixup.cli.train.named_classifier import build_model, head_labels, label_names
+from hf_mixup.cli.train.probabilities import check_guesses
 from hf_mixup.cli.train.progress import library_bars, shown_progress, shows_bars, speaks
 from hf_mixup.cli.train.results import MeasureBefore, calibrate, measure, show_results, write_results
 from hf_mixup.cli.train.run_fields import DataArguments, ModelArguments
@@ -92,6 +93,9 @@ def prepare(model_args: ModelArguments, data_args: DataArguments, args: Training
     with library_bars(shows_bars(args)):
         with args.main_process_first(desc="reading the data"):
             data = load_data(model_args, data_args, args, says_labels=False)
+        if mixup is not None and mixup.unlabeled is not None:
+            with mixup_errors():
+                check_guesses(mixup.unlabeled, data.splits.get(UNLABELED))
         model, tokenizer = build_model(model_args, data)
     is_long = sum(rows.num_rows for rows in data.splits.values()) > QUICK
     with library_bars(is_long and shows_bars(args)), args.main_process_first(desc="tokenising"), mixup_errors():

@@ -19,7 +19,7 @@ from hf_mixup.cli.train import text_data, token_data
 from hf_mixup.cli.train.files import SUFFIXES, FileFormat, read_file
 from hf_mixup.cli.train.label_task import some
 from hf_mixup.cli.train.labels import LabelColumn, hidden_labels, is_unlabelled
-from hf_mixup.cli.train.probabilities import as_classes, most_probable
+from hf_mixup.cli.train.probabilities import as_classes, given_probabilities, most_probable
 from hf_mixup.cli.train.run_fields import TEXTS, TOKENS, DataArguments
 from hf_mixup.config.checks import nearest
 from hf_mixup.training.unlabeled_checks import NOT_SCORES, NOT_SEVERAL
@@ -41,7 +41,7 @@ class TextData:
         splits (`dict[str, Dataset]`): `"train"`, and `"validation"`, `"test"` and `"unlabeled"` if there are any; text
             columns and `labels`: class indices, 0/1 floats per class (multi-label) or floats (regression); of class
             probabilities lists of floats to train on, and class indices elsewhere; of tokens a list of class indices.
-            Unlabelled rows have a class index, which is not learned, or -100.
+            Unlabelled rows have a class index, which is not learned, or -100; or class probabilities.
         text_columns (`list[str]`): one column, or the two of a text pair; of tokens the column of their lists.
         problem_type (`str`): as in a transformers config, or `"token_classification"`.
         label_names (`list[str]`): the classes in the order of their indices; empty for regression.
@@ -102,7 +102,9 @@ def load_splits(
     if unlabeled is not None:
         if problem_type != "single_label_classification":
             raise ValueError(f"{data_args.unlabeled_source}: {NOT_SEVERAL if names else NOT_SCORES}")
-        encoded[UNLABELED] = hidden_labels(LabelColumn(label, UNLABELED, unlabeled), names)
+        column = LabelColumn(label, UNLABELED, unlabeled, dropped[UNLABELED])
+        given = given_probabilities(column, names)
+        encoded[UNLABELED] = hidden_labels(column, names) if given is None else given
     line = task.labels_line(label, problem_type, names, encoded["train"]["labels"], data_args)
     if "validation" not in encoded and (needs_validation or "test" not in encoded):
         encoded = hold_out(encoded, "validation", problem_type, data_args.shuffle_seed)

@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_mixup.cli.train.label_task import is_number, quoted
 from hf_mixup.cli.train.labels import LabelColumn
 from hf_mixup.config.checks import nearest
+from hf_mixup.config.unlabeled_config import GIVEN, UnlabeledConfig
 from hf_mixup.loss.task import PROBABILITY_TOLERANCE
 
 
@@ -62,6 +63,26 @@ def encode_probabilities(
             classes = _probabilities(column, width).argmax(1) if is_soft else _classes(column, names)
             encoded[name] = column.replaced(classes, Value("int64"))
     return encoded, names
+
+
+def given_probabilities(column: LabelColumn, names: Sequence[str]) -> Dataset | None:
+    """Unlabelled rows with the class probabilities that they come with for `labels`; `None` if these are none.
+
+    Raises:
+        ValueError: for a row without, or with other than `len(names)` probabilities that sum to 1.
+    """
+    if column.label not in column.split.column_names or not are_probabilities(column, None):
+        return None
+    return column.replaced(list(_probabilities(column, len(names))), List(Value("float32")))
+
+
+def check_guesses(config: UnlabeledConfig, rows: Dataset | None) -> None:
+    """Raise `ValueError` if the guesses are given, and unlabelled rows do not come with class probabilities."""
+    if config.guesses == GIVEN and (rows is None or rows.features["labels"] == Value("int64")):
+        raise ValueError(
+            f"unlabeled.guesses={GIVEN!r}: needs an unlabeled_file (or unlabeled_split_name) whose labels are lists of "
+            "probabilities, one for each class."
+        )
 
 
 def most_probable(rows: Dataset) -> np.ndarray:

@@ -21,6 +21,12 @@ from hf_mixup.training.metric_names import has_entities
 from hf_mixup.training.trainer_checks import has_partners
 
 WIDTH, INDENT = 100, 8
+# Who guesses the classes of texts without labels.
+GUESSERS = {
+    "average": "the moving average of the weights",
+    "model": "the model itself",
+    "given": "whoever made their probabilities",
+}
 PIPELINES = {TEXTS: "text-classification", TOKENS: "token-classification"}
 PARTNERS = {
     "random": "a random text of the batch",
@@ -115,11 +121,12 @@ def what_is_next(trainer: Any, data: TextData, shows_baseline: bool) -> str:
 
 def _guess_words(trainer: Any, labels: np.ndarray) -> str:
     """Who guesses the classes of rows without labels, of how many, and when; and what is done with labels, if any."""
-    config, known = trainer.unlabeled, int((labels != IGNORED).sum())
+    config = trainer.unlabeled
+    known = int((labels != IGNORED).sum()) if labels.ndim == 1 else 0
     if not config.weight:
         return "none: mixup.unlabeled.weight is 0"
-    who = "the moving average of the weights" if config.guesses == "average" else "the model itself"
-    when = f"after {config.start:.0%} of the training" if config.start else "from the start"
+    who = GUESSERS[config.guesses]
+    when = f"after {config.begins:.0%} of the training" if config.begins else "from the start"
     compared = f"; {known:,} have a label, which is compared with the guess and not learned" if known else ""
     return f"{config.ratio:g} per labelled row, of the classes of texts without labels, by {who}, {when}{compared}"
 

@@ -1,5 +1,7 @@
 """Rows without labels, few development rows and the same time in a comparison."""
 
+import json
+
 import pytest
 import yaml
 
@@ -84,6 +86,17 @@ def test_rows_of_a_file_and_none_that_are_held_out(toy, tmp_path, caplog):
     assert {"use", "drift"} < set(found["curves"]["unlabeled"]) and "unlabeled_accuracy" not in found["metrics"]
 
 
+def test_guesses_of_a_file_are_learned_beside_those_of_the_model(toy, tmp_path):
+    rows = [{"text": text, "label": [0.9, 0.1] if good else [0.1, 0.9]} for text, good in reviews(30, seed=9)]
+    (tmp_path / "guessed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {"guessing": GUESSING, "given": {"mixup": "tmix", "mixup.unlabeled": {"guesses": "given"}}}
+    both = toy(methods=given, measures=[], max_steps=5, unlabeled_file=str(tmp_path / "guessed.jsonl"))
+    check_runs(both)
+    found = {name: run_cell(both, Cell(name, 12, 0.0, 0), tmp_path / name) for name in given}
+    first = [found[name]["curves"]["unlabeled"]["step"][0] for name in given]
+    assert first == [3, 2] and found["given"]["mixup"]["unlabeled"]["guesses"] == "given"
+
+
 def test_a_finished_run_is_known_again(toy, tmp_path):
     once = UnlabeledConfig(class_prior=[1, 1, 3, 1]).class_prior
     # Normalised twice, it would be another one in the last bits.
@@ -106,6 +119,10 @@ def test_a_finished_run_is_known_again(toy, tmp_path):
         (
             {"methods": {"none": None, "a": {"mixup": "tmix", "mixup.unlabeled": 3}}},
             "methods: a: mixup.unlabeled=3: exp",
+        ),
+        (
+            {"methods": {"none": None, "a": {"mixup.unlabeled": {"guesses": "given"}}}},
+            "methods: a: mixup.unlabeled.guesses='given': needs an unlabeled_file",
         ),
         ({"averaging": "none"}, "methods: guessing: averaging='none': the average guesses"),
         (

@@ -98,6 +98,21 @@ def test_class_probabilities_beside_names_of_classes(load, tmp_path):
     assert list(data.splits["unlabeled"]["labels"]) == [1, -100]
 
 
+def guessed(folder, cells):
+    """A file of texts with class probabilities."""
+    rows = [{"text": text, "label": cell} for text, cell in zip(TEXTS, cells, strict=False)]
+    (folder / "guessed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / "guessed.jsonl")
+
+
+def test_class_probabilities_of_texts_without_labels(load, tmp_path):
+    cells = [[0.25, 0.75], [1.0, 0.0]]
+    assert list(load(unlabeled_file=guessed(tmp_path, cells)).splits["unlabeled"]["labels"]) == cells
+    for cell, fault in (([0.5, 0.25, 0.25], "3 values"), ([0.5, 0.4], "their sum is 0.9"), (None, "lack a label")):
+        with pytest.raises(ValueError, match=f"label_column_name='label': .*unlabeled .*{fault}"):
+            load(unlabeled_file=guessed(tmp_path, [*cells, cell]))
+
+
 def refusals(folder):
     """What cannot work, and the end of the line that says so."""
     plain = write_csv(folder / "more.csv", ["text"], [["a film"]])
@@ -156,6 +171,10 @@ def test_the_help_lists_the_fields():
         ({"unlabeled_file": None, "mixup.unlabeled.ratio": 2}, "mixup.unlabeled: needs texts without labels; give unl"),
         ({"mixup.unlabeled.rato": 2}, "mixup.unlabeled: unknown field 'rato'. Did you mean 'ratio'"),
         ({"mixup.unlabeled.ratio": 0}, "mixup.unlabeled.ratio=0: expected"),
+        (
+            {"mixup.unlabeled.guesses": "given"},
+            "mixup.unlabeled.guesses='given': needs an unlabeled_file .* lists of p",
+        ),
         ({"mixup.clean_weight": 0.5}, "mixup.clean_weight=0.5: .*not with unlabeled_dataset"),
     ],
 )
@@ -180,6 +199,14 @@ def test_a_run_says_what_it_does_and_trains_without_these_rows_as_a_baseline(wor
     assert main(["train", *words(unlabeled_file=None, mixup="none", output_dir=tmp_path / "plain")]) == 0
     plain = json.loads((tmp_path / "plain/results.json").read_text())
     assert results["baseline"]["metrics"]["nll"] == plain["metrics"]["nll"] != results["metrics"]["nll"]
+
+
+def test_guesses_that_are_given_are_learned_from_the_start(words, tmp_path, capsys):
+    file = guessed(tmp_path, [[0.9, 0.1], [0.2, 0.8]] * 30)
+    assert main(["train", *words(**{"unlabeled_file": file, "mixup.unlabeled.guesses": "given"})]) == 0
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "of the classes of texts without labels, by whoever made their probabilities, from the start " in shown
+    assert json.loads((tmp_path / "out/results.json").read_text())["mixup"]["unlabeled"]["guesses"] == "given"
 
 
 def test_guesses_without_mixing_are_those_of_a_strength_of_0(words, tmp_path):
