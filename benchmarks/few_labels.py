@@ -4,6 +4,10 @@ Each run trains MiniLM on a few texts of each class and, if the method uses them
 without their labels. Two weights are measured: those with the lowest loss on a development set as large as the labelled
 one, and the last. One line of JSON per run; runs that OUTPUT has already are left out. DATA is a folder with
 agnews_train.csv and the like; the movie reviews come with the demo extra.
+
+The methods `given` learn guesses of a language model: `--write_texts FOLDER` writes 1,500 training texts of each set as
+FOLDER/SET.csv and trains nothing, examples/language_model_guesses.py makes FOLDER/SET.jsonl of it, and `--guesses
+FOLDER` trains on these.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ METHODS: dict[str, tuple[Any, bool, float]] = {
     "softmatch": ("softmatch", True, 1),
     "mean_teacher": ("mean_teacher", True, 1),
 }
-UNLABELED, TESTED, LENGTH, BATCH = 3000, 500, 48, 8
+UNLABELED, GUESSED, TESTED, LENGTH, BATCH = 3000, 1500, 500, 48, 8
 # What may be done to the unlabelled texts: a share of them gives way to texts of another set, or to those of one class.
 FOREIGN, RARE = 0.2, 0.1
 
@@ -101,6 +105,13 @@ def split_rows(name: str, data: Path, size: int, seed: int, changed: str) -> dic
         "unlabeled": unlabeled,
         "test": rows["test"].sample(min(TESTED, len(rows["test"])), random_state=0),
     }
+
+
+def write_texts(name: str, data: Path, folder: Path) -> None:
+    """Some training texts of a set, with their labels, to be guessed."""
+    rows = rows_of(name, data)["train"].sample(GUESSED, random_state=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows[["text", "label"]].to_csv(folder / f"{name}.csv", index=False)
 
 
 def with_guesses(frames: dict[str, pd.DataFrame], file: Path) -> dict[str, pd.DataFrame]:
@@ -190,7 +201,7 @@ def main() -> None:
     """Run what is asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("output", type=Path, nargs="?")
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[10])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
@@ -198,7 +209,14 @@ def main() -> None:
     parser.add_argument("--changed", default="", choices=["", "foreign", "imbalanced"])
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--guesses", type=Path, help="folder of SET.jsonl, of examples/language_model_guesses.py")
+    parser.add_argument("--write_texts", type=Path, help="write the texts to be guessed into this folder, and end")
     given = parser.parse_args()
+    if given.write_texts:
+        for name in given.sets:
+            write_texts(name, given.data, given.write_texts)
+        return
+    if given.output is None:
+        parser.error("OUTPUT.jsonl: nowhere to write the runs")
     done = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
     asked = [
         (name, size, seed, method)

@@ -78,7 +78,9 @@ class Guesses:
         aligned = guessed
         if self.config.class_prior != NONE:
             aligned = guessed * (self.prior.to(guessed.device) / self.mean.clamp_min(SMALLEST))
-            aligned = aligned / aligned.sum(-1, keepdim=True)
+            total = aligned.sum(-1, keepdim=True)
+            # A guess that is sure of a class of which the prior has none stays as it is.
+            aligned = torch.where(total > 0, aligned / total.clamp_min(torch.finfo(total.dtype).tiny), guessed)
         largest = aligned.max(-1).values
         found = torch.stack([largest.mean(), largest.square().mean()])
         self.confidence = _moved(self.confidence, over_processes(found), share)

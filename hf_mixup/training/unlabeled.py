@@ -26,6 +26,7 @@ from hf_mixup.training.trainer_seams import evaluating
 from hf_mixup.training.unlabeled_checks import (
     NOT_SEVERAL,
     average_guesses,
+    check_given,
     check_unlabeled,
     check_views,
     without_missing_mask,
@@ -117,6 +118,8 @@ class UnlabeledTrainer(BaselineTrainer):
             num_labels, known = self._task.about.num_labels, columns.get("train_dataset")
             counts = None if known is None else class_counts(known, num_labels)
             self._guesses = Guesses(self.unlabeled, num_labels, counts)
+            if self.unlabeled.guesses == GIVEN:
+                check_given(self.unlabeled_dataset, num_labels, self.data_collator)
             self._rows = self._read(self.unlabeled_dataset)
             self._views = None if self.unlabeled_views is None else self._read(self.unlabeled_views)
         return columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
 from transformers.utils import logging
 
 from hf_mixup.config.checks import allow_only
@@ -13,8 +14,9 @@ from hf_mixup.config.unlabeled_config import UnlabeledConfig
 from hf_mixup.forward.anatomy.host import labels_tokens
 from hf_mixup.forward.anatomy.inputs import model_config, root_of
 from hf_mixup.training.averaging import NONE
+from hf_mixup.training.label_columns import check_label_columns
 from hf_mixup.training.trainer_checks import overrides_loss
-from hf_mixup.training.unlabeled_rows import is_stream
+from hf_mixup.training.unlabeled_rows import given_guesses, is_stream
 
 logger = logging.get_logger(__name__)
 
@@ -50,6 +52,16 @@ def check_unlabeled(trainer: Any) -> None:
         raise ValueError("unlabeled_dataset: not with a compute_loss_func or a compute_loss of your own.")
     if trainer.args.auto_find_batch_size:
         raise ValueError("unlabeled_dataset: not with auto_find_batch_size, which leaves the size of their batches.")
+
+
+def check_given(dataset: Any, num_labels: int, collator: Any) -> None:
+    """Raise `ValueError` if a row of a data set that can be read as a whole does not hold class probabilities."""
+
+    def check(labels: Tensor) -> None:
+        given_guesses(labels, num_labels)
+
+    for _ in check_label_columns({"unlabeled_dataset": dataset}, check, collator):
+        pass
 
 
 def check_views(rows: Any, views: Any) -> None:

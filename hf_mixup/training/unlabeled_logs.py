@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_mixup.config.unlabeled_config import GIVEN
 from hf_mixup.training.guesses import Guesses
 
 logger = logging.get_logger(__name__)
@@ -17,6 +18,10 @@ DRIFTED = (
     "unlabeled_dataset: the guesses drift: %.0f %% of them are %r, of the labels %.0f %%. If the texts are of other "
     "classes than the labels, give their shares as class_prior; else the guesses collapse: give more labels, a smaller "
     "weight or a smaller learning rate."
+)
+GIVEN_DRIFTED = (
+    "unlabeled_dataset: of the given guesses %.0f %% are %r, of the labels %.0f %%; they are aligned to the labels. If "
+    "the texts are of other classes than the labels, give their shares as class_prior."
 )
 
 
@@ -78,4 +83,4 @@ class UnlabeledLogs:
         self._has_warned = True
         most = int(guesses.surplus.argmax())
         shares = 100 * float(guesses.mean[most]), about.id2label[most], 100 * float(guesses.prior[most])
-        logger.warning(DRIFTED, *shares)
+        logger.warning(GIVEN_DRIFTED if guesses.config.guesses == GIVEN else DRIFTED, *shares)

@@ -13,13 +13,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.utils import logging
 
 from hf_mixup.config.unlabeled_config import GIVEN
-from hf_mixup.loss.task import PROBABILITY_TOLERANCE
 from hf_mixup.training.trainer_seams import same_random_state
 
 logger = logging.get_logger(__name__)
 
 # Seeds of this package go with a number for what they are for; 1 is that of held-out rows.
 ORDER, MASK = 2, 3
+# Probabilities in half precision do not sum to 1 exactly.
+ROUNDING = 0.01
 
 
 class UnlabeledRows:
@@ -211,17 +212,23 @@ def known_classes(labels: Tensor | None) -> Tensor | None:
 
 
 def given_guesses(labels: Tensor | None, num_labels: int) -> Tensor:
-    """The probabilities of the classes that rows have for labels: `(rows, num_labels)`. Raises `ValueError`."""
-    found = f"has shape {tuple(labels.shape)}" if labels is not None else "there is none"
-    if labels is not None and labels.is_floating_point() and labels.shape[1:] == (num_labels,):
-        sums = labels.sum(-1)
-        if bool((labels >= 0).all()) and bool(((sums - 1).abs() <= PROBABILITY_TOLERANCE).all()):
-            return labels.float()
-        found = "not all are 0 or more and sum to 1"
-    raise ValueError(
-        f"unlabeled.guesses={GIVEN!r}: the column labels of unlabeled_dataset has to hold a probability for each of "
-        f"the {num_labels} classes; {found}."
-    )
+    """The probabilities of the classes that rows have for labels: `(rows, num_labels)`.
+
+    Raises:
+        ValueError: for other labels; the message names the first row, counted from 1, that is wrong.
+    """
+    where = f"unlabeled.guesses={GIVEN!r}: the column labels of unlabeled_dataset"
+    if labels is None or labels.shape[1:] != (num_labels,):
+        found = "there is none" if labels is None else f"its shape is {tuple(labels.shape)}"
+        raise ValueError(f"{where} has to hold a probability for each of the {num_labels} classes; {found}.")
+    chances = labels.float()
+    sums = chances.sum(-1)
+    # Not the other way round, because a comparison with nan is false.
+    wrong = ~((chances >= 0).all(-1) & ((sums - 1).abs() <= ROUNDING))
+    if bool(wrong.any()):
+        row = int(wrong.int().argmax())
+        raise ValueError(f"{where}: row {row + 1} holds {labels[row].tolist()}; expected 0 or more that sum to 1.")
+    return chances / sums.unsqueeze(-1)
 
 
 def warn_of_unused_guesses(labels: Tensor | None) -> None:

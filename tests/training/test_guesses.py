@@ -107,6 +107,11 @@ def test_guesses_that_are_all_sure_or_all_of_one_class_stay_finite():
             assert bool(targets.isfinite().all()) and bool(weights.isfinite().all())
 
 
+def test_a_sure_guess_of_a_class_that_the_prior_has_not_stays_as_it_is():
+    targets, _ = Guesses(config(class_prior=[0.5, 0.5, 0.0]), CLASSES).learn(torch.eye(3), HORIZON)
+    assert torch.allclose(targets, torch.eye(3), atol=1e-4)
+
+
 def test_the_prior_has_one_row_more_for_each_class():
     guesses = Guesses(config(), CLASSES, [7.0, 0.0, 0.0])
     torch.testing.assert_close(guesses.prior, torch.tensor([0.8, 0.1, 0.1]))

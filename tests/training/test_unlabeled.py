@@ -536,6 +536,13 @@ def test_guesses_of_other_classes_are_warned_of_once(tmp_path, said):
     assert "'fine', of the labels 33 %" in said() and "give their shares as class_prior" in said()
 
 
+def test_given_guesses_of_other_classes_are_warned_of_in_other_words(tmp_path, said):
+    rows = [row | {"labels": [0.1, 0.8, 0.1]} for row in UNLABELED]
+    given = with_rows(PLAIN, guesses="given", start=None) | {"unlabeled_dataset": rows}
+    make_trainer(tmp_path, max_steps=3, **given).train()
+    assert "of the given guesses 80 % are" in said() and "they are aligned to the labels" in said()
+
+
 def test_guesses_of_the_same_classes_are_not_warned_of(tmp_path, said):
     given = {"max_steps": 40, "learning_rate": 5e-3, "per_device_train_batch_size": 12, "rows": cased(60, 0)}
     used = with_rows(PLAIN, start=0.6, weight=0.1) | {"unlabeled_dataset": cased(60, 1)}

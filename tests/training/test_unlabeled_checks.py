@@ -153,10 +153,15 @@ def test_rows_of_other_inputs_are_refused_before_the_first_step(tmp_path, mixup)
 
 @pytest.mark.parametrize("mixup", [None, MIXED], ids=["off", "mixed"])
 def test_guesses_that_are_missing_are_refused_before_the_first_step(tmp_path, mixup):
-    steps, given = Steps(), with_rows(mixup, start=0.9, guesses="given") | {"unlabeled_dataset": UNLABELED}
-    with pytest.raises(ValueError, match="guesses='given': the column labels .* each of the 3 classes; there is none"):
-        make_trainer(tmp_path, max_steps=4, callbacks=[steps], **given).train()
-    assert not steps.made
+    last_is_wrong = Dataset.from_list([*GUESSED[:-1], GUESSED[-1] | {"labels": [0.5, 0.5, 0.5]}])
+    for rows, message in (
+        (UNLABELED, "guesses='given': the column labels .* each of the 3 classes; there is none"),
+        (last_is_wrong, r"unlabeled_dataset: .* row 20 holds \[0.5, 0.5, 0.5\]"),
+    ):
+        steps, given = Steps(), with_rows(mixup, start=0.9, guesses="given") | {"unlabeled_dataset": rows}
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tmp_path, max_steps=4, callbacks=[steps], **given).train()
+        assert not steps.made
 
 
 def test_guesses_that_are_not_used_are_warned_of(tmp_path, caplog, monkeypatch):

@@ -241,14 +241,17 @@ def test_labels_of_unlabelled_rows_are_taken_away():
 def test_given_guesses_are_probabilities_of_all_classes():
     chances = torch.tensor([[0.25, 0.75], [1.0, 0.0]], dtype=torch.float64)
     assert torch.equal(given_guesses(chances, 2), chances.float())
+    assert torch.equal(given_guesses(torch.tensor([[0, 1]]), 2), torch.tensor([[0.0, 1.0]]))
+    rounded = torch.tensor([[0.3, 0.6, 0.1]], dtype=torch.bfloat16)
+    assert float(given_guesses(rounded, 3).sum()) == pytest.approx(1, abs=1e-6) != float(rounded.float().sum())
     for labels, words in (
         (None, "there is none"),
-        (torch.tensor([1, 0]), r"has shape \(2,\)"),
-        (torch.tensor([0.5, 0.5]), r"has shape \(2,\)"),
-        (chances, r"each of the 3 classes; has shape \(2, 2\)"),
-        (torch.tensor([[1.5, -0.5]]), "not all are 0 or more and sum to 1"),
-        (torch.tensor([[0.5, 0.4]]), "not all are 0 or more and sum to 1"),
-        (torch.tensor([[math.nan, 1.0]]), "not all are 0 or more and sum to 1"),
+        (torch.tensor([1, 0]), r"its shape is \(2,\)"),
+        (torch.tensor([0.5, 0.5]), r"its shape is \(2,\)"),
+        (chances, r"each of the 3 classes; its shape is \(2, 2\)"),
+        (torch.tensor([[0.5, 0.5], [1.5, -0.5]]), r"row 2 holds \[1.5, -0.5\]; expected 0 or more that sum to 1"),
+        (torch.tensor([[0.5, 0.25]]), r"row 1 holds \[0.5, 0.25\]"),
+        (torch.tensor([[math.nan, 1.0]]), r"row 1 holds \[nan, 1.0\]"),
     ):
         with pytest.raises(ValueError, match=f"unlabeled.guesses='given': the column labels .*{words}"):
             given_guesses(labels, 3 if labels is chances else 2)

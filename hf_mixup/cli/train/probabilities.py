@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from hf_mixup.cli.train.labels import LabelColumn
 from hf_mixup.config.checks import nearest
 from hf_mixup.config.unlabeled_config import GIVEN, UnlabeledConfig
 from hf_mixup.loss.task import PROBABILITY_TOLERANCE
+
+logger = logging.getLogger(__name__)
 
 
 def are_probabilities(train: LabelColumn, delimiter: str | None) -> bool:
@@ -68,20 +71,29 @@ def encode_probabilities(
 def given_probabilities(column: LabelColumn, names: Sequence[str]) -> Dataset | None:
     """Unlabelled rows with the class probabilities that they come with for `labels`; `None` if these are none.
 
-    Raises:
-        ValueError: for a row without, or with other than `len(names)` probabilities that sum to 1.
+    They are in the order of `names`, of which a line says so. What is wrong with them is a warning, because nobody may
+    want to learn them.
     """
-    if column.label not in column.split.column_names or not are_probabilities(column, None):
+    if column.label not in column.split.column_names or not _holds_lists(column):
         return None
-    return column.replaced(list(_probabilities(column, len(names))), List(Value("float32")))
+    are_numbers = str(getattr(column.feature, "dtype", "")).startswith(("float", "int", "uint"))
+    if not are_numbers or not any(cell is not None and len(cell) > 1 for cell in column.cells):
+        return None
+    try:
+        rows = _probabilities(column, len(names))
+    except ValueError as error:
+        logger.warning("%s No probabilities are read of it.", error)
+        return None
+    logger.warning("unlabeled: the probabilities of a row are those of %s, in this order.", quoted(names, 30))
+    return column.replaced(list(rows), List(Value("float32")))
 
 
 def check_guesses(config: UnlabeledConfig, rows: Dataset | None) -> None:
     """Raise `ValueError` if the guesses are given, and unlabelled rows do not come with class probabilities."""
     if config.guesses == GIVEN and (rows is None or rows.features["labels"] == Value("int64")):
         raise ValueError(
-            f"unlabeled.guesses={GIVEN!r}: needs an unlabeled_file (or unlabeled_split_name) whose labels are lists of "
-            "probabilities, one for each class."
+            f"unlabeled.guesses={GIVEN!r}: needs an unlabeled_file (or unlabeled_split_name) whose label column, of "
+            "the same name as in the training data, holds a list of probabilities in each row, one for each class."
         )
 
 
@@ -121,7 +133,7 @@ def _fault(cell: Sequence[Any], width: int) -> str:
     """What is wrong with the probabilities of a row; nothing if they are fine."""
     if len(cell) != width or width < 2:
         return f"{len(cell)} value{'s' * (len(cell) != 1)}" + (
-            f", and the first train row has {width}" if len(cell) != width else ""
+            f", and the training data have {width}" if len(cell) != width else ""
         )
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in cell):
         return "not all are finite numbers"

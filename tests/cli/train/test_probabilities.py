@@ -107,7 +107,7 @@ REFUSED = {
     "negative": ([[0.7, -0.1, 0.4]], rf"row 5 .*: not all are from 0 to 1; {ALLOWED}"),
     "above 1": ([[1.0005, 0.0, 0.0]], rf"row 5 .*: not all are from 0 to 1; {ALLOWED}"),
     "several labels": ([[1.0, 1.0, 0.0]], rf"row 5 .*: their sum is 2; {ALLOWED}"),
-    "length": ([[0.5, 0.5]], rf"row 5 .*: 2 values, and the first train row has 3; {ALLOWED}"),
+    "length": ([[0.5, 0.5]], rf"row 5 .*: 2 values, and the training data have 3; {ALLOWED}"),
     "gap": ([[0.5, None, 0.5]], rf"row 5 .*: not all are finite numbers; {ALLOWED}"),
     "nan": ([[0.5, float("nan"), 0.5]], rf"row 5 .*: not all are finite numbers; {ALLOWED}"),
     "no list": ([[]], "4 train rows lack a label: row 5, 10, 15, 20, counted from 1"),

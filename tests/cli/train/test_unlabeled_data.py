@@ -105,12 +105,24 @@ def guessed(folder, cells):
     return str(folder / "guessed.jsonl")
 
 
-def test_class_probabilities_of_texts_without_labels(load, tmp_path):
+def test_class_probabilities_of_texts_without_labels(load, tmp_path, caplog):
     cells = [[0.25, 0.75], [1.0, 0.0]]
     assert list(load(unlabeled_file=guessed(tmp_path, cells)).splits["unlabeled"]["labels"]) == cells
+    assert "the probabilities of a row are those of 'bad', 'good', in this order" in caplog.text
+    assert list(load(unlabeled_file=guessed(tmp_path, [[0, 1], [1, 0]])).splits["unlabeled"]["labels"]) == [
+        [0, 1],
+        [1, 0],
+    ]
     for cell, fault in (([0.5, 0.25, 0.25], "3 values"), ([0.5, 0.4], "their sum is 0.9"), (None, "lack a label")):
-        with pytest.raises(ValueError, match=f"label_column_name='label': .*unlabeled .*{fault}"):
-            load(unlabeled_file=guessed(tmp_path, [*cells, cell]))
+        # Nobody may want to learn them.
+        data = load(unlabeled_file=guessed(tmp_path, [*cells, cell]))
+        assert list(data.splits["unlabeled"]["labels"]) == [-100] * 3
+        assert re.search(f"label_column_name='label': .*unlabeled .*{fault}.* No probabilities are read", caplog.text)
+
+
+def test_lists_of_class_names_are_no_probabilities(load, tmp_path, caplog):
+    data = load(unlabeled_file=guessed(tmp_path, [["good"], ["bad"], ["bad", "good"]]))
+    assert list(data.splits["unlabeled"]["labels"]) == [1, 0, -100] and "probabilities" not in caplog.text
 
 
 def refusals(folder):
@@ -173,7 +185,7 @@ def test_the_help_lists_the_fields():
         ({"mixup.unlabeled.ratio": 0}, "mixup.unlabeled.ratio=0: expected"),
         (
             {"mixup.unlabeled.guesses": "given"},
-            "mixup.unlabeled.guesses='given': needs an unlabeled_file .* lists of p",
+            "mixup.unlabeled.guesses='given': needs an unlabeled_file .* list of prob",
         ),
         ({"mixup.clean_weight": 0.5}, "mixup.clean_weight=0.5: .*not with unlabeled_dataset"),
     ],
