@@ -70,6 +70,8 @@ def main():
     parser.add_argument("--max_length", type=int, default=64, help="tokens of a text; the rest is cut")
     given = parser.parse_args()
     rows = pd.read_csv(given.texts, keep_default_na=False)
+    if "text" not in rows:
+        parser.error(f"{given.texts}: no column text; its columns are {', '.join(rows.columns)}")
     rows = rows[rows["text"].astype(str).str.strip() != ""]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(given.model, gguf_file=given.gguf)
@@ -80,7 +82,7 @@ def main():
     if "label" in rows:
         share, number, names = share_of_right(guesses, rows["label"])
         pairs = ", ".join(f"{word} for {name}" for word, name in zip(given.words, names, strict=True))
-        print(f"{pairs}: {share:.1%} of {number} guesses are right.")
+        print(f"{pairs}: {share:.1%} of {number} guesses are right, if all classes are as frequent.")
 
 
 if __name__ == "__main__":

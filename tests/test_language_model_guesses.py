@@ -80,7 +80,10 @@ def test_it_says_how_many_guesses_are_right_if_all_classes_were_as_frequent(run,
     labels[0], labels[1] = "abc"[("abc".index(labels[0]) + 1) % 3], ""
     run(list(zip(TEXTS, labels, strict=True)))
     words = ", ".join(f"{word} for {name}" for word, name in zip(CLASSES, "abc", strict=True))
-    assert capsys.readouterr().out.splitlines()[-1] == f"{words}: 87.5% of 8 guesses are right."
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"{words}: 87.5% of 8 guesses are right, if all classes are as frequent."
+    )
 
 
 def test_a_text_is_cut(run, tmp_path):

@@ -235,7 +235,7 @@ def warn_of_unused_guesses(labels: Tensor | None) -> None:
     """Say that labels are probabilities, which are not learned."""
     if labels is not None and labels.is_floating_point() and labels.dim() == 2:
         logger.warning(
-            "unlabeled_dataset: the column labels holds probabilities, which are not used; unlabeled.guesses=%r learns "
+            "unlabeled_dataset: its labels are probabilities, which are not used; mixup.unlabeled.guesses=%r learns "
             "them.",
             GIVEN,
         )

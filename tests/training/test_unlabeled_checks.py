@@ -170,7 +170,7 @@ def test_guesses_that_are_not_used_are_warned_of(tmp_path, caplog, monkeypatch):
         given = with_rows(MIXED, start=0.9, guesses=guesses) | {"unlabeled_dataset": GUESSED}
         caplog.clear()
         make_trainer(tmp_path, max_steps=1, **given).train()
-        assert ("holds probabilities, which are not used" in caplog.text) == (guesses == "average")
+        assert ("its labels are probabilities, which are not used" in caplog.text) == (guesses == "average")
 
 
 def test_the_first_look_at_the_rows_changes_no_run(tmp_path):

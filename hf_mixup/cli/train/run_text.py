@@ -25,7 +25,7 @@ WIDTH, INDENT = 100, 8
 GUESSERS = {
     "average": "the moving average of the weights",
     "model": "the model itself",
-    "given": "whoever made their probabilities",
+    "given": "whoever gave their probabilities",
 }
 PIPELINES = {TEXTS: "text-classification", TOKENS: "token-classification"}
 PARTNERS = {

@@ -217,7 +217,7 @@ def test_guesses_that_are_given_are_learned_from_the_start(words, tmp_path, caps
     file = guessed(tmp_path, [[0.9, 0.1], [0.2, 0.8]] * 30)
     assert main(["train", *words(**{"unlabeled_file": file, "mixup.unlabeled.guesses": "given"})]) == 0
     shown = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert "of the classes of texts without labels, by whoever made their probabilities, from the start " in shown
+    assert "of the classes of texts without labels, by whoever gave their probabilities, from the start " in shown
     assert json.loads((tmp_path / "out/results.json").read_text())["mixup"]["unlabeled"]["guesses"] == "given"
 
 
