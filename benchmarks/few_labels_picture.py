@@ -84,11 +84,11 @@ def table(runs: pd.DataFrame) -> str:
 def changed_table(runs: pd.DataFrame) -> str:
     """The same with changed texts, beside labels alone and the texts as they are, of the same seeds."""
     lines = ["| set | labels per class | texts | seeds | accuracy | NLL | ECE |", "|---|---|---|---|---|---|---|"]
-    guessed = runs[runs["method"] == "few_labels"]
-    for (name, size), changed in guessed[guessed["changed"] != ""].groupby(["set", "size"]):
+    guessed = runs["method"] == "few_labels"
+    for (name, size), changed in runs[guessed & (runs["changed"] != "")].groupby(["set", "size"]):
         same = (runs["set"] == name) & (runs["size"] == size) & runs["seed"].isin(changed["seed"])
         rows = {"none": runs[same & (runs["method"] == "none")]}
-        rows |= {words: guessed[same & (guessed["changed"] == change)] for change, words in CHANGES.items()}
+        rows |= {words: runs[same & guessed & (runs["changed"] == change)] for change, words in CHANGES.items()}
         for words, own in rows.items():
             lines.append(f"| {SETS[str(name)]} | {size} | {words} | {len(own)} | {means(own)} |")
     return "\n".join(lines)
