@@ -217,6 +217,8 @@ def main() -> None:
         return
     if given.output is None:
         parser.error("OUTPUT.jsonl: nowhere to write the runs")
+    if any(method.startswith("given") for method in given.methods) and (given.changed or not given.guesses):
+        parser.error("methods given: need --guesses, and no --changed, as their texts are those that were guessed")
     done = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
     asked = [
         (name, size, seed, method)

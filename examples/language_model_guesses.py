@@ -79,7 +79,7 @@ def main():
     texts, prompt = rows["text"].astype(str).tolist(), given.prompt.replace("\\n", "\n")
     guesses = class_probabilities(model, tokenizer, texts, prompt, given.words, given.max_length)
     pd.DataFrame({"text": texts, "label": guesses.tolist()}).to_json(given.guessed, orient="records", lines=True)
-    if "label" in rows:
+    if "label" in rows and (rows["label"] != "").any():
         share, number, names = share_of_right(guesses, rows["label"])
         pairs = ", ".join(f"{word} for {name}" for word, name in zip(given.words, names, strict=True))
         print(f"{pairs}: {share:.1%} of {number} guesses are right, if all classes are as frequent.")

@@ -1,4 +1,4 @@
-"""`examples/language_model_guesses.py` against a model that reads one prompt at a time, and what is trained on it."""
+"""`examples/language_model_guesses.py` against a model that reads one prompt at a time."""
 
 import json
 import runpy
@@ -68,7 +68,7 @@ def assert_guessed(rows, expected):
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_class_is_as_likely_as_its_word_after_the_prompt(run, tmp_path, kind, ends):
     expected = read_one_by_one(save_language_model(tmp_path / "model", kind, ends), TEXTS)
-    rows = run([[text] for text in [*TEXTS, " "]], header=["text"])
+    rows = run([(text, "") for text in [*TEXTS, " "]])
     assert [row["text"] for row in rows] == TEXTS
     assert_guessed(rows, expected)
 

@@ -20,7 +20,7 @@ NAMES = ("labels", "label")
 
 
 def check_label_columns(
-    datasets: Mapping[str, Any], check: Callable[[Tensor], None], collator: Any, are_of_tokens: bool = False
+    datasets: Mapping[str, Any], check: Callable[[Tensor], Any], collator: Any, are_of_tokens: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """Check the labels of data sets that can be read as a whole, and give those of each.
 

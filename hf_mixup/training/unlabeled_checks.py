@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from torch import Tensor
 from transformers.utils import logging
 
 from hf_mixup.config.checks import allow_only
@@ -56,12 +56,7 @@ def check_unlabeled(trainer: Any) -> None:
 
 def check_given(dataset: Any, num_labels: int, collator: Any) -> None:
     """Raise `ValueError` if a row of a data set that can be read as a whole does not hold class probabilities."""
-
-    def check(labels: Tensor) -> None:
-        given_guesses(labels, num_labels)
-
-    for _ in check_label_columns({"unlabeled_dataset": dataset}, check, collator):
-        pass
+    list(check_label_columns({"unlabeled_dataset": dataset}, partial(given_guesses, num_labels=num_labels), collator))
 
 
 def check_views(rows: Any, views: Any) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.utils import logging
 
 from hf_mixup.config.unlabeled_config import GIVEN
+from hf_mixup.loss.task import check_labels
 from hf_mixup.training.trainer_seams import same_random_state
 
 logger = logging.get_logger(__name__)
@@ -217,18 +218,20 @@ def given_guesses(labels: Tensor | None, num_labels: int) -> Tensor:
     Raises:
         ValueError: for other labels; the message names the first row, counted from 1, that is wrong.
     """
-    where = f"unlabeled.guesses={GIVEN!r}: the column labels of unlabeled_dataset"
-    if labels is None or labels.shape[1:] != (num_labels,):
+    if labels is None or labels.dim() != 2:
         found = "there is none" if labels is None else f"its shape is {tuple(labels.shape)}"
-        raise ValueError(f"{where} has to hold a probability for each of the {num_labels} classes; {found}.")
+        raise ValueError(
+            f"unlabeled.guesses={GIVEN!r}: the column labels of unlabeled_dataset has to hold a probability for each "
+            f"of the {num_labels} classes; {found}."
+        )
     chances = labels.float()
-    sums = chances.sum(-1)
-    # Not the other way round, because a comparison with nan is false.
-    wrong = ~((chances >= 0).all(-1) & ((sums - 1).abs() <= ROUNDING))
-    if bool(wrong.any()):
-        row = int(wrong.int().argmax())
-        raise ValueError(f"{where}: row {row + 1} holds {labels[row].tolist()}; expected 0 or more that sum to 1.")
-    return chances / sums.unsqueeze(-1)
+    sums = chances.sum(-1, keepdim=True)
+    chances = torch.where((sums - 1).abs() <= ROUNDING, chances / sums, chances)
+    try:
+        check_labels(chances, "single_label_classification", num_labels)
+    except ValueError as error:
+        raise ValueError(f"unlabeled.guesses={GIVEN!r}: {error}") from error
+    return chances
 
 
 def warn_of_unused_guesses(labels: Tensor | None) -> None:

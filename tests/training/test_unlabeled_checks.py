@@ -156,7 +156,7 @@ def test_guesses_that_are_missing_are_refused_before_the_first_step(tmp_path, mi
     last_is_wrong = Dataset.from_list([*GUESSED[:-1], GUESSED[-1] | {"labels": [0.5, 0.5, 0.5]}])
     for rows, message in (
         (UNLABELED, "guesses='given': the column labels .* each of the 3 classes; there is none"),
-        (last_is_wrong, r"unlabeled_dataset: .* row 20 holds \[0.5, 0.5, 0.5\]"),
+        (last_is_wrong, r"unlabeled_dataset: .*: labels: \[0.5, 0.5, 0.5\] in row 20: .* sum to 1"),
     ):
         steps, given = Steps(), with_rows(mixup, start=0.9, guesses="given") | {"unlabeled_dataset": rows}
         with pytest.raises(ValueError, match=message):

@@ -248,12 +248,12 @@ def test_given_guesses_are_probabilities_of_all_classes():
         (None, "there is none"),
         (torch.tensor([1, 0]), r"its shape is \(2,\)"),
         (torch.tensor([0.5, 0.5]), r"its shape is \(2,\)"),
-        (chances, r"each of the 3 classes; its shape is \(2, 2\)"),
-        (torch.tensor([[0.5, 0.5], [1.5, -0.5]]), r"row 2 holds \[1.5, -0.5\]; expected 0 or more that sum to 1"),
-        (torch.tensor([[0.5, 0.25]]), r"row 1 holds \[0.5, 0.25\]"),
-        (torch.tensor([[math.nan, 1.0]]), r"row 1 holds \[nan, 1.0\]"),
+        (chances, r"shape \(2, 2\) .* with num_labels=3; expected \(batch, 3\)"),
+        (torch.tensor([[0.5, 0.5], [1.5, -0.5]]), r"\[1.5, -0.5\] in row 2: .* values in \[0, 1\]"),
+        (torch.tensor([[0.5, 0.25]]), r"\[0.5, 0.25\] in row 1: class probabilities must sum to 1"),
+        (torch.tensor([[math.nan, 1.0]]), r"\[nan, 1.0\] in row 1: not finite"),
     ):
-        with pytest.raises(ValueError, match=f"unlabeled.guesses='given': the column labels .*{words}"):
+        with pytest.raises(ValueError, match=f"unlabeled.guesses='given': .*{words}"):
             given_guesses(labels, 3 if labels is chances else 2)
 
 
