@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[Any, bool, float]] = {
     "few_labels": ("default", True, 1),
     "unmixed": (None, True, 1),
     "given": ({"recipe": "few_labels", "unlabeled": {"guesses": "given"}}, True, 1),
+    "given_unsharpened": ({"recipe": "few_labels", "unlabeled": {"guesses": "given", "temperature": 1}}, True, 1),
     "given_unmixed": ({"recipe": "few_labels", "strength": 0, "unlabeled": {"guesses": "given"}}, True, 1),
     "mixtext": ("mixtext", True, 1),
     "ict": ("ict", True, 1),
