@@ -19,8 +19,8 @@ CASES += [
     ("deberta-v2", "hidden"),
     ("albert", "hidden"),
 ]
-# One site of the largest graph is enough for the test command.
-SLOW = [("t5", "hidden"), ("t5", "pooled")]
+# One site of the largest graph is enough for the test command, and RoBERTa's graphs are BERT's.
+SLOW = [("t5", "hidden"), ("t5", "pooled"), ("roberta", "embeddings"), ("roberta", "hidden")]
 CASES = [case for case in CASES if case not in SLOW] + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
 compiled_once = pytest.mark.skipif(COMPILES_ANEW, reason="torch < 2.11 compiles anew whenever hooks are registered")
 
